@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.10+ and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test lint help clean
+
+help:
+	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
+	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
+	@echo "make lint   ruff and mypy alone"
+	@echo "make clean  remove $(VENV), build products and demo/"
+
+# Rebuilt when what is installed changes; Python sources are live (editable install).
+$(STAMP): pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@echo "Installing musc_fast into $(VENV) (the first time this fetches PyTorch, some GB)"
+	@$(BIN)/python -m pip install --quiet --progress-bar on --editable '.[test]' \
+	  || { echo "error: pip could not install the packages (see above). Is a package index"; \
+	       echo "reachable? Behind a proxy or mirror, set it up with: pip config set"; \
+	       echo "global.index-url URL; then run make again: finished steps are kept."; exit 1; }
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/musc-fast demo --out demo
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

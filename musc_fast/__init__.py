@@ -1,0 +1,51 @@
+"""musc_fast: zero-shot anomaly detection for batches of product images (MuSc, ICLR 2024).
+
+    from musc_fast import MuSc, score_batch
+
+The public names are imported on first use; importing the package loads no kernel and no model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .errors import BackendError, ImageError, InputError, MuscFastError, WeightsError
+    from .pipeline import MuSc
+    from .scoring import BatchScores, score_batch
+
+_HOME = {
+    "BackendError": "errors",
+    "BatchScores": "scoring",
+    "ImageError": "errors",
+    "InputError": "errors",
+    "MuSc": "pipeline",
+    "MuscFastError": "errors",
+    "WeightsError": "errors",
+    "score_batch": "scoring",
+}
+
+__all__ = [
+    "BackendError",
+    "BatchScores",
+    "ImageError",
+    "InputError",
+    "MuSc",
+    "MuscFastError",
+    "WeightsError",
+    "__version__",
+    "score_batch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,302 @@
+"""The `musc-fast` command."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import options
+from ._version import __version__
+from .errors import InputError, MuscFastError
+
+if TYPE_CHECKING:
+    from .datasets.sample import SampleImage
+    from .pipeline import MuSc
+    from .report.results import Run
+
+app = typer.Typer(
+    name="musc-fast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find defects in a folder of product images: no training, no labels, no prompts. "
+    "The images score each other (MuSc, ICLR 2024).",
+)
+console = Console()
+errors = Console(stderr=True)
+
+BackboneOption = Annotated[
+    str, typer.Option(help="Backbone; `musc-fast backbones` lists them.", show_default=True)
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
+        "Default: the backbone's own.",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[int, typer.Option(help="Images a forward pass of the backbone.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+BackendOption = Annotated[
+    str, typer.Option(help="Kernels to score with; `musc-fast info` lists them.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Local weight file for the backbone.", show_default=False)
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
+]
+
+
+@app.command()
+def score(
+    images: Annotated[
+        list[Path], typer.Argument(help="Folders (searched recursively) or image files.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("musc_fast_results"),
+    backbone: BackboneOption = "dinov2-vit-s-14",
+    size: SizeOption = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of other images to score against, instead of the batch itself.",
+            show_default=False,
+        ),
+    ] = None,
+    degrees: Annotated[str, typer.Option(help="LNAMD neighbourhood sides, odd.")] = "1,3,5",
+    topmin: Annotated[
+        str,
+        typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts."),
+    ] = "0,0.3",
+    neighbors: Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")] = "1,2,3",
+    rscin: Annotated[bool, typer.Option(help="Smooth image scores over similar images.")] = True,
+    backend: BackendOption = "auto",
+    precision: Annotated[str, typer.Option(help="exact or fast.")] = "exact",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Memory for scoring, as 4GB; default a share of what is free."),
+    ] = None,
+    device: DeviceOption = "auto",
+    batch_size: BatchSizeOption = 4,
+    weights: WeightsOption = None,
+    offline: OfflineOption = False,
+    maps: Annotated[bool, typer.Option(help="Write heat maps and overlays.")] = True,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip unreadable images instead of stopping.")
+    ] = False,
+) -> None:
+    """Score images against each other: scores.csv, heat maps, overlays and run.json.
+
+    A higher score is more anomalous. Give one product at a time, ten images or more, most of them
+    good. Results appear in --out only when the run is complete.
+    """
+    from .datasets.images import find_images
+    from .report.results import check_target
+    from .run import score_images
+
+    settings = {
+        "degrees": options.whole_numbers("--degrees", degrees),
+        "topmin": options.pair("--topmin", topmin),
+        "neighbors": options.whole_numbers("--neighbors", neighbors),
+        "backend": backend,
+        "precision": precision,
+        "memory_limit": options.byte_count("--memory-limit", memory_limit),
+        "use_cls": rscin,
+        "batch_size": batch_size,
+        "device": device,
+    }
+    paths = find_images(images)
+    others = None if references is None else find_images([references])
+    if others is None and len(paths) < 2:
+        raise InputError(
+            "one image has no others to be scored against; give a folder of at least two, or "
+            "--references FOLDER"
+        )
+    check_target(out)
+    with _interruptible():
+        musc = _load(
+            backbone,
+            image_size=options.size("--size", size),
+            weights=weights,
+            offline=offline,
+            **settings,
+        )
+        run = score_images(musc, paths, out, references=others, maps=maps, skip_bad=skip_bad)
+    for reason in run.settings["skipped"]:
+        errors.print(f"skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
+    _print_scores(run, out)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the sample and its results.")] = Path(
+        "demo"
+    ),
+    backbone: BackboneOption = "dinov2-vit-s-14",
+    count: Annotated[int, typer.Option(help="Parts to draw; a quarter get a defect.")] = 24,
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Draw machined parts, some with defects, and find the defects.
+
+    Writes the drawn images to OUT/images and what `score` writes to OUT/results, then compares
+    the scores with the drawn masks.
+    """
+    from .datasets.sample import draw_sample
+    from .progress import stage_bars
+    from .report.results import check_target
+    from .run import score_images
+
+    check_target(out / "results")
+    with _interruptible():
+        with stage_bars() as report:
+            samples = draw_sample(
+                out / "images",
+                count=count,
+                defects=max(1, count // 4),
+                progress=lambda done, total: report("drawing", done, total),
+            )
+        musc = _load(backbone, weights=weights, offline=offline, backend=backend)
+        run = score_images(musc, [sample.path for sample in samples], out / "results")
+    _print_scores(run, out / "results")
+    _print_demo_metrics(samples, run)
+
+
+@app.command()
+def backbones() -> None:
+    """List the backbones, and where their weights come from."""
+    from .features import available_backbones
+
+    table = Table(title="Backbones")
+    for heading in ("name", "architecture", "size", "blocks", "weights"):
+        table.add_column(heading, overflow="fold")
+    for entry in available_backbones():
+        table.add_row(*entry.columns())
+    console.print(table)
+    console.print(
+        "Also any open_clip ViT as open_clip:NAME/PRETRAINED and any timm ViT as timm:NAME.",
+        markup=False,
+    )
+
+
+@app.command()
+def info() -> None:
+    """Show versions, devices and backends, and why one cannot be used."""
+    from importlib import metadata
+
+    import torch
+
+    from .backends import BACKENDS, resolve
+
+    table = Table(title=f"musc_fast {__version__}", show_header=False)
+    table.add_row("Python", platform.python_version())
+    for package in ("torch", "triton", "open_clip_torch", "timm", "numpy"):
+        try:
+            table.add_row(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            table.add_row(package, "[yellow]not installed[/]")
+    table.add_row("CPU", f"{platform.machine()}, {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        table.add_row(
+            f"cuda:{index}",
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"sm_{properties.major}{properties.minor}",
+        )
+    console.print(table)
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    table = Table(title="Backends")
+    for heading in ("name", "what", *devices):
+        table.add_column(heading, overflow="fold")
+    for backend in BACKENDS:
+        states = []
+        for device in devices:
+            reason = backend.why_not(torch.device(device))
+            first = resolve("auto", device).name == backend.name
+            states.append(reason or ("usable, chosen by auto" if first else "usable"))
+        table.add_row(backend.name, backend.summary, *states)
+    console.print(table)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the command with a word on the state of things."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("interrupted: no result was written, an earlier one is untouched")
+        raise typer.Exit(130) from None
+
+
+def _load(backbone: str, **settings: Any) -> MuSc:
+    """A MuSc with its backbone loaded, while a line tells what is being fetched."""
+    from .pipeline import MuSc
+
+    with errors.status(f"loading {backbone}", spinner="line"):
+        return MuSc(backbone, **settings)
+
+
+def _print_scores(run: Run, out: Path, most: int = 10) -> None:
+    table = Table(title=f"Most anomalous of {len(run.paths)} images")
+    table.add_column("rank", justify="right")
+    table.add_column("image", overflow="fold")
+    table.add_column("image score", justify="right")
+    table.add_column("raw score", justify="right")
+    for i in run.ranks.argsort()[:most]:
+        table.add_row(
+            str(run.ranks[i]), str(run.paths[i]),
+            f"{run.image_scores[i]:.4f}", f"{run.raw_scores[i]:.4f}",
+        )  # fmt: skip
+    console.print(table)
+    seconds = run.settings["seconds"]
+    console.print(
+        "time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()),
+        highlight=False,
+    )
+    console.print(f"results: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_demo_metrics(samples: list[SampleImage], run: Run) -> None:
+    import numpy as np
+
+    from .datasets.images import read_mask
+    from .metrics import image_metrics, pixel_metrics
+
+    size = run.anomaly_maps.shape[1:]
+    masks = np.stack(
+        [np.zeros(size, dtype=bool) if s.mask is None else read_mask(s.mask, size) for s in samples]
+    )
+    labels = np.array([sample.mask is not None for sample in samples])
+    found = int(np.sum(labels[run.ranks.argsort()[: labels.sum()]]))
+    console.print(
+        f"{found} of the {labels.sum()} drawn defects are the {labels.sum()} most anomalous "
+        f"images; image AUROC {image_metrics(labels, run.image_scores).auroc:.4f}, pixel AUROC "
+        f"{pixel_metrics(masks, run.anomaly_maps, pro=False).auroc:.4f} against the drawn masks",
+        highlight=False,
+    )
+
+
+def main() -> None:
+    """Run the command; a known error is one message on standard error and exit status 1."""
+    try:
+        app()
+    except MuscFastError as error:
+        errors.print("error:", style="bold red", end=" ")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The operators: validation, the choice of a backend, and nothing else.
+
+Shapes: N images (queries), M reference images, P patches on an H x W grid, C channels. Tensors may
+have any floating dtype; results are float32 on the device of the input. `backend` is "auto" or a
+name from `musc_fast.backends`. Every wrong argument raises InputError with what was found and what
+was wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backends import Backend, resolve
+from .errors import InputError
+
+Progress = Callable[[int, int], None]
+PRECISIONS = ("exact", "fast")
+
+
+def lnamd(tokens: Tensor, grid: tuple[int, int], degree: int, *, backend: str = "auto") -> Tensor:
+    """Local neighbourhood aggregation (LNAMD, paper 3.1): tokens [N, P, C] -> Z [N, P, C].
+
+    `degree` is the odd side of the neighbourhood. Rows of Z have norm 1 (or 0 for a zero vector).
+    """
+    return lnamd_all(tokens, grid, (degree,), backend=backend)[0]
+
+
+def lnamd_all(
+    tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int], *, backend: str = "auto"
+) -> list[Tensor]:
+    """`lnamd` for several degrees at once, which costs little more than for one."""
+    check_tokens("tokens", tokens)
+    check_degrees(degrees)
+    if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != tokens.shape[1]:
+        raise InputError(
+            f"grid {tuple(grid)} does not hold the {tokens.shape[1]} patches of tokens "
+            f"{list(tokens.shape)}; wanted (H, W) with H * W = {tokens.shape[1]}"
+        )
+    height, width = grid
+    chosen = resolve(backend, tokens.device)
+    results: list[Tensor] = chosen.load().lnamd(tokens, (int(height), int(width)), tuple(degrees))
+    return results
+
+
+def patch_to_image(
+    z: Tensor,
+    references: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Distance of every patch to the nearest patch of every other image -> D [N, P, M].
+
+    `references` [M, Q, C] are the other images; None means the batch itself (M = N), where the
+    entry of an image with itself is +inf.
+    """
+    chosen = _check_search(z, references, backend, precision, memory_limit)
+    result: Tensor = chosen.load().patch_to_image(
+        z, references, precision=precision, memory_limit=memory_limit, progress=progress
+    )
+    return result
+
+
+def interval_mean(
+    distances: Tensor, topmin: tuple[float, float] = (0.0, 0.3), *, backend: str = "auto"
+) -> Tensor:
+    """Mean of an interval of the sorted distances: D [N, P, M] -> [N, P].
+
+    Bounds of `topmin` below 1 are fractions of the images that count, bounds of 1 or more are
+    counts. +inf marks images that do not count; every patch must have the same number of them.
+    """
+    if distances.ndim != 3 or 0 in distances.shape or not distances.is_floating_point():
+        raise InputError(f"distances: found {describe(distances)}, wanted a float [N, P, M]")
+    check_topmin(topmin)
+    counted = (distances < math.inf).sum(dim=2)
+    count = int(counted[0, 0])
+    if count == 0 or not bool((counted == count).all()):
+        raise InputError(
+            "distances: every patch needs the same number (at least 1) of finite entries, found "
+            f"{int(counted.min())} to {int(counted.max())} of {distances.shape[2]}"
+        )
+    result: Tensor = (
+        resolve(backend, distances.device)
+        .load()
+        .interval_mean(distances, *reference.interval(topmin, count))
+    )
+    return result
+
+
+def msm(
+    z: Tensor,
+    references: Tensor | None = None,
+    topmin: tuple[float, float] = (0.0, 0.3),
+    *,
+    backend: str = "auto",
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Mutual scoring (MSM, paper 3.2): `interval_mean(patch_to_image(z))`, fused -> [N, P].
+
+    `precision="exact"`: distances within 1e-5 of the fp64 truth for L2-normalised z; `"fast"`: a
+    low-precision search whose winners are recomputed. `memory_limit`: bytes that may be used
+    beyond input and output (None: a share of what is free). `progress(done, total)` is called as
+    the work goes on.
+    """
+    chosen = _check_search(z, references, backend, precision, memory_limit)
+    check_topmin(topmin)
+    count = z.shape[0] - 1 if references is None else references.shape[0]
+    k_min, k_max = reference.interval(topmin, count)
+    result: Tensor = chosen.load().msm(
+        z,
+        references,
+        k_min,
+        k_max,
+        precision=precision,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
+    return result
+
+
+def rscin(
+    scores: Tensor,
+    cls_tokens: Tensor,
+    neighbors: Sequence[int] = (1, 2, 3),
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Image scores smoothed over the nearest class tokens (RsCIN, paper 3.3): [N], [N, D] -> [N].
+
+    Class tokens are L2-normalised here. Every backend shares the reference: it is N^2 work.
+    """
+    resolve(backend, scores.device)
+    if scores.ndim != 1 or scores.shape[0] == 0 or not scores.is_floating_point():
+        raise InputError(f"scores: found {describe(scores)}, wanted a float [N]")
+    if cls_tokens.ndim != 2 or cls_tokens.shape[0] != scores.shape[0]:
+        raise InputError(
+            f"cls_tokens: found {describe(cls_tokens)}, wanted a float [{scores.shape[0]}, D]"
+        )
+    check_finite("scores", scores)
+    check_finite("cls_tokens", cls_tokens)
+    check_neighbors(neighbors)
+    norms = torch.linalg.vector_norm(cls_tokens.double(), dim=1, keepdim=True)
+    if not bool((norms > 0).all()):
+        raise InputError(f"cls_tokens: the class token of image {int(norms.argmin())} is zero")
+    normalised = cls_tokens.double() / norms
+    return reference.rscin(scores.double(), normalised, tuple(neighbors)).float()
+
+
+def describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def check_tokens(name: str, tensor: Tensor) -> None:
+    """Raise InputError unless `tensor` is a finite float [N, P, C] with no empty side."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name}: found {type(tensor).__name__}, wanted a tensor [N, P, C]")
+    if tensor.ndim != 3 or 0 in tensor.shape or not tensor.is_floating_point():
+        raise InputError(f"{name}: found {describe(tensor)}, wanted a float [N, P, C]")
+    check_finite(name, tensor)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise InputError that names the first image of `tensor` [N, ...] with a NaN or Inf."""
+    low, high = torch.aminmax(tensor)  # NaN propagates
+    if math.isfinite(low) and math.isfinite(high):
+        return
+    finite = [bool(torch.isfinite(image).all()) for image in tensor]
+    bad = [i for i, fine in enumerate(finite) if not fine]
+    kind = "NaN" if bool(torch.isnan(tensor[bad[0]]).any()) else "Inf"
+    more = f" (and {len(bad) - 1} more images)" if len(bad) > 1 else ""
+    raise InputError(f"{name}: image {bad[0]} holds {kind}{more}; every value must be finite")
+
+
+def check_degrees(degrees: Sequence[int]) -> None:
+    if not degrees or any(int(r) != r or r < 1 or r % 2 == 0 for r in degrees):
+        raise InputError(f"degrees: found {list(degrees)}, wanted odd positive whole numbers")
+
+
+def check_topmin(topmin: tuple[float, float]) -> None:
+    if len(topmin) != 2 or not all(math.isfinite(b) and b >= 0 for b in topmin):
+        raise InputError(f"topmin: found {topmin}, wanted two bounds of 0 or more")
+
+
+def check_neighbors(neighbors: Sequence[int]) -> None:
+    if not neighbors or any(int(k) != k or k < 1 for k in neighbors):
+        raise InputError(f"neighbors: found {list(neighbors)}, wanted positive whole numbers")
+
+
+def _check_search(
+    z: Tensor,
+    references: Tensor | None,
+    backend: str,
+    precision: str,
+    memory_limit: int | None,
+) -> Backend:
+    check_tokens("z", z)
+    if references is None:
+        if z.shape[0] < 2:
+            raise InputError(
+                "one image has no others to be scored against: give at least 2 images, or "
+                "references"
+            )
+    else:
+        check_tokens("references", references)
+        if references.shape[2] != z.shape[2]:
+            raise InputError(
+                f"references: found {list(references.shape)}, wanted [M, Q, {z.shape[2]}], the "
+                f"channels of z {list(z.shape)}"
+            )
+        if references.device != z.device:
+            raise InputError(f"references lie on {references.device}, z on {z.device}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    if memory_limit is not None and memory_limit < 1:
+        raise InputError(f"memory_limit: found {memory_limit}, wanted bytes, 1 or more")
+    return resolve(backend, z.device)

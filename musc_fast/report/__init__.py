@@ -1,0 +1,1 @@
+"""What a person looks at: heat maps, overlays and the results folder."""

@@ -1,0 +1,128 @@
+"""Anomaly maps as pictures: one honest scale for a whole batch, perceptually uniform colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The distances that the first and the last colour stand for."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, maps: Floats) -> Scale:
+        """The scale of a batch: its smallest and largest value."""
+        return cls(float(np.min(maps)), float(np.max(maps)))
+
+    def unit(self, values: Floats) -> NDArray[np.float64]:
+        """Values as 0..1 on this scale; a constant batch is 0."""
+        span = self.high - self.low
+        if span <= 0:
+            return np.zeros(np.shape(values))
+        return np.clip((np.asarray(values, dtype=np.float64) - self.low) / span, 0, 1)
+
+
+@cache
+def colour_table() -> NDArray[np.uint8]:
+    """256 sRGB colours [256, 3], black-violet over red to pale yellow.
+
+    Lightness grows evenly in OKLab (Ottosson 2020), so equal steps in score look equally large,
+    in grey print too; hue and chroma follow smooth curves through hand-chosen points.
+    """
+    t = np.linspace(0, 1, 256)
+    lightness = 0.16 + 0.80 * t
+    at = [0.0, 0.25, 0.5, 0.75, 1.0]
+    chroma = np.interp(t, at, [0.05, 0.15, 0.19, 0.16, 0.09])
+    hue = np.radians(np.interp(t, at, [-80.0, -40.0, 20.0, 62.0, 105.0]))
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    lms = (
+        np.stack([lightness, a, b], axis=1)
+        @ np.array(
+            [
+                [1.0, 1.0, 1.0],
+                [0.3963377774, -0.1055613458, -0.0894841775],
+                [0.2158037573, -0.0638541728, -1.2914855480],
+            ]
+        )
+    ) ** 3
+    linear = lms @ np.array(
+        [
+            [4.0767416621, -1.2684380046, -0.0041960863],
+            [-3.3077115913, 2.6097574011, -0.7034186147],
+            [0.2309699292, -0.3413193965, 1.7076147010],
+        ]
+    )
+    linear = np.clip(linear, 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    table: NDArray[np.uint8] = np.rint(srgb * 255).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def _resized(anomaly_map: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bilinear resize of a map to `size` (h, w)."""
+    picture = Image.fromarray(np.asarray(anomaly_map, dtype=np.float32), mode="F")
+    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def grey_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
+    """An 8-bit grey map (h, w) = `size`; 0 and 255 are the ends of the scale."""
+    return Image.fromarray(np.rint(scale.unit(_resized(anomaly_map, size)) * 255).astype(np.uint8))
+
+
+def heat_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
+    """The map in colours, (h, w) = `size`."""
+    return Image.fromarray(colour_table()[np.asarray(grey_map(anomaly_map, scale, size))])
+
+
+def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Image:
+    """The heat map over the image; low scores let the image through."""
+    size = (image.height, image.width)
+    level = scale.unit(_resized(anomaly_map, size))[..., None]
+    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
+    colours = colour_table()[np.rint(level[..., 0] * 255).astype(np.uint8)]
+    opacity = 0.15 + 0.6 * np.sqrt(level)
+    mixed = (1 - opacity) * grey + opacity * colours
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def panel(
+    image: Image.Image, anomaly_map: Floats, scale: Scale, caption: str, height: int = 480
+) -> Image.Image:
+    """Image, overlay and colour bar side by side on white, with a caption line."""
+    width = max(1, round(image.width * height / image.height))
+    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    gap, top, bar = 12, 42, 110
+    canvas = Image.new("RGB", (2 * width + 4 * gap + bar, height + top + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=16)
+    draw.text((gap, 12), caption, fill="black", font=font)
+    canvas.paste(small, (gap, top))
+    canvas.paste(overlay(small, anomaly_map, scale), (2 * gap + width, top))
+    _draw_bar(canvas, (3 * gap + 2 * width, top), height, scale)
+    return canvas
+
+
+def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, scale: Scale) -> None:
+    """A vertical colour bar with five labelled distances."""
+    x, y = corner
+    column = colour_table()[np.linspace(255, 0, height).astype(int)][:, None]
+    canvas.paste(Image.fromarray(np.repeat(column, 18, axis=1)), (x, y))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=14)
+    for part in range(5):
+        value = scale.low + (scale.high - scale.low) * part / 4
+        level = y + (height - 1) * (4 - part) / 4
+        draw.line((x + 18, level, x + 24, level), fill="black")
+        draw.text((x + 28, level), f"{value:.3f}", fill="black", font=font, anchor="lm")
