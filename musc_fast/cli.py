@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import options
@@ -134,6 +135,8 @@ def score(
         run = score_images(musc, paths, out, references=others, maps=maps, skip_bad=skip_bad)
     for reason in run.settings["skipped"]:
         errors.print(f"skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if run.settings["skipped"]:
+        errors.print(f"{len(run.settings['skipped'])} unreadable images were skipped")
     _print_scores(run, out)
 
 
@@ -178,15 +181,20 @@ def backbones() -> None:
     """List the backbones, and where their weights come from."""
     from .features import available_backbones
 
-    table = Table(title="Backbones")
-    for heading in ("name", "architecture", "size", "blocks", "weights"):
-        table.add_column(heading, overflow="fold")
     for entry in available_backbones():
-        table.add_row(*entry.columns())
-    console.print(table)
+        spec = entry.spec
+        size = "x".join(map(str, spec.default_size or ())) or "their own size"
+        blocks = ",".join(map(str, spec.blocks or ())) or "at the quarters"
+        console.print(f"[bold]{spec.name}[/]  {size}, blocks {blocks}", highlight=False)
+        console.print(f"  {spec.description}", markup=False, highlight=False)
+        for source in entry.sources:
+            mark = "[green]at hand[/]" if source.at_hand else "[dim]network[/]"
+            console.print(f"  {mark}  {escape(source.detail)}", highlight=False, soft_wrap=True)
     console.print(
-        "Also any open_clip ViT as open_clip:NAME/PRETRAINED and any timm ViT as timm:NAME.",
+        "Also any open_clip ViT as open_clip:NAME/PRETRAINED and any timm ViT as timm:NAME; "
+        "--weights FILE takes a local file for any of them.",
         markup=False,
+        highlight=False,
     )
 
 
@@ -244,8 +252,8 @@ def _load(backbone: str, **settings: Any) -> MuSc:
     """A MuSc with its backbone loaded, while a line tells what is being fetched."""
     from .pipeline import MuSc
 
-    with errors.status(f"loading {backbone}", spinner="line"):
-        return MuSc(backbone, **settings)
+    with errors.status(f"loading {backbone}", spinner="line") as status:
+        return MuSc(backbone, notify=lambda text: status.update(escape(text)), **settings)
 
 
 def _print_scores(run: Run, out: Path, most: int = 10) -> None:

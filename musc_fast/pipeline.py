@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class MuSc:
     blocks: 0-based blocks whose tokens are used; None takes the backbone's own.
     weights: a local weight file. offline: never ask a hub or a package index.
     device: "auto" takes CUDA where there is one. batch_size: images a forward pass.
-    use_cls: False leaves RsCIN out.
+    use_cls: False leaves RsCIN out. notify: called with a line before a download or conversion.
     The others are those of `score_batch`.
     """
 
@@ -81,6 +81,7 @@ class MuSc:
         backend: str = "auto",
         precision: str = "exact",
         memory_limit: int | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, wanted 1 or more")
@@ -97,6 +98,7 @@ class MuSc:
                 weights=None if weights is None else Path(weights),
                 device=device,
                 offline=offline,
+                progress=notify,
             )
         self.batch_size = batch_size
         self.use_cls = use_cls

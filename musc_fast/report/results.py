@@ -62,9 +62,11 @@ def staged(folder: Path) -> Iterator[Path]:
     check_target(folder)
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}-partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-partial-"))
+    partial = f".{folder.name}-partial-"
+    for leftover in folder.parent.glob(f"{partial}*"):
+        if not _is_running(leftover.name.removeprefix(partial).split("-")[0]):
+            shutil.rmtree(leftover, ignore_errors=True)
+    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{partial}{os.getpid()}-"))
     try:
         yield stage
         stage.chmod(0o755)
@@ -77,6 +79,17 @@ def staged(folder: Path) -> Iterator[Path]:
             stage.rename(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    """Whether the process that made a partial folder still lives."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def result_names(paths: Sequence[Path]) -> list[str]:

@@ -1,0 +1,107 @@
+"""Memory budget -> chunks: pure arithmetic, no tensors.
+
+The CPU search holds, beyond input and output, the rounded operands of every image and, for a chunk
+of query images, the best score of every (patch, reference image, segment of its patches). Larger
+segments need less memory and more time in the second pass; smaller chunks lose the symmetry of
+pairs in different chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+
+_SHARE = 0.5  # of the free memory, where no limit is given
+_RESERVE = 32 << 20  # scratch: samples, bases, the refinement's lists
+SEGMENTS = (96, 192, 384, 768, 1536)
+PANEL = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`chunk` query images at a time, `segment` patches a score; `bytes` is the peak's estimate."""
+
+    chunk: int
+    segment: int
+    bytes: int
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free now, within this process's control group too."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) << 10
+    except OSError:
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            free = min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def padded(patches: int) -> int:
+    """Patches rounded up to whole panels."""
+    return -(-patches // PANEL) * PANEL
+
+
+def operand_bytes(images: int, patches: int, words: int) -> int:
+    """The rounded operands of `images` images: two layouts, two inits, rho."""
+    return images * padded(patches) * (2 * 4 * words + 12)
+
+
+def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:
+    """The best scores of one query image against all references."""
+    segments = -(-padded(reference_patches) // segment)
+    return 2 * references * segments * padded(patches)
+
+
+def plan_search(
+    images: int,
+    patches: int,
+    references: int,
+    reference_patches: int,
+    words: int,
+    *,
+    symmetric: bool,
+    memory_limit: int | None,
+    copies: int = 0,
+) -> Plan:
+    """Choose chunk and segment for a search of `images` x `patches` against the references.
+
+    `words`: 32-bit words of a rounded row. `copies`: bytes of converted inputs. `memory_limit`
+    None: half of what is free. Raises InputError where even one image at a time does not fit.
+    """
+    fixed = operand_bytes(images, patches, words) + copies + _RESERVE
+    if not symmetric:
+        fixed += operand_bytes(references, reference_patches, words)
+    limit = int(free_memory() * _SHARE) if memory_limit is None else memory_limit
+    best: tuple[float, Plan] | None = None
+    for segment in SEGMENTS:
+        each = score_bytes(patches, references, reference_patches, segment)
+        chunk = min(images, (limit - fixed) // each)
+        if chunk < 1:
+            continue
+        chunks = -(-images // chunk)
+        chunk = -(-images // chunks)  # of even size
+        # Pairs within a chunk cost half; a segment twice as large costs a tenth more.
+        pairs = images * (references - chunk / 2 if symmetric else references)
+        cost = pairs * (1 + 0.1 * SEGMENTS.index(segment))
+        plan = Plan(chunk, segment, fixed + chunk * each)
+        if best is None or cost < best[0]:
+            best = (cost, plan)
+    if best is None:
+        needed = fixed + score_bytes(patches, references, reference_patches, SEGMENTS[-1])
+        raise InputError(
+            f"memory_limit: this search needs at least {needed / 2**20:.0f} MiB beyond input and "
+            f"output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"
+        )
+    return best[1]

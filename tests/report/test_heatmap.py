@@ -1,0 +1,59 @@
+"""Heat maps: one scale a batch, colours that grow evenly lighter, overlays of the right size."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from musc_fast.report.heatmap import Scale, colour_table, grey_map, heat_map, overlay, panel
+
+
+def lightness(colours: np.ndarray) -> np.ndarray:
+    """CIE L* of sRGB colours: a scale other than the one the table is made with."""
+    c = colours / 255
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    y = linear @ [0.2126, 0.7152, 0.0722]
+    return 116 * np.where(y > 0.008856, np.cbrt(y), 7.787 * y + 16 / 116) - 16
+
+
+def test_colours_grow_evenly_lighter() -> None:
+    steps = np.diff(lightness(colour_table())[::15])
+    assert steps.min() > 0
+    assert steps.max() < 2.2 * steps.mean()
+    assert lightness(colour_table())[[0, -1]] @ [-1, 1] > 80
+
+
+def test_one_scale_for_a_batch() -> None:
+    maps = np.array([[[0.2, 0.4]], [[0.4, 0.8]]], dtype=np.float32)
+    scale = Scale.of(maps)
+    assert (scale.low, scale.high) == (np.float32(0.2), np.float32(0.8))
+    grey = [np.asarray(grey_map(m, scale, (1, 2))) for m in maps]
+    np.testing.assert_array_equal(grey, [[[0, 85]], [[85, 255]]])
+    colours = np.asarray(heat_map(maps[1], scale, (1, 2)))
+    np.testing.assert_array_equal(colours, colour_table()[[[85, 255]]])
+
+
+def test_a_constant_batch_is_all_low() -> None:
+    maps = np.full((2, 3, 3), 0.5, dtype=np.float32)
+    assert not np.asarray(grey_map(maps[0], Scale.of(maps), (6, 6))).any()
+
+
+def test_overlay_marks_the_high_place_and_keeps_the_image_size() -> None:
+    image = Image.new("RGB", (90, 60), (40, 90, 160))
+    scores = np.zeros((6, 9), dtype=np.float32)
+    scores[1, 7] = 1
+    mixed = np.asarray(overlay(image, scores, Scale(0, 1)), dtype=int)
+    assert mixed.shape == (60, 90, 3)
+    brightest = np.unravel_index(mixed.sum(axis=2).argmax(), (60, 90))
+    assert 10 <= brightest[0] < 20
+    assert 70 <= brightest[1] < 80
+    # the untouched part still shows the image as grey levels, a little darker
+    assert np.ptp(mixed[40, 20]) < 30
+
+
+def test_panel_holds_image_overlay_and_bar() -> None:
+    image = Image.new("RGB", (100, 200), (10, 200, 30))
+    picture = panel(image, np.eye(4, dtype=np.float32), Scale(0, 1), "part 7", height=300)
+    assert picture.width > 2 * 150 + 18
+    pixels = np.asarray(picture)
+    assert (pixels[150, 60] == (10, 200, 30)).all()  # the original is beside the overlay

@@ -1,0 +1,43 @@
+"""A tiny ViT with random weights in a local file, so that no test needs a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+TINY = "timm:test_vit"  # 160 px, patch 16, 64 channels
+
+
+def tiny_weights(folder: Path) -> Path:
+    path = folder / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    return path
+
+
+def product(
+    seed: int, defect: bool = False, size: tuple[int, int] = (96, 120)
+) -> NDArray[np.uint8]:
+    """A striped product [h, w, 3]; a defective one has a bright square on it."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    stripes = 90 + 60 * (np.arange(width) // 12 % 2)
+    image = np.tile(stripes[None, :, None], (height, 1, 3)) + rng.normal(0, 3, (height, width, 3))
+    if defect:
+        image[30:54, 60:84] = 250, 20, 20
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def product_folder(folder: Path, count: int = 6, defective: int = 4) -> list[Path]:
+    """`count` PNG files; the one at index `defective` has a defect."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"part{k}.png" for k in range(count)]
+    for k, path in enumerate(paths):
+        Image.fromarray(product(k, k == defective)).save(path)
+    return paths
