@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_files import CASES, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_files import CASES, golden
 from musc_fast import score_batch
 from musc_fast.errors import InputError
 

@@ -1,0 +1,112 @@
+"""What every benchmark records: machine, versions, commit, medians with spread, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import musc_fast
+from musc_fast.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """(max - min) / median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} s ±{50 * self.spread:.0f}%"
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], runs: int, warm: int = 1) -> dict[str, Timing]:
+    """Time each call `runs` times, taking turns, so that drift of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warm + runs):
+        for name, call in calls.items():
+            synchronise()
+            start = time.perf_counter()
+            call()
+            synchronise()
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak memory of this process in GiB: resident, and of the CUDA device if there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    result = {"peak_rss_gib": round(peak, 3)}
+    if torch.cuda.is_available():
+        result["peak_cuda_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """Hardware, versions and commit, as recorded with every result."""
+    return {
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain").splitlines()),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "musc_fast": musc_fast.__version__,
+    }
+
+
+def write_json(path: Path, settings: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+    """Write a result file, complete or not at all."""
+    document = {"machine": machine(), "settings": settings, "results": list(results)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
