@@ -1,0 +1,1 @@
+"""Image folders, benchmark layouts and the sample: where images, labels and masks come from."""

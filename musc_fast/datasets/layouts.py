@@ -1,0 +1,316 @@
+"""Benchmark folders -> samples with labels and masks.
+
+Three layouts are known:
+
+- `mvtec`: CATEGORY/test/DEFECT/IMAGE and CATEGORY/ground_truth/DEFECT/MASK, with the normal images
+  under `good` (or `ok`). MVTec AD, MPDD, KolektorSDD in that form, BTAD (`ok`/`ko`), and MVTec LOCO
+  (a folder of masks for each image).
+- `visa`: VisA as it is distributed, by the table split_csv/1cls.csv.
+- `folder`: any folder of images, without labels.
+
+Only test images are loaded: the method needs no others. Labels and masks serve evaluation alone,
+never scoring. A mask belongs to an image by its name (STEM_mask.png, STEM.png, other suffixes, or a
+folder STEM), not by its place in a sorted list, so that a missing file cannot shift the others;
+masks that belong to no image are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from musc_fast.datasets.images import (
+    find_images,
+    image_size,
+    list_images,
+    natural_key,
+    read_mask,
+)
+from musc_fast.errors import ImageError, InputError
+
+NORMAL_NAMES = ("good", "ok")
+_MASK_ENDINGS = ("", "_mask", "_gt", "_label")
+_VISA_TABLE = Path("split_csv", "1cls.csv")
+_VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    Attributes:
+        image: the image file.
+        label: True is defective, False normal, None unknown.
+        defect: kind of defect as the dataset calls it (`good`, `scratch`, ...); "" if unknown.
+        mask: mask file, or folder of masks whose union counts; None for a normal image, an unknown
+            one, or where masks were not asked for.
+    """
+
+    image: Path
+    label: bool | None
+    defect: str
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Category:
+    """One product: the images that are scored as one batch."""
+
+    name: str
+    samples: tuple[Sample, ...]
+
+
+def load_dataset(
+    layout: str,
+    root: Path | str,
+    categories: Sequence[str] | None = None,
+    *,
+    masks: bool = True,
+) -> list[Category]:
+    """Load a dataset by the name of its layout: mvtec, btad, visa or folder.
+
+    Raises:
+        InputError: unknown layout, or an unknown category (the message lists the known ones).
+        ImageError: as the layout's own function.
+    """
+    if layout in ("mvtec", "btad"):
+        return load_mvtec(root, categories, masks=masks)
+    if layout == "visa":
+        return load_visa(root, categories, masks=masks)
+    if layout == "folder":
+        return _chosen(load_folder(root), categories)
+    raise InputError(f"unknown dataset layout {layout!r}; known are mvtec, btad, visa, folder")
+
+
+def load_mvtec(
+    root: Path | str, categories: Sequence[str] | None = None, *, masks: bool = True
+) -> list[Category]:
+    """Load the test images of an MVTec-like dataset.
+
+    Args:
+        root: the dataset (its folders with a `test` folder are the categories) or one category.
+        categories: names to load, in this order; None loads all, natural sorted.
+        masks: pair every defective image with its mask; False leaves all masks None, for data
+            without ground truth.
+
+    Raises:
+        InputError: unknown category; the message lists the known ones.
+        ImageError: not this layout, a category without images, or an image with no mask or several.
+    """
+    root = _folder(root)
+    if (root / "test").is_dir():
+        folders = {root.resolve().name: root}
+    else:
+        inside = (entry for entry in root.iterdir() if not entry.name.startswith("."))
+        tested = (entry for entry in inside if (entry / "test").is_dir())
+        folders = {entry.name: entry for entry in sorted(tested, key=natural_key)}
+    if not folders:
+        raise ImageError(
+            f"{root}: no MVTec layout here (expected test/good, test/DEFECT and "
+            "ground_truth/DEFECT in it, or in folders named by category)"
+        )
+    return [_mvtec_category(name, folders[name], masks) for name in _names(folders, categories)]
+
+
+def load_visa(
+    root: Path | str, categories: Sequence[str] | None = None, *, masks: bool = True
+) -> list[Category]:
+    """Load the test images of VisA by its table split_csv/1cls.csv, in the order of the table.
+
+    Categories that the table lists but whose folder is absent are left out, unless named in
+    `categories`; arguments and errors otherwise as `load_mvtec`.
+    """
+    root = _folder(root)
+    rows = _visa_rows(root)
+    known = {row["object"]: None for row in rows}
+    if categories is None:
+        categories = [name for name in known if (root / name).is_dir()]
+        if not categories:
+            raise ImageError(f"{root}: none of the folders {', '.join(known)} is here")
+    return [
+        Category(
+            name, tuple(_visa_sample(root, row, masks) for row in rows if row["object"] == name)
+        )
+        for name in _names(known, categories)
+    ]
+
+
+def load_folder(root: Path | str) -> list[Category]:
+    """All images under a folder as one category named after it, without labels or masks.
+
+    Raises:
+        ImageError: no such folder, or no image in it.
+    """
+    root = _folder(root)
+    samples = tuple(Sample(path, None, "", None) for path in find_images([root]))
+    return [Category(root.resolve().name, samples)]
+
+
+def verify(categories: Iterable[Category]) -> None:
+    """Check that images and masks open and that their sizes agree.
+
+    It reads the files' headers, and so finds damaged pixels in some formats only.
+
+    Raises:
+        ImageError: listing every image and mask at fault.
+    """
+    problems = []
+    for category in categories:
+        for sample in category.samples:
+            try:
+                _checked_size(sample)
+            except ImageError as error:
+                problems.append(str(error))
+    if problems:
+        raise ImageError("\n".join(problems))
+
+
+def sample_mask(sample: Sample, size: tuple[int, int] | None = None) -> npt.NDArray[np.bool_]:
+    """The sample's mask, bool [h, w], all False for a normal image.
+
+    Args:
+        sample: a labelled sample.
+        size: (height, width) to resize to by nearest neighbour; None keeps the image's size.
+
+    Raises:
+        InputError: the sample is defective or unlabelled and has no mask.
+        ImageError: image or mask is unreadable, or their sizes differ (the message names both).
+    """
+    if sample.mask is None:
+        if sample.label is not False:
+            raise InputError(f"{sample.image}: no mask is known for this image")
+        return np.zeros(size or image_size(sample.image), dtype=np.bool_)
+    _checked_size(sample)
+    return read_mask(sample.mask, size)
+
+
+def _checked_size(sample: Sample) -> tuple[int, int]:
+    size = image_size(sample.image)
+    if sample.mask is not None:
+        files = list_images(sample.mask) if sample.mask.is_dir() else [sample.mask]
+        if not files:
+            raise ImageError(f"{sample.image}: its folder of masks {sample.mask} is empty")
+        for file in files:
+            height, width = image_size(file)
+            if (height, width) != size:
+                raise ImageError(
+                    f"{file}: mask is {width} x {height}, but its image {sample.image} is "
+                    f"{size[1]} x {size[0]}"
+                )
+    return size
+
+
+def _mvtec_category(name: str, folder: Path, masks: bool) -> Category:
+    samples: list[Sample] = []
+    for defect in sorted((folder / "test").iterdir(), key=natural_key):
+        if defect.name.startswith(".") or not defect.is_dir():
+            continue
+        images = list_images(defect)
+        if defect.name in NORMAL_NAMES:
+            samples.extend(Sample(image, False, defect.name, None) for image in images)
+        elif masks:
+            truth = folder / "ground_truth" / defect.name
+            samples.extend(
+                Sample(image, True, defect.name, mask) for image, mask in _paired(images, truth)
+            )
+        else:
+            samples.extend(Sample(image, True, defect.name, None) for image in images)
+    if not samples:
+        raise ImageError(
+            f"{folder / 'test'}: no images in its folders (expected test/good and test/DEFECT)"
+        )
+    return Category(name, tuple(samples))
+
+
+def _paired(images: Sequence[Path], truth: Path) -> Iterable[tuple[Path, Path]]:
+    """Each image with the mask in folder `truth` that bears its name."""
+    masks: dict[str, list[Path]] = {}
+    if truth.is_dir():
+        folders = (entry for entry in truth.iterdir() if entry.is_dir())
+        for entry in [*list_images(truth), *sorted(folders, key=natural_key)]:
+            masks.setdefault(entry.name if entry.is_dir() else entry.stem, []).append(entry)
+    taken: dict[Path, Path] = {}
+    for image in images:
+        found = [mask for ending in _MASK_ENDINGS for mask in masks.get(image.stem + ending, [])]
+        if not found:
+            raise ImageError(
+                f"{image}: its mask is missing (looked for {truth / image.stem}_mask.png, "
+                f"{image.stem}.png, the same with another suffix, or a folder {image.stem})"
+            )
+        if len(found) > 1:
+            raise ImageError(f"{image}: has several masks: {', '.join(map(str, found))}")
+        first = taken.setdefault(found[0], image)
+        if first is not image:
+            raise ImageError(f"{found[0]}: is the mask of both {first} and {image}")
+        yield image, found[0]
+
+
+def _visa_rows(root: Path) -> list[dict[str, str]]:
+    table = root / _VISA_TABLE
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(
+            f"{table}: cannot be read ({error}); a VisA root holds this table beside the folders "
+            "of its categories"
+        ) from error
+    absent = [name for name in _VISA_COLUMNS if name not in (reader.fieldnames or ())]
+    if absent:
+        raise ImageError(f"{table}: lacks the column {', '.join(absent)}")
+    for line, row in enumerate(rows, start=2):
+        if any(row[name] is None for name in _VISA_COLUMNS):
+            raise ImageError(f"{table}, line {line}: too few columns")
+        if row["label"] not in ("normal", "anomaly"):
+            raise ImageError(
+                f"{table}, line {line}: label {row['label']!r} is neither normal nor anomaly"
+            )
+    tests = [row for row in rows if row["split"] == "test"]
+    if not tests:
+        raise ImageError(f"{table}: lists no image of the split `test`")
+    return tests
+
+
+def _visa_sample(root: Path, row: dict[str, str], masks: bool) -> Sample:
+    image, label = root / row["image"], row["label"] == "anomaly"
+    if not image.is_file():
+        raise ImageError(f"{image}: no such file, though {root / _VISA_TABLE} lists it")
+    if not label or not masks:
+        return Sample(image, label, row["label"], None)
+    if not row["mask"]:
+        raise ImageError(f"{image}: {root / _VISA_TABLE} names no mask for it")
+    mask = root / row["mask"]
+    if mask.stem not in {image.stem + ending for ending in _MASK_ENDINGS}:
+        raise ImageError(f"{mask}: mask does not bear the name of its image {image}")
+    if not mask.is_file():
+        raise ImageError(f"{image}: its mask {mask} is missing")
+    return Sample(image, label, row["label"], mask)
+
+
+def _folder(root: Path | str) -> Path:
+    path = Path(root)
+    if not path.is_dir():
+        raise ImageError(f"{path}: {'is not a folder' if path.exists() else 'no such folder'}")
+    return path
+
+
+def _names(known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
+    """The names to load: `wanted`, each once, or all that are known."""
+    known = list(known)
+    if wanted is None:
+        return known
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise InputError(f"unknown category {', '.join(unknown)}; known are {', '.join(known)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _chosen(loaded: list[Category], wanted: Sequence[str] | None) -> list[Category]:
+    by_name = {category.name: category for category in loaded}
+    return [by_name[name] for name in _names(by_name, wanted)]

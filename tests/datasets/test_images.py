@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from musc_fast.datasets.images import find_images, image_size, read_image, read_mask, to_rgb
+from musc_fast.errors import ImageError
+
+
+def save(path: Path, array: np.ndarray | None = None, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((4, 6, 3), 90, np.uint8) if array is None else array
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def names(paths: list[Path], root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+class TestFindImages:
+    def test_folders_are_searched_and_natural_sorted(self, tmp_path: Path) -> None:
+        for name in ["b10.png", "b2.PNG", "b01.png", "b1.png", "sub10/a.bmp", "sub9/z.jpg"]:
+            save(tmp_path / name)
+        (tmp_path / "notes.txt").write_text("no image")
+        assert names(find_images([tmp_path]), tmp_path) == [
+            "b01.png",
+            "b1.png",
+            "b2.PNG",
+            "b10.png",
+            "sub9/z.jpg",
+            "sub10/a.bmp",
+        ]
+
+    def test_hidden_files_and_folders_are_skipped(self, tmp_path: Path) -> None:
+        for name in ["._a.png", "a.png", ".cache/b.png", "c/.d.png"]:
+            save(tmp_path / name)
+        assert names(find_images([tmp_path]), tmp_path) == ["a.png"]
+
+    def test_arguments_keep_their_order_and_repeats_count_once(self, tmp_path: Path) -> None:
+        b, a = save(tmp_path / "b.png"), save(tmp_path / "a.png")
+        os.symlink(a, tmp_path / "again.png")
+        assert find_images([b, tmp_path, a]) == [b, a]
+
+    def test_linked_folders_are_followed_without_looping(self, tmp_path: Path) -> None:
+        save(tmp_path / "elsewhere/x.png")
+        root = tmp_path / "root"
+        root.mkdir()
+        os.symlink(tmp_path / "elsewhere", root / "linked")
+        os.symlink(root, root / "loop")
+        assert names(find_images([root]), root) == ["linked/x.png"]
+
+    def test_a_file_named_explicitly_needs_no_known_suffix(self, tmp_path: Path) -> None:
+        odd = save(tmp_path / "frame.dat", format="PNG")
+        assert find_images([odd]) == [odd]
+
+    def test_missing_path_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match=r"nowhere: no such file or folder"):
+            find_images([tmp_path / "nowhere"])
+
+    def test_empty_folder_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ImageError, match=r"empty: no images in this folder.*\.png"):
+            find_images([tmp_path / "empty"])
+
+
+class TestReadImage:
+    def test_rgb_is_unchanged(self, tmp_path: Path) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        image = read_image(save(tmp_path / "a.png", pixels))
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+    def test_exif_orientation_is_applied(self, tmp_path: Path, suffix: str) -> None:
+        pixels = np.zeros((24, 40, 3), np.uint8)
+        pixels[:12, :20] = 255  # top left corner is white
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6  # shown turned clockwise: white moves to top right
+        path = save(tmp_path / f"a.{suffix}", pixels, exif=exif)
+        shown = np.asarray(read_image(path)).mean(axis=-1) > 128
+        assert shown.shape == (40, 24) == image_size(path)
+        expected = np.zeros((40, 24), bool)
+        expected[:20, 12:] = True
+        assert (shown == expected).mean() > 0.95  # JPEG and WebP blur the edge
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
+    def test_16_bit_grey_is_scaled_not_clipped(self, tmp_path: Path, suffix: str) -> None:
+        grey = np.array([[0, 128, 129, 257], [32767, 32768, 65278, 65535]], np.uint16)
+        image = read_image(save(tmp_path / f"a.{suffix}", grey))
+        expected = np.round(grey / 257).astype(np.uint8)
+        np.testing.assert_array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
+
+    def test_palette_grey_bilevel(self, tmp_path: Path) -> None:
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        pixels[:2] = (200, 10, 30)
+        palette = tmp_path / "p.png"
+        Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE).save(palette)
+        np.testing.assert_array_equal(np.asarray(read_image(palette)), pixels)
+        grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
+        np.testing.assert_array_equal(
+            np.asarray(read_image(save(tmp_path / "l.png", grey)))[..., 2], grey
+        )
+        bilevel = save(tmp_path / "1.png", grey > 7)
+        assert np.unique(np.asarray(read_image(bilevel))).tolist() == [0, 255]
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGBa", "P"])
+    def test_transparent_pixels_are_laid_on_white(self, mode: str) -> None:
+        image = Image.new("RGBA", (2, 1), (40, 40, 40, 255))
+        image.putpixel((1, 0), (40, 40, 40, 0))
+        if mode == "P":
+            converted = image.quantize()
+            converted.info["transparency"] = bytes(
+                {True: 0, False: 255}[converted.getpixel((1, 0)) == index] for index in range(256)
+            )
+        else:
+            path = {"La": ["LA", "La"], "LA": ["LA"], "RGBa": ["RGBa"], "RGBA": []}[mode]
+            converted = image
+            for step in path:
+                converted = converted.convert(step)
+        assert converted.mode == mode
+        assert np.asarray(to_rgb(converted)).tolist() == [[[40] * 3, [255] * 3]]
+
+    def test_cmyk(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        Image.new("CMYK", (2, 2), (0, 255, 255, 0)).save(path)
+        assert np.asarray(read_image(path))[0, 0].tolist() == [255, 0, 0]
+
+    def test_first_frame_of_several(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        assert np.asarray(read_image(path))[0, 0].tolist() == [255, 0, 0]
+
+    def test_pixels_without_a_white_level_are_refused(self, tmp_path: Path) -> None:
+        floats = save(tmp_path / "f.tif", np.ones((2, 2), np.float32))
+        with pytest.raises(ImageError, match=r"f\.tif: floating-point pixels"):
+            read_image(floats)
+        wide = save(tmp_path / "i.tif", np.full((2, 2), 70000, np.int32))
+        with pytest.raises(ImageError, match=r"i\.tif: integer pixels .*70000 exceed 16 bits"):
+            read_image(wide)
+
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+    def test_truncated_file_is_named(self, tmp_path: Path, suffix: str) -> None:
+        noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        path = save(tmp_path / f"cut.{suffix}", noise)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ImageError, match=rf"cut\.{suffix}: "):
+            read_image(path)
+
+    def test_bad_files_are_named_with_the_reason(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "text.png").write_text("hello")
+        (tmp_path / "empty.jpg").touch()
+        for name in ("text.png", "empty.jpg"):
+            with pytest.raises(ImageError, match=rf"{name}: not an image"):
+                read_image(tmp_path / name)
+        with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+            read_image(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=rf"{tmp_path.name}: cannot be read \(Is a directory"):
+            read_image(tmp_path)
+        bomb = save(tmp_path / "bomb.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+        with pytest.raises(ImageError, match=r"bomb\.png: too large to be decoded safely"):
+            read_image(bomb)
+
+
+class TestReadMask:
+    def test_above_half_of_white(self, tmp_path: Path) -> None:
+        grey = np.array([[0, 127, 128, 255]], np.uint8)
+        path = save(tmp_path / "m.png", grey)
+        assert read_mask(path).tolist() == [[False, False, True, True]]
+        wide = save(tmp_path / "w.png", grey.astype(np.uint16) * 257)
+        assert read_mask(wide).tolist() == [[False, False, True, True]]
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_defect_classes_on_black(self, tmp_path: Path, dtype: type) -> None:
+        path = save(tmp_path / "m.png", np.array([[0, 1, 0, 3]], dtype))
+        assert read_mask(path).tolist() == [[False, True, False, True]]
+
+    def test_palette_colours_other_than_black(self, tmp_path: Path) -> None:
+        image = Image.new("P", (3, 1))
+        image.putpalette([0, 0, 0, 128, 0, 0, 255, 255, 255])
+        image.putdata([0, 1, 2])
+        image.save(tmp_path / "m.png")
+        assert read_mask(tmp_path / "m.png").tolist() == [[False, True, True]]
+
+    def test_all_black_is_empty(self, tmp_path: Path) -> None:
+        mask = read_mask(save(tmp_path / "m.png", np.zeros((3, 5), np.uint8)))
+        assert mask.shape == (3, 5)
+        assert mask.dtype == np.bool_
+        assert not mask.any()
+
+    def test_resize_is_pillows_nearest_neighbour_then_threshold(self, tmp_path: Path) -> None:
+        grey = np.random.default_rng(2).integers(0, 256, (37, 53), dtype=np.uint8)
+        path = save(tmp_path / "m.png", grey)
+        for size in [(28, 42), (74, 53), (50, 20)]:
+            resized = Image.fromarray(grey).resize(size[::-1], Image.Resampling.NEAREST)
+            mask = read_mask(path, size)
+            assert mask.shape == size
+            np.testing.assert_array_equal(mask, np.asarray(resized) > 127)
+
+    def test_folder_is_the_union(self, tmp_path: Path) -> None:
+        folder = tmp_path / "000"
+        save(folder / "000.png", np.array([[255, 0, 0]], np.uint8))
+        save(folder / "001.png", np.array([[0, 0, 2]], np.uint8))
+        assert read_mask(folder).tolist() == [[True, False, True]]
+        save(folder / "002.png", np.zeros((2, 2), np.uint8))
+        with pytest.raises(ImageError, match=r"002\.png: mask is 2 x 2, but .*000\.png"):
+            read_mask(folder)
+
+    def test_errors_name_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ImageError, match="empty: no masks"):
+            read_mask(tmp_path / "empty")
+        with pytest.raises(ImageError, match=r"m\.png: no such file"):
+            read_mask(tmp_path / "m.png")
