@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from . import options
 from ._version import __version__
+from .cli_common import console, errors, interruptible, load
+from .cli_evaluate import evaluate
 from .errors import InputError, MuscFastError
 
 if TYPE_CHECKING:
     from .datasets.sample import SampleImage
-    from .pipeline import MuSc
     from .report.results import Run
 
 app = typer.Typer(
@@ -32,31 +30,7 @@ app = typer.Typer(
     help="Find defects in a folder of product images: no training, no labels, no prompts. "
     "The images score each other (MuSc, ICLR 2024).",
 )
-console = Console()
-errors = Console(stderr=True)
-
-BackboneOption = Annotated[
-    str, typer.Option(help="Backbone; `musc-fast backbones` lists them.", show_default=True)
-]
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
-        "Default: the backbone's own.",
-        show_default=False,
-    ),
-]
-BatchSizeOption = Annotated[int, typer.Option(help="Images a forward pass of the backbone.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-BackendOption = Annotated[
-    str, typer.Option(help="Kernels to score with; `musc-fast info` lists them.")
-]
-WeightsOption = Annotated[
-    Path | None, typer.Option(help="Local weight file for the backbone.", show_default=False)
-]
-OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
-]
+app.command()(evaluate)
 
 
 @app.command()
@@ -65,8 +39,8 @@ def score(
         list[Path], typer.Argument(help="Folders (searched recursively) or image files.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("musc_fast_results"),
-    backbone: BackboneOption = "dinov2-vit-s-14",
-    size: SizeOption = None,
+    backbone: options.BackboneOption = "dinov2-vit-s-14",
+    size: options.SizeOption = None,
     references: Annotated[
         Path | None,
         typer.Option(
@@ -74,23 +48,17 @@ def score(
             show_default=False,
         ),
     ] = None,
-    degrees: Annotated[str, typer.Option(help="LNAMD neighbourhood sides, odd.")] = "1,3,5",
-    topmin: Annotated[
-        str,
-        typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts."),
-    ] = "0,0.3",
-    neighbors: Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")] = "1,2,3",
-    rscin: Annotated[bool, typer.Option(help="Smooth image scores over similar images.")] = True,
-    backend: BackendOption = "auto",
-    precision: Annotated[str, typer.Option(help="exact or fast.")] = "exact",
-    memory_limit: Annotated[
-        str | None,
-        typer.Option(help="Memory for scoring, as 4GB; default a share of what is free."),
-    ] = None,
-    device: DeviceOption = "auto",
-    batch_size: BatchSizeOption = 4,
-    weights: WeightsOption = None,
-    offline: OfflineOption = False,
+    degrees: options.DegreesOption = "1,3,5",
+    topmin: options.TopminOption = "0,0.3",
+    neighbors: options.NeighborsOption = "1,2,3",
+    rscin: options.RscinOption = True,
+    backend: options.BackendOption = "auto",
+    precision: options.PrecisionOption = "exact",
+    memory_limit: options.MemoryOption = None,
+    device: options.DeviceOption = "auto",
+    batch_size: options.BatchSizeOption = 4,
+    weights: options.WeightsOption = None,
+    offline: options.OfflineOption = False,
     maps: Annotated[bool, typer.Option(help="Write heat maps and overlays.")] = True,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip unreadable images instead of stopping.")
@@ -105,17 +73,10 @@ def score(
     from .report.results import check_target
     from .run import score_images
 
-    settings = {
-        "degrees": options.whole_numbers("--degrees", degrees),
-        "topmin": options.pair("--topmin", topmin),
-        "neighbors": options.whole_numbers("--neighbors", neighbors),
-        "backend": backend,
-        "precision": precision,
-        "memory_limit": options.byte_count("--memory-limit", memory_limit),
-        "use_cls": rscin,
-        "batch_size": batch_size,
-        "device": device,
-    }
+    settings = options.scoring(
+        degrees=degrees, topmin=topmin, neighbors=neighbors, rscin=rscin, backend=backend,
+        precision=precision, memory_limit=memory_limit, device=device, batch_size=batch_size,
+    )  # fmt: skip
     paths = find_images(images)
     others = None if references is None else find_images([references])
     if others is None and len(paths) < 2:
@@ -124,8 +85,8 @@ def score(
             "--references FOLDER"
         )
     check_target(out)
-    with _interruptible():
-        musc = _load(
+    with interruptible("no result was written, an earlier one is untouched"):
+        musc = load(
             backbone,
             image_size=options.size("--size", size),
             weights=weights,
@@ -145,11 +106,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the sample and its results.")] = Path(
         "demo"
     ),
-    backbone: BackboneOption = "dinov2-vit-s-14",
+    backbone: options.BackboneOption = "dinov2-vit-s-14",
     count: Annotated[int, typer.Option(help="Parts to draw; a quarter get a defect.")] = 24,
-    backend: BackendOption = "auto",
-    weights: WeightsOption = None,
-    offline: OfflineOption = False,
+    backend: options.BackendOption = "auto",
+    weights: options.WeightsOption = None,
+    offline: options.OfflineOption = False,
 ) -> None:
     """Draw machined parts, some with defects, and find the defects.
 
@@ -162,7 +123,7 @@ def demo(
     from .run import score_images
 
     check_target(out / "results")
-    with _interruptible():
+    with interruptible("no result was written, an earlier one is untouched"):
         with stage_bars() as report:
             samples = draw_sample(
                 out / "images",
@@ -170,7 +131,7 @@ def demo(
                 defects=max(1, count // 4),
                 progress=lambda done, total: report("drawing", done, total),
             )
-        musc = _load(backbone, weights=weights, offline=offline, backend=backend)
+        musc = load(backbone, weights=weights, offline=offline, backend=backend)
         run = score_images(musc, [sample.path for sample in samples], out / "results")
     _print_scores(run, out / "results")
     _print_demo_metrics(samples, run)
@@ -236,24 +197,6 @@ def info() -> None:
             states.append(reason or ("usable, chosen by auto" if first else "usable"))
         table.add_row(backend.name, backend.summary, *states)
     console.print(table)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the command with a word on the state of things."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print("interrupted: no result was written, an earlier one is untouched")
-        raise typer.Exit(130) from None
-
-
-def _load(backbone: str, **settings: Any) -> MuSc:
-    """A MuSc with its backbone loaded, while a line tells what is being fetched."""
-    from .pipeline import MuSc
-
-    with errors.status(f"loading {backbone}", spinner="line") as status:
-        return MuSc(backbone, notify=lambda text: status.update(escape(text)), **settings)
 
 
 def _print_scores(run: Run, out: Path, most: int = 10) -> None:

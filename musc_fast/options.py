@@ -1,10 +1,55 @@
-"""Reading the command's option texts; every function raises InputError naming the option."""
+"""Options that the commands share, and the reading of their texts.
+
+Every function raises InputError naming the option.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from .errors import InputError
+
+BackboneOption = Annotated[
+    str, typer.Option(help="Backbone; `musc-fast backbones` lists them.", show_default=True)
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
+        "Default: the backbone's own.",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[int, typer.Option(help="Images a forward pass of the backbone.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+BackendOption = Annotated[
+    str, typer.Option(help="Kernels to score with; `musc-fast info` lists them.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Local weight file for the backbone.", show_default=False)
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
+]
+DegreesOption = Annotated[str, typer.Option(help="LNAMD neighbourhood sides, odd.")]
+TopminOption = Annotated[
+    str, typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts.")
+]
+NeighborsOption = Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")]
+RscinOption = Annotated[
+    bool, typer.Option("--rscin/--no-rscin", help="Smooth image scores over similar images.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="exact or fast.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for scoring, as 4GB; default a share of what is free.", show_default=False
+    ),
+]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -51,3 +96,29 @@ def byte_count(option: str, text: str | None) -> int | None:
     if match is None:
         raise InputError(f"{option}: found {text!r}, wanted a size as 4GB, 500MiB or bytes")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def scoring(
+    *,
+    degrees: str,
+    topmin: str,
+    neighbors: str,
+    rscin: bool,
+    backend: str,
+    precision: str,
+    memory_limit: str | None,
+    device: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """The option texts as arguments of `MuSc`."""
+    return {
+        "degrees": whole_numbers("--degrees", degrees),
+        "topmin": pair("--topmin", topmin),
+        "neighbors": whole_numbers("--neighbors", neighbors),
+        "use_cls": rscin,
+        "backend": backend,
+        "precision": precision,
+        "memory_limit": byte_count("--memory-limit", memory_limit),
+        "device": device,
+        "batch_size": batch_size,
+    }
