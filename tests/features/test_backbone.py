@@ -1,0 +1,368 @@
+"""Backbones with random weights from a local file: sizes, blocks, tokens, errors. No network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import safetensors.torch
+import timm
+import torch
+from open_clip.model import _build_vision_tower
+from PIL import Image
+from torch.nn import functional
+
+from musc_fast.errors import BackendError, InputError, WeightsError
+from musc_fast.features import Backbone, Features, get_spec, load_backbone
+from musc_fast.features.backbone import _fingerprint
+from musc_fast.features.towers import ClipTower, resize_position_embedding
+from musc_fast.features.weights import tensors_digest
+
+# Six blocks of 64 channels, 16-pixel patches, a class token, learned positions.
+TINY = "timm:test_vit"
+# Twelve blocks of 192 channels, rotary positions, a class token and four registers.
+ROTARY = "timm:vit_tiny_patch16_dinov3_qkvb"
+TINY_CLIP = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 16, "layers": 4},
+}
+OPENAI = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
+
+
+def randomise(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Distinct values everywhere: layer scales and class tokens start out as constants."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * 0.2 + (0.5 if "norm" in name else 0)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def timm_model(architecture: str) -> torch.nn.Module:
+    model: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def tiny_file(folder: Path) -> Path:
+    path = folder / "tiny.safetensors"
+    safetensors.torch.save_file(randomise(timm_model("test_vit")), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rotary_file(folder: Path) -> Path:
+    path = folder / "rotary.safetensors"
+    safetensors.torch.save_file(randomise(timm_model("vit_tiny_patch16_dinov3_qkvb")), path)
+    return path
+
+
+def noise(n: int, backbone: Backbone) -> torch.Tensor:
+    return torch.randn(n, 3, *backbone.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def test_timm_tokens_are_block_outputs_after_the_final_norm(tiny_file):
+    """At the weights' own size, against timm's model run by hand."""
+    backbone = load_backbone(TINY, weights=tiny_file)
+    assert backbone.image_size == (160, 160)
+    assert backbone.grid == (10, 10)
+    assert backbone.blocks == (1, 2, 4, 5)
+    assert backbone.prefix_tokens == 1
+    assert backbone.source == f"local file {tiny_file}"
+    x = noise(2, backbone)
+    features = backbone.extract(x)
+
+    model = timm_model("test_vit")
+    model.load_state_dict(safetensors.torch.load_file(tiny_file))
+    with torch.no_grad():
+        h = model._pos_embed(model.patch_embed(x))
+        expected = []
+        for block in model.blocks:
+            h = block(h)
+            expected.append(model.norm(h))
+    for tokens, block in zip(features.tokens, backbone.blocks, strict=True):
+        assert tokens.shape == (2, 101, 64)
+        torch.testing.assert_close(tokens, expected[block], rtol=0, atol=1e-5)
+    class_token = functional.normalize(expected[-1][:, 0], dim=-1)
+    assert features.cls_tokens is not None
+    torch.testing.assert_close(features.cls_tokens, class_token, rtol=0, atol=1e-6)
+
+
+def test_tokens_come_in_the_order_asked_for(tiny_file):
+    x = torch.randn(1, 3, 160, 160)
+    up = load_backbone(TINY, weights=tiny_file, blocks=(0, 3, 5)).extract(x)
+    mixed = load_backbone(TINY, weights=tiny_file, blocks=[5, 0, 3]).extract(x)
+    for one, other in zip(mixed.tokens, (up.tokens[i] for i in (2, 0, 1)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_class_tokens_later_blocks_are_not_run(tiny_file):
+    backbone = load_backbone(TINY, weights=tiny_file, blocks=(0, 2))
+    x = noise(2, backbone)
+    ran = []
+    for i, block in enumerate(backbone._tower.module.blocks):
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+    full = backbone.extract(x)
+    assert ran == [0, 1, 2, 3, 4, 5]
+    ran.clear()
+    short = backbone.extract(x, cls=False)
+    assert ran == [0, 1, 2]
+    assert short.cls_tokens is None
+    assert all(map(torch.equal, short.tokens, full.tokens))
+
+
+def test_registers_are_prefix_tokens_of_a_rotary_model(rotary_file):
+    """DINOv3's form: one class token and four registers before a rectangular grid of patches."""
+    backbone = load_backbone(ROTARY, weights=rotary_file, image_size=(48, 80), blocks=(3, 11))
+    assert backbone.prefix_tokens == 5
+    assert backbone.grid == (3, 5)
+    x = noise(2, backbone)
+    features = backbone.extract(x)
+
+    model = timm_model("vit_tiny_patch16_dinov3_qkvb")
+    model.load_state_dict(safetensors.torch.load_file(rotary_file))
+    with torch.no_grad():  # this model takes any size as it is
+        h, rope = model._pos_embed(model.patch_embed(x))
+        # Before any block: class token, registers, then the patches.
+        assert torch.equal(h[:, :1], model.cls_token.expand(2, -1, -1))
+        assert torch.equal(h[:, 1:5], model.reg_token.expand(2, -1, -1))
+        for i, block in enumerate(model.blocks):
+            h = block(h, rope=rope)
+            if i == 3:
+                expected = model.norm(h)
+    assert features.tokens[0].shape == (2, 5 + 15, 192)
+    torch.testing.assert_close(features.tokens[0], expected, rtol=0, atol=1e-4)
+    class_token = functional.normalize(model.norm(h)[:, 0], dim=-1)
+    torch.testing.assert_close(features.cls_tokens, class_token, rtol=0, atol=1e-5)
+
+
+def test_a_model_without_class_token_gives_none(folder):
+    path = folder / "registers.safetensors"
+    safetensors.torch.save_file(randomise(timm_model("test_vit2")), path)
+    backbone = load_backbone("timm:test_vit2", weights=path)
+    features = backbone.extract(noise(1, backbone))
+    assert features.cls_tokens is None
+    assert features.tokens[0].shape == (1, backbone.prefix_tokens + 100, 64)
+
+
+def test_timm_s_position_embedding_is_resized_for_rectangles(tiny_file):
+    """A constant image through no block: what differs between patches is the position."""
+    backbone = load_backbone(TINY, weights=tiny_file, image_size=(96, 240), blocks=(0,))
+    assert backbone.grid == (6, 15)
+    position = safetensors.torch.load_file(tiny_file)["pos_embed"][0]
+    resized = backbone._tower.module.pos_embed[0]
+    expected = resize_position_embedding(position, (10, 10), (6, 15))
+    torch.testing.assert_close(resized, expected, rtol=0, atol=1e-6)
+    assert backbone.extract(noise(1, backbone)).tokens[0].shape == (1, 1 + 90, 64)
+
+
+@pytest.mark.parametrize("name", [TINY, ROTARY])
+def test_an_image_s_features_do_not_depend_on_its_batch(name, tiny_file, rotary_file):
+    weights = tiny_file if name == TINY else rotary_file
+    backbone = load_backbone(name, weights=weights, image_size=(64, 96))
+    x = noise(5, backbone)
+    together = backbone.extract(x)
+    for i in range(5):
+        alone = backbone.extract(x[i : i + 1])
+        for one, many in zip(alone.tokens, together.tokens, strict=True):
+            torch.testing.assert_close(one[0], many[i], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone.cls_tokens[0], together.cls_tokens[i], atol=1e-5, rtol=0)
+
+
+def clip_backbone(name: str, size: tuple[int, int], **changes: object) -> Backbone:
+    """A small CLIP with random weights under a named spec."""
+    spec = get_spec(name)
+    tower = ClipTower(spec, {**TINY_CLIP, **changes}, OPENAI)
+    module = _build_vision_tower(TINY_CLIP["embed_dim"], TINY_CLIP["vision_cfg"], True)
+    state = tower.convert({f"visual.{k}": v for k, v in randomise(module).items()})
+    tower.load(state, "test")
+    tower.set_size(size)
+    tower.module.eval()
+    return Backbone(
+        spec,
+        tower,
+        image_size=size,
+        blocks=(0, 1, 3),
+        source="random tensors of a test",
+        digest=tensors_digest(state),
+        device=torch.device("cpu"),
+    )
+
+
+def test_clip_tokens_are_raw_block_outputs_and_the_class_token_is_projected():
+    backbone = clip_backbone("clip-vit-b-16", (64, 64))
+    x = noise(3, backbone)
+    features = backbone.extract(x)
+    official = _build_vision_tower(TINY_CLIP["embed_dim"], TINY_CLIP["vision_cfg"], True)
+    official.load_state_dict(randomise(official))
+    official.eval()
+    with torch.no_grad():
+        h = official._embeds(x)
+        expected = []
+        for block in official.transformer.resblocks:
+            h = block(h)
+            expected.append(h)
+        embedding = official(x)
+    for tokens, block in zip(features.tokens, backbone.blocks, strict=True):
+        assert tokens.shape == (3, 17, 32)
+        torch.testing.assert_close(tokens, expected[block], rtol=1e-5, atol=1e-5)
+    assert features.cls_tokens.shape == (3, 12)
+    torch.testing.assert_close(
+        features.cls_tokens, functional.normalize(embedding, dim=-1), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(features.cls_tokens.norm(dim=-1), torch.ones(3))
+
+
+def test_clip_s_position_embedding_is_resized_as_open_clip_does():
+    """Against open_clip's loader, for squares (it knows no others)."""
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = {**TINY_CLIP["vision_cfg"], "image_size": 112}
+            self.visual = _build_vision_tower(TINY_CLIP["embed_dim"], config, True)
+
+    backbone = clip_backbone("clip-vit-b-16", (112, 112))
+    small = _build_vision_tower(TINY_CLIP["embed_dim"], TINY_CLIP["vision_cfg"], True)
+    state = {f"visual.{k}": v for k, v in randomise(small).items()}
+    open_clip.model.resize_pos_embed(state, Model())
+    assert torch.equal(
+        backbone._tower.module.positional_embedding, state["visual.positional_embedding"]
+    )
+
+
+def test_a_rectangle_with_as_many_patches_is_still_resized():
+    """4 x 4 and 2 x 8 grids hold 16 patches each; the embedding must not be kept as it is."""
+    square, flat = (clip_backbone("clip-vit-b-16", size) for size in ((64, 64), (32, 128)))
+    assert flat.grid == (2, 8)
+    before, after = (b._tower.module.positional_embedding for b in (square, flat))
+    assert torch.equal(before[0], after[0])
+    assert (before[1:] - after[1:]).abs().max() > 0.01
+    assert flat.extract(noise(1, flat)).tokens[0].shape == (1, 17, 32)
+
+
+def test_the_gelu_variant_computes_something_else_and_says_so():
+    trained, variant = (clip_backbone(n, (64, 64)) for n in ("clip-vit-b-16", "clip-vit-b-16-gelu"))
+    x = noise(1, trained)
+    difference = trained.extract(x).tokens[0] - variant.extract(x).tokens[0]
+    assert 1e-4 < difference.abs().max() < 1
+    assert trained.fingerprint != variant.fingerprint
+
+
+def test_a_transformers_clip_file_fits_a_clip_tower():
+    """The converter's target names are the tower's own."""
+    backbone = clip_backbone("clip-vit-b-16", (64, 64))
+    bare = backbone._tower.module.state_dict()
+    assert backbone._tower.convert(bare) == bare
+
+
+def test_the_fingerprint_changes_with_the_weights_and_not_with_size_or_blocks(tiny_file, folder):
+    one = load_backbone(TINY, weights=tiny_file)
+    other = load_backbone(TINY, weights=tiny_file, image_size=64, blocks=(1,))
+    assert one.fingerprint == other.fingerprint
+    assert len(one.fingerprint) == 32
+    changed = safetensors.torch.load_file(tiny_file)
+    changed["blocks.0.mlp.fc1.bias"][3] += 1e-3
+    path = folder / "changed.safetensors"
+    safetensors.torch.save_file(changed, path)
+    assert load_backbone(TINY, weights=path).fingerprint != one.fingerprint
+    assert _fingerprint(get_spec("timm:test_vit3"), one._tower, "0") != _fingerprint(
+        one.spec, one._tower, "0"
+    )
+
+
+def test_preprocess_then_extract(tiny_file):
+    """The whole way for a PIL image; normalised with the model's own mean and std."""
+    backbone = load_backbone(TINY, weights=tiny_file, image_size=(32, 48))
+    image = Image.fromarray(np.full((20, 10, 3), 128, np.uint8))
+    pixels = backbone.preprocess(image)
+    mean = torch.tensor(timm_model("test_vit").pretrained_cfg["mean"]).view(3, 1, 1)
+    std = torch.tensor(timm_model("test_vit").pretrained_cfg["std"]).view(3, 1, 1)
+    expected = ((128 / 255 - mean) / std).expand(3, 32, 48)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+    features = backbone.extract(pixels[None])
+    assert isinstance(features, Features)
+    assert all(t.dtype == torch.float32 for t in features.tokens)
+    assert not features.tokens[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("clip-vit-b-16", 390, "390 is no multiple of the 16-pixel patch.*are 384 or 400"),
+        ("dinov2-vit-s-14", (392, 400), "400 is no multiple of the 14-pixel.*are 392 or 406"),
+        ("dinov2-vit-s-14", 5, "nearest sizes are 14 or 28"),
+        ("clip-vit-l-14-336", 0, "nearest sizes are 14 or 28"),
+        ("dinov2-vit-s-14", -14, "nearest sizes are 14 or 28"),
+        ("dinov2-vit-s-14", (392,), r"wanted an int or \(height, width\)"),
+        ("dinov2-vit-s-14", 392.0, r"wanted an int or \(height, width\)"),
+    ],
+)
+def test_a_wrong_size_is_refused_before_anything_is_fetched(cache, index, name, size, message):
+    said: list[str] = []
+    with pytest.raises(InputError, match=message):
+        load_backbone(name, image_size=size, progress=said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ((), "wanted distinct block indices"),
+        ((1, 1), "wanted distinct block indices"),
+        ((0, 12), r"\[12\] out of range; clip-vit-b-16 has blocks 0 to 11"),
+        ((-1,), r"\[-1\] out of range"),
+    ],
+)
+def test_wrong_blocks_are_refused(cache, index, blocks, message):
+    with pytest.raises(InputError, match=message):
+        load_backbone("clip-vit-b-16", blocks=blocks)
+
+
+def test_images_of_another_shape_are_refused(tiny_file):
+    backbone = load_backbone(TINY, weights=tiny_file)
+    for shape in ((3, 160, 160), (2, 3, 160, 176), (2, 1, 160, 160)):
+        with pytest.raises(InputError, match=r"wanted \(N, \*\(3, 160, 160\)\)"):
+            backbone.extract(torch.zeros(shape))
+
+
+def test_an_unusable_device_is_refused(tiny_file):
+    with pytest.raises(BackendError, match="device 'nonsense'"):
+        load_backbone(TINY, weights=tiny_file, device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="no CUDA device here; use 'cpu'"):
+            load_backbone(TINY, weights=tiny_file, device="cuda")
+
+
+def test_weights_of_another_model_say_what_does_not_fit(tiny_file, rotary_file):
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(ROTARY, weights=tiny_file)
+    message = str(caught.value)
+    assert message.startswith(f"local file {tiny_file} does not fit the model")
+    assert "tensors missing" in message
+    with pytest.raises(WeightsError, match=r"tensors unknown|of another shape"):
+        load_backbone(TINY, weights=rotary_file)
+
+
+def test_one_missing_tensor_is_named(tiny_file, folder):
+    state = safetensors.torch.load_file(tiny_file)
+    del state["blocks.2.attn.qkv.bias"]
+    path = folder / "incomplete.safetensors"
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(WeightsError, match=r"tensors missing: 1 \(blocks\.2\.attn\.qkv\.bias\)"):
+        load_backbone(TINY, weights=path)
+
+
+def test_a_classifier_head_and_mask_token_in_the_file_are_ignored(tiny_file, folder):
+    state = safetensors.torch.load_file(tiny_file)
+    path = folder / "head.safetensors"
+    safetensors.torch.save_file({**state, "head.weight": torch.ones(9, 64)}, path)
+    one, other = (load_backbone(TINY, weights=p) for p in (tiny_file, path))
+    assert one.fingerprint == other.fingerprint

@@ -1,0 +1,94 @@
+"""Preprocessing: exact values, torchvision as the yardstick, and every kind of PIL image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from musc_fast.features.preprocessing import preprocess
+
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+RNG = np.random.default_rng(0)
+
+
+def photo(height: int = 37, width: int = 53) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("mean", "std"), [CLIP, IMAGENET])
+def test_a_constant_image_has_exactly_the_normalised_value(mean, std):
+    image = Image.new("RGB", (50, 31), (255, 51, 0))
+    pixels = preprocess(image, (32, 48), "bicubic", mean, std)
+    assert pixels.shape == (3, 32, 48)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous()
+    for channel, value in enumerate((1.0, 0.2, 0.0)):
+        expected = (value - mean[channel]) / std[channel]
+        torch.testing.assert_close(
+            pixels[channel], torch.full((32, 48), expected), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(28, 42), (70, 56), (37, 53)])
+def test_it_equals_torchvision_to_the_bit(interpolation, size):
+    """Up, down and not at all; a squash, no crop."""
+    image = photo()
+    official = transforms.Compose(
+        [
+            transforms.Resize(size, transforms.InterpolationMode(interpolation)),
+            transforms.ToTensor(),
+            transforms.Normalize(*CLIP),
+        ]
+    )
+    assert torch.equal(preprocess(image, size, interpolation, *CLIP), official(image))
+
+
+def test_the_interpolations_differ():
+    image = photo()
+    cubic, linear = (preprocess(image, (70, 70), mode, *PLAIN) for mode in ("bicubic", "bilinear"))
+    assert (cubic - linear).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_other_eight_bit_modes_are_pils_own_rgb(mode):
+    image = photo().convert(mode) if mode != "LAB" else Image.new("LAB", (53, 37), (128, 30, 40))
+    expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(preprocess(image, (37, 53), "bilinear", *PLAIN), expected)
+
+
+def test_grey_becomes_three_equal_channels():
+    pixels = preprocess(photo().convert("L"), (28, 28), "bicubic", *PLAIN)
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0], pixels[2])
+
+
+def test_opaque_alpha_changes_nothing():
+    image = photo()
+    opaque = image.convert("RGBA")
+    assert torch.equal(
+        preprocess(opaque, (28, 28), "bicubic", *CLIP),
+        preprocess(image, (28, 28), "bicubic", *CLIP),
+    )
+
+
+def test_sixteen_bits_and_transparency_become_rgb_as_everywhere():
+    """`datasets.images.to_rgb` decides, and its own tests check it."""
+    grey = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    shallow = preprocess(Image.fromarray(grey), (28, 42), "bicubic", *PLAIN)
+    assert torch.equal(preprocess(deep, (28, 42), "bicubic", *PLAIN), shallow)
+    clear = Image.new("RGBA", (9, 9), (200, 100, 50, 0))
+    assert (preprocess(clear, (14, 14), "bilinear", *PLAIN) == 1).all()
+
+
+def test_the_given_image_is_not_changed():
+    image = photo()
+    before = image.tobytes()
+    preprocess(image, (28, 28), "bicubic", *CLIP)
+    assert image.tobytes() == before
