@@ -17,7 +17,7 @@ from musc_fast.cli import app
 from musc_fast.datasets.layouts import Category, load_mvtec
 from musc_fast.evaluation import METRICS, evaluate, mean_metrics
 from musc_fast.feature_cache import extract_cached, feature_key
-from tiny import TINY, product, product_folder, tiny_weights
+from tiny import DEFECTS, TINY, product, product_folder, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,14 @@ def dataset(root: Path, names: tuple[str, ...] = ("bolt", "nut")) -> Path:
             folder = root / name / "test" / label
             folder.mkdir(parents=True)
             for seed in seeds:
-                image = Image.fromarray(product(10 * shift + seed, label == "spot"))
+                image = Image.fromarray(product(10 * shift + seed, max(0, seed - 4)))
                 image.save(folder / f"{seed:03}.png")
         masks = root / name / "ground_truth" / "spot"
         masks.mkdir(parents=True)
         for seed in range(5, 7):
             mask = np.zeros((96, 120), dtype=np.uint8)
-            mask[30:54, 60:84] = 255
+            top, left, _ = DEFECTS[seed - 4]
+            mask[top : top + 24, left : left + 24] = 255
             Image.fromarray(mask).save(masks / f"{seed:03}_mask.png")
     return root
 

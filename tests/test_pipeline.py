@@ -32,7 +32,7 @@ def test_scores_find_the_defect(musc: MuSc, tmp_path: Path) -> None:
 def test_every_form_of_image_gives_the_same_scores(musc: MuSc, tmp_path: Path) -> None:
     paths = product_folder(tmp_path)
     wanted = musc.score(paths).patch_scores
-    arrays = [product(k, k == 4) for k in range(6)]
+    arrays = [product(k, int(k == 4)) for k in range(6)]
     stacked = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
     for images in (
         tmp_path,

@@ -21,16 +21,21 @@ def tiny_weights(folder: Path) -> Path:
     return path
 
 
-def product(
-    seed: int, defect: bool = False, size: tuple[int, int] = (96, 120)
-) -> NDArray[np.uint8]:
-    """A striped product [h, w, 3]; a defective one has a bright square on it."""
+DEFECTS = {1: (30, 60, (250, 20, 20)), 2: (60, 12, (20, 40, 240))}  # top, left, colour
+
+
+def product(seed: int, defect: int = 0) -> NDArray[np.uint8]:
+    """A striped product [96, 120, 3]; a defective one has a bright square on it.
+
+    Two kinds of defect, since two images with the same one would be each other's twin.
+    """
     rng = np.random.default_rng(seed)
-    height, width = size
+    height, width = 96, 120
     stripes = 90 + 60 * (np.arange(width) // 12 % 2)
     image = np.tile(stripes[None, :, None], (height, 1, 3)) + rng.normal(0, 3, (height, width, 3))
     if defect:
-        image[30:54, 60:84] = 250, 20, 20
+        top, left, colour = DEFECTS[defect]
+        image[top : top + 24, left : left + 24] = colour
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -39,5 +44,5 @@ def product_folder(folder: Path, count: int = 6, defective: int = 4) -> list[Pat
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"part{k}.png" for k in range(count)]
     for k, path in enumerate(paths):
-        Image.fromarray(product(k, k == defective)).save(path)
+        Image.fromarray(product(k, int(k == defective))).save(path)
     return paths
