@@ -1,0 +1,221 @@
+// Python's door to the kernels. Arrays cross as addresses, so that nothing here depends on torch;
+// musc_fast/native owns shapes, dtypes and lifetimes. Every function releases the GIL while it works.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/interval.hpp"
+#include "cpu/lnamd.hpp"
+#include "cpu/search.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);  // NOLINT: an address is what crosses.
+}
+
+const musc::Isa& isa_named(const std::string& name) {
+  for (int index = 0; index < musc::isa_count(); ++index) {
+    if (name == musc::isa_at(index).name) return musc::isa_at(index);
+  }
+  throw py::value_error("this processor or build has no instruction set " + name);
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw py::value_error(what);
+}
+
+void bind_search(py::module_& module) {
+  using musc::Operands;
+  using musc::SearchShape;
+  py::class_<Operands>(module, "Operands")
+      .def(py::init([](uintptr_t left, uintptr_t right, uintptr_t left_init, uintptr_t right_init,
+                       uintptr_t bounds, uintptr_t x, int64_t rows, int64_t padded,
+                       uintptr_t fine, uintptr_t rest) {
+             require(rows > 0 && padded >= rows && padded % musc::kPanel == 0, "padding");
+             return Operands{pointer<const uint32_t>(left),       pointer<const uint32_t>(right),
+                             pointer<const int32_t>(left_init),   pointer<const int32_t>(right_init),
+                             pointer<const musc::Bounds>(bounds), pointer<const float>(x),
+                             rows,                                padded,
+                             pointer<const int16_t>(fine),        pointer<const int8_t>(rest)};
+           }),
+           py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
+           py::arg("bounds"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
+           py::arg("rest"));
+  py::class_<SearchShape>(module, "SearchShape")
+      .def(py::init([](int64_t words, int64_t channels, int64_t segment, int shift, double scale,
+                       double stretch, int threads, int64_t fine_stride, int64_t rest_stride,
+                       int64_t prefix, double fine_scale, double rest_scale) {
+             require(segment > 0 && segment % musc::kSegmentUnit == 0 && segment <= 1536,
+                     "a segment is a multiple of 48, 1536 at most");
+             require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
+             return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
+                                threads,     fine_stride, rest_stride, prefix, fine_scale,
+                                rest_scale};
+           }),
+           py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
+           py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
+           py::arg("rest_stride"), py::arg("prefix"), py::arg("fine_scale"),
+           py::arg("rest_scale"));
+
+  module.def(
+      "quantise",
+      [](const std::string& isa_name, uintptr_t x, uintptr_t mean, uintptr_t basis,
+         uintptr_t signs, int64_t images,
+         int64_t rows, int64_t channels, int64_t prefix, bool tail, float tail_centre,
+         double scale, double basis_error, int64_t words, int64_t padded, uintptr_t left,
+         uintptr_t right, uintptr_t left_init, uintptr_t right_init, uintptr_t bounds,
+         int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
+         uintptr_t rest, int64_t rest_stride, double rest_scale) {
+        const musc::Isa& isa = isa_named(isa_name);
+        require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
+        require(scale > 0, "scale");
+        require(basis != 0 || prefix == channels, "without a basis every channel is searched");
+        const musc::QuantiseArgs args{pointer<const float>(x),
+                                      pointer<const float>(mean),
+                                      pointer<const float>(basis),
+                                      pointer<const float>(signs),
+                                      images,
+                                      rows,
+                                      channels,
+                                      prefix,
+                                      tail,
+                                      tail_centre,
+                                      scale,
+                                      basis_error,
+                                      isa.int8.elements,
+                                      words,
+                                      padded,
+                                      pointer<uint32_t>(left),
+                                      pointer<uint32_t>(right),
+                                      pointer<int32_t>(left_init),
+                                      pointer<int32_t>(right_init),
+                                      pointer<musc::Bounds>(bounds),
+                                      threads,
+                                      pointer<int16_t>(fine),
+                                      fine_stride,
+                                      fine_scale,
+                                      pointer<const float>(back),
+                                      pointer<int8_t>(rest),
+                                      rest_stride,
+                                      rest_scale};
+        const py::gil_scoped_release release;
+        musc::quantise(isa, args);
+      },
+      py::arg("isa"), py::arg("x"), py::arg("mean"), py::arg("basis"), py::arg("signs"), py::arg("images"),
+      py::arg("rows"), py::arg("channels"), py::arg("prefix"), py::arg("tail"),
+      py::arg("tail_centre"), py::arg("scale"), py::arg("basis_error"), py::arg("words"),
+      py::arg("padded"), py::arg("left"), py::arg("right"), py::arg("left_init"),
+      py::arg("right_init"), py::arg("bounds"), py::arg("threads"), py::arg("fine"),
+      py::arg("fine_stride"), py::arg("fine_scale"), py::arg("back"), py::arg("rest"),
+      py::arg("rest_stride"), py::arg("rest_scale"));
+
+  module.def(
+      "search_pairs",
+      [](const std::string& isa_name, const Operands& queries, const Operands& references,
+         const SearchShape& shape, uintptr_t pairs, int64_t pair_count, int64_t first,
+         int64_t count, int64_t reference_count, bool symmetric, uintptr_t best) {
+        const musc::Isa& isa = isa_named(isa_name);
+        const musc::PairsArgs args{pointer<const int32_t>(pairs), pair_count, first, count,
+                                   reference_count, symmetric, pointer<uint16_t>(best)};
+        const py::gil_scoped_release release;
+        musc::search_pairs(isa, queries, references, shape, args);
+      },
+      py::arg("isa"), py::arg("queries"), py::arg("references"), py::arg("shape"),
+      py::arg("pairs"), py::arg("pair_count"), py::arg("first"), py::arg("count"),
+      py::arg("reference_count"), py::arg("symmetric"), py::arg("best"));
+
+  module.def(
+      "refine",
+      [](const std::string& isa_name, const Operands& queries, const Operands& references,
+         const SearchShape& shape, int64_t first, int64_t begin, int64_t end,
+         int64_t reference_count, bool symmetric, bool certified, int64_t k_min, int64_t k_max,
+         uintptr_t best, uintptr_t means, uintptr_t distances, uintptr_t nearest,
+         uintptr_t nearest_image, uintptr_t nearest_patch, uintptr_t counters) {
+        const musc::Isa& isa = isa_named(isa_name);
+        require(reference_count <= 65536, "more than 65536 reference images");
+        require(0 <= k_min && k_min < k_max && k_max <= reference_count - (symmetric ? 1 : 0),
+                "0 <= k_min < k_max <= images to compare with");
+        const musc::RefineArgs args{first,
+                                    begin,
+                                    end,
+                                    reference_count,
+                                    symmetric,
+                                    certified,
+                                    k_min,
+                                    k_max,
+                                    pointer<const uint16_t>(best),
+                                    pointer<float>(means),
+                                    pointer<float>(distances),
+                                    pointer<float>(nearest),
+                                    pointer<int64_t>(nearest_image),
+                                    pointer<int64_t>(nearest_patch),
+                                    pointer<int64_t>(counters)};
+        const py::gil_scoped_release release;
+        musc::refine(isa, queries, references, shape, args);
+      },
+      py::arg("isa"), py::arg("queries"), py::arg("references"), py::arg("shape"),
+      py::arg("first"), py::arg("begin"), py::arg("end"), py::arg("reference_count"),
+      py::arg("symmetric"), py::arg("certified"), py::arg("k_min"), py::arg("k_max"),
+      py::arg("best"), py::arg("means"), py::arg("distances"), py::arg("nearest"),
+      py::arg("nearest_image"), py::arg("nearest_patch"), py::arg("counters"));
+
+  module.def("instruction_sets", [] {
+    py::dict result;  // name -> elements per word, best first
+    for (int index = 0; index < musc::isa_count(); ++index) {
+      result[musc::isa_at(index).name] = musc::isa_at(index).int8.elements;
+    }
+    return result;
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled CPU kernels of musc_fast; use them through musc_fast.native.";
+
+  module.def(
+      "interval_mean",
+      [](uintptr_t distances, uintptr_t out, int64_t rows, int64_t count, int64_t k_min,
+         int64_t k_max, int threads) {
+        if (rows < 0 || k_min < 0 || k_min >= k_max || k_max > count) {
+          throw py::value_error("interval_mean wants 0 <= k_min < k_max <= count");
+        }
+        const py::gil_scoped_release release;
+        musc::interval_mean(pointer<const float>(distances), pointer<float>(out), rows, count,
+                            k_min, k_max, threads);
+      },
+      py::arg("distances"), py::arg("out"), py::arg("rows"), py::arg("count"), py::arg("k_min"),
+      py::arg("k_max"), py::arg("threads"));
+  module.def(
+      "lnamd",
+      [](const std::string& isa_name, uintptr_t tokens, int64_t images, int64_t height,
+         int64_t width, int64_t channels, const std::vector<int64_t>& degrees,
+         const std::vector<uintptr_t>& out, int threads) {
+        const musc::Isa& isa = isa_named(isa_name);
+        require(degrees.size() == out.size(), "one output a degree");
+        for (const int64_t degree : degrees) require(degree > 0 && degree % 2 == 1, "degree");
+        std::vector<float*> outputs;
+        for (const uintptr_t address : out) outputs.push_back(pointer<float>(address));
+        const musc::LnamdArgs args{pointer<const float>(tokens),
+                                   images,
+                                   height,
+                                   width,
+                                   channels,
+                                   degrees.data(),
+                                   static_cast<int64_t>(degrees.size()),
+                                   outputs.data(),
+                                   threads};
+        const py::gil_scoped_release release;
+        musc::lnamd(isa, args);
+      },
+      py::arg("isa"), py::arg("tokens"), py::arg("images"), py::arg("height"), py::arg("width"),
+      py::arg("channels"), py::arg("degrees"), py::arg("out"), py::arg("threads"));
+
+  bind_search(module);
+}

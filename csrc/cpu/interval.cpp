@@ -1,0 +1,83 @@
+#include "cpu/interval.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/parallel.hpp"
+
+namespace musc {
+namespace {
+
+// Floats as integers of the same order (no NaN): negative values have their magnitude flipped.
+inline int32_t ordered(float value) {
+  int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ static_cast<int32_t>(static_cast<uint32_t>(bits >> 31) >> 1);
+}
+
+inline float from_ordered(int32_t key) {
+  const int32_t bits = key ^ static_cast<int32_t>(static_cast<uint32_t>(key >> 31) >> 1);
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+int64_t count_up_to(const float* x, int64_t count, float threshold) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found += x[i] <= threshold ? 1 : 0;
+  return found;
+}
+
+// The sum of the k smallest values. Bisects on the value for t, the k-th smallest; ties at t need
+// no order among them: all values below t, and t as often as it takes to reach k.
+double sum_of_smallest(const float* x, int64_t count, int64_t k) {
+  if (k == 0) return 0.0;
+  float low_value = x[0], high_value = x[0];
+  for (int64_t i = 1; i < count; ++i) {
+    low_value = x[i] < low_value ? x[i] : low_value;
+    high_value = x[i] > high_value ? x[i] : high_value;
+  }
+  // Invariant: at least k values are <= high. 64-bit, for low + high may exceed 32.
+  int64_t low = ordered(low_value), high = ordered(high_value);
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (count_up_to(x, count, from_ordered(static_cast<int32_t>(middle))) >= k) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  const float t = from_ordered(static_cast<int32_t>(high));
+  double sum = 0.0;
+  int64_t below = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (x[i] < t) {
+      sum += static_cast<double>(x[i]);
+      ++below;
+    }
+  }
+  return below < k ? sum + static_cast<double>(k - below) * static_cast<double>(t) : sum;
+}
+
+}  // namespace
+
+float interval_mean_row(const float* x, int64_t count, int64_t k_min, int64_t k_max) {
+  const double upper = sum_of_smallest(x, count, k_max);
+  if (std::isinf(upper)) return static_cast<float>(upper);
+  const double lower = sum_of_smallest(x, count, k_min);
+  return static_cast<float>((upper - lower) / static_cast<double>(k_max - k_min));
+}
+
+void interval_mean(const float* distances, float* out, int64_t rows, int64_t count, int64_t k_min,
+                   int64_t k_max, int threads) {
+  constexpr int64_t kRows = 256;
+  parallel_for((rows + kRows - 1) / kRows, threads, [&](int64_t task, int) {
+    const int64_t end = (task + 1) * kRows < rows ? (task + 1) * kRows : rows;
+    for (int64_t row = task * kRows; row < end; ++row) {
+      out[row] = interval_mean_row(distances + row * count, count, k_min, k_max);
+    }
+  });
+}
+
+}  // namespace musc

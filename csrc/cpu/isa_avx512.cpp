@@ -1,0 +1,28 @@
+#include "cpu/isa.hpp"
+#include "cpu/ops_avx512.hpp"
+
+namespace musc {
+
+extern const Isa kAvx512 = {
+    "avx512",
+    {2, pair_kernel<Avx512Int16>, scan_kernel<Avx512Int16>},
+    {1, pair_kernel<Avx512Fp32>},
+    {2, nullptr},
+    project_kernel<Avx512Fp32>,
+    rotate_kernel,
+    squared_distance_kernel,
+    round_kernel<int8_t>,
+    round_kernel<int16_t>,
+    squares_kernel<int16_t>,
+    squares_kernel<int8_t>,
+    largest_kernel,
+    select_avx512,
+    sum_kernel,
+    squares_about_kernel,
+    squares_about_double_kernel,
+    slide_kernel<float>,
+    slide_kernel<double>,
+    centre_and_scale_kernel,
+};
+
+}  // namespace musc

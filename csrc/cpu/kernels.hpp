@@ -1,0 +1,96 @@
+// What one instruction set offers to the search, and the operand layouts they all share.
+//
+// An operand is a matrix of 32-bit words, K a row; a word holds 4 int8 (VNNI), 2 int16 (the same
+// int8 values widened, where there is no VNNI), 2 bf16 or 1 fp32. Rows are padded to `padded`, a
+// multiple of 16, and held twice:
+//   left  [padded / 8][K][8]    read by broadcast: the rows of a tile
+//   right [padded / 16][K][16]  read by vector: the columns of a tile
+// A score is -|x - y|^2 / 2 up to rounding, so the largest score is the nearest: the accumulators
+// start from left_init[x] + right_init[y] (-|x|^2 / 2 and -|y|^2 / 2) and collect x . y. Padding has
+// inits so low that it never wins.
+#pragma once
+
+#include <cstdint>
+
+namespace musc {
+
+constexpr int64_t kTileRows = 8;     // a group of `left`
+constexpr int64_t kPanel = 16;       // a group of `right`
+constexpr int64_t kSegmentUnit = 48; // segments are multiples of both tile sides, 8 and 3 * 16
+
+// Score is int32_t or float; Best, what is kept of a maximum, is uint16_t or float.
+template <class Score, class Best>
+struct PairArgs {
+  const uint32_t* left;
+  const uint32_t* right;
+  const Score* left_init;
+  const Score* right_init;
+  int64_t words;          // K
+  int64_t left_padded;    // rows of the left image, a multiple of 16
+  int64_t right_padded;   // rows of the right image
+  int64_t segment;        // a multiple of kSegmentUnit
+  int shift;              // integer scores are kept as (-score) >> shift
+  Best* left_best;        // [segments of right][left_padded]
+  Best* right_best;       // [segments of left][right_padded], or null: not wanted
+};
+
+// int8: Best is (-score) >> shift, saturated: smaller is nearer. Floats: Best is -score.
+using PairInt = PairArgs<int32_t, uint16_t>;
+using PairFloat = PairArgs<float, float>;
+
+struct IntKernel {
+  int elements;  // per word: 4 (int8) or 2 (int16)
+  void (*pair)(const PairInt&);
+  // Scores of one left row against `panels` panels of `right`: out [panels * 16]. `left` points at
+  // the row's first word; its words lie 8 apart.
+  void (*scan)(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
+               int32_t left_init, const int32_t* right_init, int32_t* out);
+};
+
+struct FloatKernel {
+  int elements;  // per word: 1 (fp32) or 2 (bf16)
+  void (*pair)(const PairFloat&);
+};
+
+struct Isa {
+  const char* name;
+  IntKernel int8;
+  FloatKernel fp32;
+  FloatKernel bf16;  // pair is null where there is no such instruction
+  // out [8][panels * 16] = (x - mean) . basis for 8 rows `stride` apart; basis [panels][channels][16].
+  // centred [channels][8] is left holding x - mean.
+  void (*project)(const float* x, int64_t stride, const float* mean, int64_t channels,
+                  const float* basis, int64_t panels, float* centred, float* out);
+  // In place on [channels][8]; signs [4][size], size the largest power of two <= channels.
+  void (*rotate)(float* values, int64_t channels, int64_t size, const float* signs);
+  // sum((x - y)^2) in fp32, in one fixed order of additions on every instruction set.
+  float (*squared_distance)(const float* x, const float* y, int64_t channels);
+  // out = round(value * inverse) within +-most; returns the sum of squares of what was lost.
+  float (*round_bytes)(const float* value, int64_t count, float scale, float inverse, float most,
+                       int8_t* out);
+  float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,
+                      int16_t* out);
+  // sum((x - y)^2) in int32, for x against the rows `index` of y; the caller sees to it that differences and sum fit.
+  void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const int32_t* index,
+                       int64_t count, int32_t* out);
+  void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const int32_t* index,
+                       int64_t count, int32_t* out);
+  int32_t (*largest)(const int32_t* scores, int64_t count);
+  // Indices of scores >= threshold, ascending; returns how many.
+  int64_t (*select)(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out);
+  // LNAMD's loops: sum(x); sum((x - centre)^2); sums += enters - leaves (either may be null);
+  // out = (x - centre) * scale.
+  double (*sum)(const float* x, int64_t count);
+  double (*sum_of_squares)(const float* x, int64_t count, double centre);
+  double (*sum_of_squares_double)(const double* x, int64_t count, double centre);
+  void (*slide)(double* sums, const float* enters, const float* leaves, int64_t count);
+  void (*slide_sums)(double* sums, const double* enters, const double* leaves, int64_t count);
+  void (*centre_and_scale)(const double* x, int64_t count, double centre, double scale,
+                           float* out);
+};
+
+// The instruction sets this processor can run, best first; the last is "portable".
+int isa_count();
+const Isa& isa_at(int index);
+
+}  // namespace musc

@@ -1,0 +1,128 @@
+// The tile operations in plain C++: 16 lanes in an array, which compilers turn into what vectors
+// the target has (SSE2, NEON).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/tile.hpp"
+
+namespace musc {
+namespace {
+
+template <class T>
+struct Lanes {
+  T at[kPanel];
+};
+
+template <class ScoreType>
+struct PortableBase {
+  using Score = ScoreType;
+  using Vector = Lanes<Score>;
+  static constexpr int kRows = 2;
+  static constexpr int kPanels = 1;
+
+  static MUSC_INLINE Vector load(const Score* from) {
+    Vector out;
+    for (int i = 0; i < kPanel; ++i) out.at[i] = from[i];
+    return out;
+  }
+  static MUSC_INLINE void store(Score* to, const Vector& value) {
+    for (int i = 0; i < kPanel; ++i) to[i] = value.at[i];
+  }
+  static MUSC_INLINE Vector broadcast(Score value) {
+    Vector out;
+    for (int i = 0; i < kPanel; ++i) out.at[i] = value;
+    return out;
+  }
+  static MUSC_INLINE Vector add(Vector a, const Vector& b) {
+    for (int i = 0; i < kPanel; ++i) a.at[i] += b.at[i];
+    return a;
+  }
+  static MUSC_INLINE Vector max(Vector a, const Vector& b) {
+    for (int i = 0; i < kPanel; ++i) a.at[i] = a.at[i] > b.at[i] ? a.at[i] : b.at[i];
+    return a;
+  }
+};
+
+// Words of two int16.
+struct PortableInt : PortableBase<int32_t> {
+  using Best = uint16_t;
+  using Words = Lanes<uint32_t>;
+  static MUSC_INLINE Vector lowest() { return broadcast(-(1 << 30)); }
+  static MUSC_INLINE Words load_words(const uint32_t* from) {
+    Words out;
+    for (int i = 0; i < kPanel; ++i) out.at[i] = from[i];
+    return out;
+  }
+  static MUSC_INLINE uint32_t broadcast_word(uint32_t word) { return word; }
+  static MUSC_INLINE Vector dot(Vector sums, uint32_t row, const Words& columns) {
+    const int32_t low = static_cast<int16_t>(row & 0xffffu);
+    const int32_t high = static_cast<int16_t>(row >> 16);
+    for (int i = 0; i < kPanel; ++i) {
+      sums.at[i] += low * static_cast<int16_t>(columns.at[i] & 0xffffu) +
+                    high * static_cast<int16_t>(columns.at[i] >> 16);
+    }
+    return sums;
+  }
+  static MUSC_INLINE Best pack(Score score, int shift) {
+    const int32_t t = score < 0 ? (-score) >> shift : 0;
+    return static_cast<Best>(t < 65535 ? t : 65535);
+  }
+  static MUSC_INLINE void store_best(Best* to, const Vector& score, int shift) {
+    for (int i = 0; i < kPanel; ++i) to[i] = pack(score.at[i], shift);
+  }
+  static MUSC_INLINE void reduce_rows(const Vector* rows, int shift, Best* out) {
+    for (int r = 0; r < kTileRows; ++r) {
+      Score best = rows[r].at[0];
+      for (int i = 1; i < kPanel; ++i) best = rows[r].at[i] > best ? rows[r].at[i] : best;
+      out[r] = pack(best, shift);
+    }
+  }
+};
+
+struct PortableFloat : PortableBase<float> {
+  using Best = float;
+  using Words = Vector;
+  static MUSC_INLINE Vector lowest() { return broadcast(-3.4e38f); }
+  static MUSC_INLINE Words load_words(const uint32_t* from) {
+    Words out;
+    std::memcpy(out.at, from, sizeof out.at);
+    return out;
+  }
+  static MUSC_INLINE float broadcast_word(uint32_t word) {
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+  }
+  static MUSC_INLINE Vector dot(Vector sums, float row, const Words& columns) {
+    for (int i = 0; i < kPanel; ++i) sums.at[i] += row * columns.at[i];
+    return sums;
+  }
+  static MUSC_INLINE Vector multiply_add(Vector sums, float a, const Vector& b) {
+    for (int i = 0; i < kPanel; ++i) sums.at[i] += a * b.at[i];
+    return sums;
+  }
+  static MUSC_INLINE void store_best(Best* to, const Vector& score, int) {
+    for (int i = 0; i < kPanel; ++i) to[i] = -score.at[i];
+  }
+  static MUSC_INLINE void reduce_rows(const Vector* rows, int, Best* out) {
+    for (int r = 0; r < kTileRows; ++r) {
+      Score best = rows[r].at[0];
+      for (int i = 1; i < kPanel; ++i) best = rows[r].at[i] > best ? rows[r].at[i] : best;
+      out[r] = -best;
+    }
+  }
+};
+
+int64_t select_portable(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    out[found] = static_cast<int32_t>(i);
+    found += scores[i] >= threshold ? 1 : 0;
+  }
+  return found;
+}
+
+}  // namespace
+}  // namespace musc

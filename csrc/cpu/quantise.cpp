@@ -1,0 +1,191 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cpu/parallel.hpp"
+#include "cpu/search.hpp"
+
+namespace musc {
+namespace {
+
+constexpr double kUnit = 5.9604644775390625e-08;  // 2^-24, the rounding unit of fp32
+constexpr int32_t kNever = -(1 << 29);            // the init of padding
+
+inline float upwards(double value) {
+  return std::nextafter(static_cast<float>(value), std::numeric_limits<float>::max());
+}
+
+// A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
+void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left,
+               uint32_t* right) {
+  for (int64_t k = 0; k < words; ++k) {
+    uint32_t word = 0;
+    if (elements == 4) {
+      std::memcpy(&word, levels + 4 * k, sizeof word);
+      right[k * kPanel] = word ^ 0x80808080u;
+    } else {
+      word = (static_cast<uint32_t>(levels[2 * k]) & 0xffffu) |
+             static_cast<uint32_t>(levels[2 * k + 1]) << 16;
+      right[k * kPanel] = word;
+    }
+    left[k * kTileRows] = word;
+  }
+}
+
+// What is known of one row: x', V^T x' in w (with room for the tail norm), V w in back.
+struct Row {
+  double square_norm;
+  float* w;
+  const float* back;
+};
+
+// Rounds one row into levels (and fine, rest) and bounds the distances to what was rounded.
+//   projection: C fused or unfused steps an inner product, each component off by at most
+//     gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error); x - mean rounds to
+//     2^-24 |x'|, and the rest v - s q in fp32 is off by 2^-23 |v|.
+//   tail: a^2 = |x'|^2 - |w|^2 is off by at most delta, a itself by delta / a or sqrt(delta).
+//   rest: x' - V w, w and V w each off by a projection's error.
+// What V lacks in orthonormality otherwise is `stretch`'s.
+Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_t* levels,
+                 int16_t* fine, float* scratch, int8_t* rest) {
+  const double norm = std::sqrt(row.square_norm);
+  const double gamma = 1.01 * kUnit * static_cast<double>(args.channels + 2);
+  const double size = std::sqrt(static_cast<double>(args.prefix)) * (1.0 + args.basis_error);
+  // The rotation: 4 rounds of at most 16 steps, each orthonormal up to 2^-24 of its result.
+  const double projection = args.basis == nullptr ? 80.0 * kUnit * norm
+                                                  : gamma * norm * size + 6.0 * kUnit * norm;
+  double error = projection;
+  int64_t channels = args.prefix;
+  if (args.tail) {
+    double prefix_square = 0.0;
+    for (int64_t c = 0; c < args.prefix; ++c) {
+      prefix_square += static_cast<double>(row.w[c]) * row.w[c];
+    }
+    const double a = std::sqrt(std::max(0.0, row.square_norm - prefix_square));
+    const double delta = 2.0 * norm * projection + projection * projection +
+                         (2.0 * args.basis_error + 1e-12) * row.square_norm;
+    error += a > 0.0 ? std::min(std::sqrt(delta), delta / a) : std::sqrt(delta);
+    row.w[channels++] = static_cast<float>(a - args.tail_centre);
+  }
+  const auto lost = [](float square) { return std::sqrt(static_cast<double>(square)) * 1.00001; };
+  const auto inverse = [](double scale) { return static_cast<float>(1.0 / scale); };
+  Bounds bounds{};
+  bounds.rho = upwards(error + lost(isa.round_bytes(row.w, channels, static_cast<float>(args.scale),
+                                                    inverse(args.scale), 127.0f, levels)));
+  if (fine != nullptr) {
+    const double most = 127.0 * args.scale / args.fine_scale;
+    bounds.fine = upwards(
+        error + lost(isa.round_fine(row.w, channels, static_cast<float>(args.fine_scale),
+                                    inverse(args.fine_scale), static_cast<float>(most), fine)));
+  }
+  if (rest != nullptr) {
+    for (int64_t c = 0; c < args.channels; ++c) scratch[c] -= row.back[c];
+    bounds.rest = upwards(
+        3.0 * projection +
+        lost(isa.round_bytes(scratch, args.channels, static_cast<float>(args.rest_scale),
+                             inverse(args.rest_scale), 127.0f, rest)));
+  }
+  return bounds;
+}
+
+}  // namespace
+
+void quantise(const Isa& isa, const QuantiseArgs& args) {
+  const int64_t panels = (args.prefix + kPanel - 1) / kPanel;
+  const int64_t groups = args.padded / kPanel;
+  const int64_t width = (args.channels + kPanel - 1) / kPanel * kPanel;
+  int64_t power = 1;
+  while (2 * power <= args.channels) power *= 2;
+  const int bias = args.elements == 4 ? 128 : 0;
+  const auto sized = [](int64_t count) { return static_cast<size_t>(count); };
+  parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
+    const int64_t image = task / groups, top = (task % groups) * kPanel;
+    const int64_t base = image * args.padded;
+    std::vector<float> centred(sized(args.channels * kTileRows)), edge(centred.size());
+    std::vector<float> projected(sized(panels * kPanel * kTileRows));
+    std::vector<float> back(sized(args.rest != nullptr ? width * kTileRows : 0));
+    std::vector<float> turned(sized(args.prefix * kTileRows));
+    std::vector<float> w(sized(args.prefix + 1)), scratch(sized(args.channels));
+    std::vector<int8_t> levels(sized(args.words * args.elements + 4), 0);
+    const std::vector<float> zero(sized(args.prefix), 0.0f);
+    for (int64_t half = top; half < top + kPanel; half += kTileRows) {
+      uint32_t* left = args.left + (base + half) * args.words;
+      uint32_t* right = args.right + (base + top) * args.words + (half - top);
+      const int64_t real = std::min<int64_t>(kTileRows, args.rows - half);
+      const float* x = args.x + (image * args.rows + half) * args.channels;
+      if (real > 0 && real < kTileRows) {  // The last rows: a whole group must be readable.
+        std::fill(edge.begin(), edge.end(), 0.0f);
+        std::copy(x, x + real * args.channels, edge.begin());
+        x = edge.data();
+      }
+      double square_norms[kTileRows] = {};
+      if (real > 0) {
+        if (args.basis != nullptr) {
+          isa.project(x, args.channels, args.mean, args.channels, args.basis, panels,
+                      centred.data(), projected.data());
+        } else {
+          for (int64_t r = 0; r < kTileRows; ++r) {
+            for (int64_t c = 0; c < args.channels; ++c) {
+              centred[sized(c * kTileRows + r)] = x[r * args.channels + c] - args.mean[c];
+            }
+          }
+        }
+        for (int64_t c = 0; c < args.channels; ++c) {
+          for (int64_t r = 0; r < kTileRows; ++r) {
+            const double value = centred[sized(c * kTileRows + r)];
+            square_norms[r] += value * value;
+          }
+        }
+        if (args.basis == nullptr) {
+          isa.rotate(centred.data(), args.channels, power, args.signs);
+          for (int64_t r = 0; r < kTileRows; ++r) {
+            for (int64_t c = 0; c < args.channels; ++c) {
+              projected[sized(r * panels * kPanel + c)] = centred[sized(c * kTileRows + r)];
+            }
+          }
+        }
+        if (args.rest != nullptr) {
+          isa.project(projected.data(), panels * kPanel, zero.data(), args.prefix, args.back,
+                      width / kPanel, turned.data(), back.data());
+        }
+      }
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        const int64_t row = base + half + r;
+        std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
+        if (r >= real) {
+          args.left_init[row] = args.right_init[row] = kNever;
+          put_words(levels.data(), args.elements, args.words, left + r, right + r);
+          continue;
+        }
+        const int64_t at = image * args.rows + half + r;
+        int16_t* fine = args.fine == nullptr ? nullptr : args.fine + at * args.fine_stride;
+        int8_t* rest = args.rest == nullptr ? nullptr : args.rest + at * args.rest_stride;
+        if (fine != nullptr) std::fill(fine, fine + args.fine_stride, static_cast<int16_t>(0));
+        if (rest != nullptr) {
+          std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
+          for (int64_t c = 0; c < args.channels; ++c) {
+            scratch[sized(c)] = x[r * args.channels + c] - args.mean[c];
+          }
+        }
+        std::copy_n(projected.data() + r * panels * kPanel, args.prefix, w.data());
+        const Row data{square_norms[r], w.data(),
+                       rest == nullptr ? nullptr : back.data() + r * width};
+        args.bounds[at] =
+            round_row(isa, args, data, levels.data(), fine, scratch.data(), rest);
+        put_words(levels.data(), args.elements, args.words, left + r, right + r);
+        int32_t square = 0, sum = 0;
+        for (const int8_t level : levels) {
+          square += static_cast<int32_t>(level) * level;
+          sum += level;
+        }
+        // floor(x^2/2) + floor(y^2/2) - x.y is at most |x - y|^2 / 2: the bound stays a bound.
+        args.left_init[row] = -(square / 2) - bias * sum;
+        args.right_init[row] = -(square / 2);
+      }
+    }
+  });
+}
+
+}  // namespace musc

@@ -1,0 +1,115 @@
+// The certified search: rounded operands, the best integer score of every (patch, image, segment),
+// and the recomputation of what could matter.
+//
+// The bound. With x' = x - mean, V orthonormal [C, m] and R = I - V V^T, the map x -> (V^T x', |R x'|)
+// is 1-Lipschitz: |V^T(x - y)|^2 + (|R x'| - |R y'|)^2 <= |V^T(x - y)|^2 + |R(x - y)|^2 = |x - y|^2.
+// With w_x its value, q_x = round(w_x / s) and rho_x >= |w_x - s q_x|, the triangle inequality gives
+//     |x - y| >= s |q_x - q_y| - rho_x - rho_y.
+// rho also carries every floating error: see quantise(). `stretch` covers what V lacks in
+// orthonormality and the rounding of the exact distances.
+//
+// Two closer looks, at what that leaves: the same vector w in 12 bits instead of 8 (`fine`), and
+// R x' itself in 8 bits (`tail`), which replaces the difference of tail norms:
+//     |x - y|^2 >= (|V^T(x - y)| known within rho)^2 + (|R(x - y)| known within its rho)^2.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+
+namespace musc {
+
+// Bounds on what rounding took from a row, by representation.
+struct Bounds {
+  float rho, fine, rest, unused;
+};
+
+struct QuantiseArgs {
+  const float* x;       // [images][rows][channels]
+  const float* mean;    // [channels]
+  const float* basis;   // [panels][channels][16], columns beyond `prefix` zero; null: all channels,
+  const float* signs;   // rotated by Isa::rotate with these, [4][size]
+  int64_t images, rows, channels, prefix;
+  bool tail;            // the norm of what the basis leaves out becomes one more channel
+  float tail_centre;
+  double scale;
+  double basis_error;   // bound on |V^T V - I|
+  int elements;         // per word
+  int64_t words, padded;
+  uint32_t* left;       // [images][padded / 8][words][8]
+  uint32_t* right;      // [images][padded / 16][words][16]
+  int32_t* left_init;   // [images][padded]
+  int32_t* right_init;  // [images][padded]
+  Bounds* bounds;       // [images][rows]
+  int threads;
+  // The closer looks; fine may be null (none), and so may rest (no tail). Strides in elements.
+  int16_t* fine;        // [images][rows][fine_stride], zero beyond the channels
+  int64_t fine_stride;
+  double fine_scale;
+  const float* back;    // [C panels][prefix][16]: V^T
+  int8_t* rest;         // [images][rows][rest_stride]: R x', zero beyond the channels
+  int64_t rest_stride;
+  double rest_scale;
+};
+
+// Fills the operands of `images` images.
+void quantise(const Isa& isa, const QuantiseArgs& args);
+
+// Images of one side of the search, as quantise() left them.
+struct Operands {
+  const uint32_t* left;
+  const uint32_t* right;
+  const int32_t* left_init;
+  const int32_t* right_init;
+  const Bounds* bounds;
+  const float* x;
+  int64_t rows, padded;
+  const int16_t* fine;
+  const int8_t* rest;
+};
+
+struct SearchShape {
+  int64_t words, channels, segment;
+  int shift;
+  double scale, stretch;
+  int threads;
+  int64_t fine_stride, rest_stride;  // 0: there is none
+  int64_t prefix;                    // the tail norm's place in a fine row
+  double fine_scale, rest_scale;
+};
+
+// best[i - first][j] = [segments of j][padded rows of i], for every pair listed; where both images
+// lie in [first, first + count) and `symmetric`, one tile serves (i, j) and (j, i).
+struct PairsArgs {
+  const int32_t* pairs;  // [pair_count][2]: query image, reference image
+  int64_t pair_count;
+  int64_t first, count;
+  int64_t references;
+  bool symmetric;
+  uint16_t* best;
+};
+
+void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
+                  const SearchShape& shape, const PairsArgs& args);
+
+struct RefineArgs {
+  int64_t first;          // query image of best[0]
+  int64_t begin, end;     // query images to finish now
+  int64_t references;
+  bool symmetric;         // queries are the references: an image is not compared with itself
+  bool certified;         // false: fixed candidates, no bound
+  int64_t k_min, k_max;
+  const uint16_t* best;
+  float* means;           // [end - begin][rows], or null
+  float* distances;       // [end - begin][rows][references], or null: then k_max is all of them
+  float* nearest;         // [end - begin][rows][k_max] ascending, or null
+  int64_t* nearest_image;
+  int64_t* nearest_patch;
+  int64_t* counters;      // [6]: images examined, segments scanned, distances recomputed,
+                          // rows, fine looks, looks at the rest
+};
+
+void refine(const Isa& isa, const Operands& queries, const Operands& references,
+            const SearchShape& shape, const RefineArgs& args);
+
+}  // namespace musc

@@ -1,0 +1,287 @@
+// The blocked search kernel, written once and compiled for each instruction set. `Ops` supplies the
+// vector of 16 scores and the operations on it. Included by the isa_*.cpp files alone: everything
+// here has internal linkage, so that no copy built for a newer processor is linked into an older
+// path (for the same reason no function of the standard library is used).
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "cpu/window.hpp"
+
+#define MUSC_INLINE inline __attribute__((always_inline))
+
+namespace musc {
+namespace {
+
+// A tile: kRows left rows x PANELS panels, accumulators in registers. Folds the maximum over the
+// tile's columns into row_best (lane by lane) and over its rows into right_best.
+template <class Ops, int PANELS, bool RIGHT>
+MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words,
+                      const typename Ops::Score* left_init, const typename Ops::Score* right_init,
+                      typename Ops::Vector* row_best, typename Ops::Score* right_best) {
+  using Vector = typename Ops::Vector;
+  constexpr int R = Ops::kRows;
+  Vector sums[R][PANELS];
+  for (int v = 0; v < PANELS; ++v) {
+    const Vector init = Ops::load(right_init + v * kPanel);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sums[r][v] = Ops::add(Ops::broadcast(left_init[r]), init);
+  }
+  const uint32_t* column[PANELS];
+  for (int v = 0; v < PANELS; ++v) column[v] = right + v * words * kPanel;
+  for (int64_t k = 0; k < words; ++k) {
+    typename Ops::Words columns[PANELS];
+    for (int v = 0; v < PANELS; ++v) columns[v] = Ops::load_words(column[v] + k * kPanel);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto row = Ops::broadcast_word(left[k * kTileRows + r]);
+      for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::dot(sums[r][v], row, columns[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < PANELS; ++v) row_best[r] = Ops::max(row_best[r], sums[r][v]);
+  }
+  if (RIGHT) {
+    for (int v = 0; v < PANELS; ++v) {
+      Vector best = Ops::load(right_best + v * kPanel);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) best = Ops::max(best, sums[r][v]);
+      Ops::store(right_best + v * kPanel, best);
+    }
+  }
+}
+
+// kTileRows rows against the panels of one segment: the row maxima, reduced across lanes, go to
+// `out`; the column maxima are folded into right_best.
+template <class Ops, bool RIGHT>
+MUSC_INLINE void strip(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
+                       const typename Ops::Score* left_init,
+                       const typename Ops::Score* right_init, typename Ops::Score* right_best,
+                       int shift, typename Ops::Best* out) {
+  typename Ops::Vector row_best[kTileRows];
+  for (int r = 0; r < kTileRows; ++r) row_best[r] = Ops::lowest();
+  for (int r = 0; r < kTileRows; r += Ops::kRows) {
+    int64_t p = 0;
+    for (; p + Ops::kPanels <= panels; p += Ops::kPanels) {
+      tile<Ops, Ops::kPanels, RIGHT>(left + r, right + p * words * kPanel, words, left_init + r,
+                                     right_init + p * kPanel, row_best + r,
+                                     right_best + p * kPanel);
+    }
+    for (; p < panels; ++p) {
+      tile<Ops, 1, RIGHT>(left + r, right + p * words * kPanel, words, left_init + r,
+                          right_init + p * kPanel, row_best + r, right_best + p * kPanel);
+    }
+  }
+  Ops::reduce_rows(row_best, shift, out);
+}
+
+template <class Ops, bool RIGHT>
+void pair_blocked(const PairArgs<typename Ops::Score, typename Ops::Best>& args) {
+  using Score = typename Ops::Score;
+  constexpr int64_t kMaxSegment = 32 * kSegmentUnit;
+  alignas(64) Score right_best[kMaxSegment];
+  const int64_t segment = args.segment < kMaxSegment ? args.segment : kMaxSegment;
+  for (int64_t begin = 0; begin < args.right_padded; begin += segment) {
+    const int64_t left_over = args.right_padded - begin;
+    const int64_t width = left_over < segment ? left_over : segment;
+    const uint32_t* right = args.right + begin * args.words;
+    typename Ops::Best* left_best = args.left_best + (begin / segment) * args.left_padded;
+    for (int64_t top = 0; top < args.left_padded; top += segment) {
+      const int64_t bottom = top + segment < args.left_padded ? top + segment : args.left_padded;
+      if (RIGHT) {
+        for (int64_t c = 0; c < width; c += kPanel) Ops::store(right_best + c, Ops::lowest());
+      }
+      for (int64_t row = top; row < bottom; row += kTileRows) {
+        strip<Ops, RIGHT>(args.left + row * args.words, right, args.words, width / kPanel,
+                          args.left_init + row, args.right_init + begin, right_best, args.shift,
+                          left_best + row);
+      }
+      if (RIGHT) {
+        typename Ops::Best* out = args.right_best + (top / segment) * args.right_padded + begin;
+        for (int64_t c = 0; c < width; c += kPanel) {
+          Ops::store_best(out + c, Ops::load(right_best + c), args.shift);
+        }
+      }
+    }
+  }
+}
+
+template <class Ops>
+void pair_kernel(const PairArgs<typename Ops::Score, typename Ops::Best>& args) {
+  if (args.right_best != nullptr) {
+    pair_blocked<Ops, true>(args);
+  } else {
+    pair_blocked<Ops, false>(args);
+  }
+}
+
+template <class Ops, int PANELS>
+MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_t words,
+                             int32_t left_init, const int32_t* right_init, int32_t* out) {
+  typename Ops::Vector sums[PANELS];
+  const auto init = Ops::broadcast(left_init);
+#pragma GCC unroll 6
+  for (int v = 0; v < PANELS; ++v) sums[v] = Ops::add(init, Ops::load(right_init + v * kPanel));
+  for (int64_t k = 0; k < words; ++k) {
+    const auto row = Ops::broadcast_word(left[k * kTileRows]);
+#pragma GCC unroll 6
+    for (int v = 0; v < PANELS; ++v) {
+      const auto columns = Ops::load_words(right + (v * words + k) * kPanel);
+      sums[v] = Ops::dot(sums[v], row, columns);
+    }
+  }
+#pragma GCC unroll 6
+  for (int v = 0; v < PANELS; ++v) Ops::store(out + v * kPanel, sums[v]);
+}
+
+template <class Ops>
+void scan_kernel(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
+                 int32_t left_init, const int32_t* right_init, int32_t* out) {
+  int64_t p = 0;
+  for (; p + 6 <= panels; p += 6) {
+    scan_panels<Ops, 6>(left, right + p * words * kPanel, words, left_init,
+                        right_init + p * kPanel, out + p * kPanel);
+  }
+  for (; p + 3 <= panels; p += 3) {
+    scan_panels<Ops, 3>(left, right + p * words * kPanel, words, left_init,
+                        right_init + p * kPanel, out + p * kPanel);
+  }
+  for (; p < panels; ++p) {
+    scan_panels<Ops, 1>(left, right + p * words * kPanel, words, left_init,
+                        right_init + p * kPanel, out + p * kPanel);
+  }
+}
+
+// out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.
+// centred [channels][8] is left holding x - mean.
+template <class Ops>
+void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
+                    const float* basis, int64_t panels, float* centred, float* out) {
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int r = 0; r < kTileRows; ++r) centred[c * kTileRows + r] = x[r * stride + c] - mean[c];
+  }
+  for (int64_t p = 0; p < panels; ++p) {
+    const float* columns = basis + p * channels * kPanel;
+    for (int top = 0; top < kTileRows; top += Ops::kRows) {
+      typename Ops::Vector sums[Ops::kRows];
+      for (int r = 0; r < Ops::kRows; ++r) sums[r] = Ops::broadcast(0.0f);
+      for (int64_t c = 0; c < channels; ++c) {
+        const auto column = Ops::load(columns + c * kPanel);
+#pragma GCC unroll 8
+        for (int r = 0; r < Ops::kRows; ++r) {
+          sums[r] = Ops::multiply_add(sums[r], centred[c * kTileRows + top + r], column);
+        }
+      }
+      for (int r = 0; r < Ops::kRows; ++r) {
+        Ops::store(out + (top + r) * panels * kPanel + p * kPanel, sums[r]);
+      }
+    }
+  }
+}
+
+// Walsh-Hadamard steps on the first and on the last `size` of the channels (a power of two), twice,
+// each after random signs: orthonormal, and any one channel spreads over all. values [channels][8].
+void rotate_kernel(float* values, int64_t channels, int64_t size, const float* signs) {
+  for (int round = 0; round < 4; ++round) {
+    float* block = values + (round % 2 == 0 ? 0 : (channels - size) * kTileRows);
+    const float* sign = signs + round * size;  // +-1 / sqrt(size)
+    for (int64_t c = 0; c < size; ++c) {
+      for (int r = 0; r < kTileRows; ++r) block[c * kTileRows + r] *= sign[c];
+    }
+    for (int64_t half = 1; half < size; half *= 2) {
+      for (int64_t start = 0; start < size; start += 2 * half) {
+        float* low = block + start * kTileRows;
+        float* high = low + half * kTileRows;
+        for (int64_t i = 0; i < half * kTileRows; ++i) {
+          const float a = low[i], b = high[i];
+          low[i] = a + b;
+          high[i] = a - b;
+        }
+      }
+    }
+  }
+}
+
+// 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
+float squared_distance_kernel(const float* x, const float* y, int64_t channels) {
+  constexpr int kSums = 32;
+  float sums[kSums] = {};
+  int64_t c = 0;
+  for (; c + kSums <= channels; c += kSums) {
+    for (int i = 0; i < kSums; ++i) {
+      const float difference = x[c + i] - y[c + i];
+      sums[i] += difference * difference;
+    }
+  }
+  for (int i = 0; c + i < channels; ++i) {
+    const float difference = x[c + i] - y[c + i];
+    sums[i] += difference * difference;
+  }
+  for (int i = 0; i < 16; ++i) sums[i] += sums[i + 16];
+  for (int i = 0; i < 8; ++i) sums[i] += sums[i + 8];
+  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+// out = round(value * inverse), within +-most; returns the square of what was lost.
+template <class Int>
+float round_kernel(const float* value, int64_t count, float scale, float inverse, float most,
+                   Int* out) {
+  constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  float sums[16] = {};
+  int64_t c = 0;
+  for (; c + 16 <= count; c += 16) {
+    for (int i = 0; i < 16; ++i) {
+      float level = value[c + i] * inverse;
+      level = level > most ? most : level;
+      level = level < -most ? -most : level;
+      level = (level + kToInteger) - kToInteger;
+      const float rest = value[c + i] - scale * level;
+      sums[i] += rest * rest;
+      out[c + i] = static_cast<Int>(static_cast<int32_t>(level));
+    }
+  }
+  for (; c < count; ++c) {
+    float level = value[c] * inverse;
+    level = level > most ? most : level;
+    level = level < -most ? -most : level;
+    level = (level + kToInteger) - kToInteger;
+    const float rest = value[c] - scale * level;
+    sums[c % 16] += rest * rest;
+    out[c] = static_cast<Int>(static_cast<int32_t>(level));
+  }
+  float sum = 0.0f;
+  for (int i = 0; i < 16; ++i) sum += sums[i];
+  return sum;
+}
+
+template <class Int>
+int32_t square_kernel(const Int* x, const Int* y, int64_t count) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int16_t difference = static_cast<int16_t>(x[i] - y[i]);
+    sum += static_cast<int32_t>(difference) * static_cast<int32_t>(difference);
+  }
+  return sum;
+}
+
+// square_kernel of x against the rows `index` of y, each `stride` long. Nothing branches on a result
+// here, so the processor fetches several rows at once.
+template <class Int>
+void squares_kernel(const Int* x, const Int* y, int64_t stride, const int32_t* index,
+                    int64_t count, int32_t* out) {
+  for (int64_t n = 0; n < count; ++n) {
+    out[n] = square_kernel(x, y + index[n] * stride, stride);
+  }
+}
+
+int32_t largest_kernel(const int32_t* scores, int64_t count) {
+  int32_t largest = scores[0];
+  for (int64_t i = 0; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  return largest;
+}
+
+}  // namespace
+}  // namespace musc

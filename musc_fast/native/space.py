@@ -1,0 +1,325 @@
+"""The space the search rounds into int8: a shift, a basis, a tail norm and one scale.
+
+Everything here is chosen from a sample and by estimates; the exactness of the search never depends
+on it (csrc/cpu/search.hpp derives the bound for any basis), only its speed does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+UNIT = 2.0**-24  # the rounding unit of float32
+PANEL = 16
+_SAMPLE = (1024, 8192)  # rows the basis is fitted to: an eighth of all, within these bounds
+_PREFIXES = (31, 47, 63, 95, 127)  # and the tail norm: whole vectors
+# Seconds a core, from measurements on Zen 4; only their ratios matter.
+_PER_OPERATION = 1 / 400e9  # of the pass over all pairs
+_PER_SCANNED = 1 / 180e9  # operation of scanning a segment again
+_PER_CANDIDATE = 60e-9  # recomputing one distance, plus:
+_PER_CHANNEL = 0.15e-9
+
+
+@dataclass(frozen=True)
+class Space:
+    """Rows x become round(([basis^T (x - mean), tail norm - tail_centre]) / scale).
+
+    mean [C] and basis (as [panels, C, 16], zero beyond `prefix` columns) are float32. Without a
+    basis all channels are kept, in the rotation that `signs` describe (`rotation_signs`).
+    `basis_error` bounds |basis^T basis - I|. Without `tail` the norm of what the basis leaves out
+    is not a channel. `expected` is the estimated seconds a core of each stage.
+    """
+
+    mean: Tensor
+    basis: Tensor | None
+    signs: Tensor | None
+    prefix: int
+    tail: bool
+    tail_centre: float
+    scale: float
+    basis_error: float
+    fine_scale: float  # of the same channels in about 12 bits; 0: not worth while
+    back: Tensor | None  # basis^T as [C panels, prefix, 16]; None: the rest is not rounded
+    rest_scale: float  # of what the basis leaves out, x - mean - basis w
+
+    @property
+    def channels(self) -> int:
+        """Channels that are rounded and searched."""
+        return self.prefix + int(self.tail)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the search is for, for the choice of the space: image counts and neighbours."""
+
+    references: int
+    symmetric: bool
+    k_max: int
+    segment: int
+
+
+def sample_rows(tensors: list[Tensor], count: int) -> Tensor:
+    """About `count` rows spread evenly over the images of all tensors, [rows, C] float32."""
+    total = sum(z.shape[0] * z.shape[1] for z in tensors)
+    rows = []
+    for z in tensors:
+        flat = z.view(-1, z.shape[-1])
+        share = max(1, min(flat.shape[0], round(count * flat.shape[0] / total)))
+        # A stride prime to the row length would do; a seeded draw cannot fall into step with it.
+        draw = torch.randint(flat.shape[0], (share,), generator=torch.Generator().manual_seed(0))
+        rows.append(flat[draw] if share < flat.shape[0] else flat)
+    return torch.cat(rows).float()
+
+
+def _orthonormal(y: Tensor) -> Tensor:
+    """An orthonormal basis of the columns of y, float64; Cholesky twice is quicker than QR."""
+    for _ in range(2):
+        gram = y.T @ y
+        shift = float(gram.diagonal().sum()) * 1e-13 + 1e-300
+        lower, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(gram.shape[0]).to(gram))
+        if int(info) != 0 or not bool(torch.isfinite(lower).all()):
+            return torch.linalg.qr(y).Q
+        y = torch.linalg.solve_triangular(lower, y.T, upper=False).T
+    identity = torch.eye(y.shape[1], dtype=y.dtype)
+    return y if float((y.T @ y - identity).norm()) < 1e-8 else torch.linalg.qr(y).Q
+
+
+def principal_directions(centred: Tensor, count: int) -> Tensor:
+    """About the first `count` principal directions of [rows, C], as columns [C, count] float64.
+
+    A randomised range finder (Halko, Martinsson, Tropp 2011) with two power iterations.
+    """
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randn(centred.shape[1], count, generator=generator)
+    for _ in range(2):
+        y = centred.T @ (centred @ y)
+        largest = float(y.abs().max())
+        if not 0.0 < largest < math.inf:
+            y = torch.randn(centred.shape[1], count, generator=generator)
+        else:
+            y = _orthonormal((y / largest).double()).float()
+    basis = _orthonormal(y.double())
+    inside = centred @ basis.float()
+    _, vectors = torch.linalg.eigh((inside.T @ inside).double())
+    return basis @ vectors.flip(1)
+
+
+@lru_cache(maxsize=8)
+def spreading_rotation(size: int) -> Tensor:
+    """An orthonormal matrix [size, size] float64 that spreads any one channel over all of them.
+
+    A cosine transform with random signs: no entry exceeds sqrt(2 / size).
+    """
+    index = torch.arange(size, dtype=torch.float64)
+    angles = torch.outer(2 * index + 1, index) % (4 * size)
+    matrix = torch.cos(angles * (math.pi / (2 * size))) * math.sqrt(2.0 / size)
+    matrix[:, 0] = math.sqrt(1.0 / size)
+    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(2))
+    return matrix * (2.0 * signs - 1.0)
+
+
+def panels_of(basis: Tensor) -> Tensor:
+    """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m."""
+    channels, prefix = basis.shape
+    panels = -(-prefix // PANEL)
+    padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32)
+    padded[:, :prefix] = basis
+    return padded.view(channels, panels, PANEL).permute(1, 0, 2).contiguous()
+
+
+def _best_scale(rows: Tensor) -> float:
+    """The int8 step for rows [n, m] that keeps the rounding (and clipping) error small."""
+    largest = float(rows.abs().max())
+    if largest < 1e-25:
+        return 1e-25
+    best, best_error = largest / 127, math.inf
+    for share in (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3):
+        step = largest * share / 127
+        error = (rows - step * (rows / step).round().clamp(-127, 127)).norm(dim=1)
+        # One badly clipped row loosens the bound of its whole segment.
+        cost = float(error.mean() + 0.5 * error.max())
+        if cost < best_error:
+            best, best_error = step, cost
+    return best
+
+
+@lru_cache(maxsize=8)
+def rotation_signs(channels: int) -> Tensor:
+    """Random signs over sqrt(size), [4, size]: size is the largest power of two <= channels.
+
+    They describe the rotation of all channels: Walsh-Hadamard steps on the first, the last, the
+    first and the last `size` channels (Isa::rotate); C log C work, not C^2.
+    """
+    size = 1 << (channels.bit_length() - 1)
+    signs = torch.randint(0, 2, (4, size), generator=torch.Generator().manual_seed(4))
+    return ((2.0 * signs - 1.0) / math.sqrt(size)).float()
+
+
+def rotate(rows: Tensor) -> Tensor:
+    """The same rotation in torch, for choosing the scale: [n, C] -> [n, C]."""
+    signs = rotation_signs(rows.shape[1])
+    size = signs.shape[1]
+    out = rows.clone()
+    for step, sign in enumerate(signs):
+        block = out[:, :size] if step % 2 == 0 else out[:, out.shape[1] - size :]
+        values = block * sign
+        half = 1
+        while half < size:
+            pairs = values.view(len(rows), -1, 2, half)
+            values = torch.stack(
+                (pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), dim=2
+            ).view(len(rows), size)
+            half *= 2
+        block.copy_(values)
+    return out
+
+
+def full_space(centred: Tensor, mean: Tensor) -> Space:
+    """All channels, rotated; the scale is fitted to the sample."""
+    channels = centred.shape[1]
+    scale = _best_scale(rotate(centred[:128]))
+    # Signs over sqrt(size) in float32 are not exactly orthonormal: 2^-24 a round, squared.
+    return Space(
+        mean, None, rotation_signs(channels), channels, False, 0.0, scale, 16 * UNIT, 0.0, None, 0.0
+    )  # fmt: skip
+
+
+def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
+    """The space of `directions` [C, m], its scales fitted to the sample."""
+    basis = directions @ spreading_rotation(directions.shape[1])
+    stored = basis.float()
+    subset = centred[:512]
+    inside = subset @ stored
+    gram = stored.double().T @ stored.double()
+    error = float((gram - torch.eye(gram.shape[0], dtype=gram.dtype)).norm())
+    total = subset.double().square().sum(1)
+    norms = (total - inside.double().square().sum(1)).clamp_min(0).sqrt()
+    # A tail that is nearly nothing would be known with a large error; leave it out.
+    tail = float(norms.square().mean()) > 1e-4 * float(total.mean())
+    centre, rest_scale, back = 0.0, 0.0, None
+    if tail:
+        centre = float(norms.mean())
+        back = panels_of(stored.T)
+        rest_scale = _best_scale(subset - inside @ stored.T)
+        inside = torch.cat([inside, (norms - centre).float()[:, None]], dim=1)
+    scale = _best_scale(inside)
+    # Sums of squared differences of the fine rows must fit int32.
+    bits = math.floor(math.log2(math.sqrt(2.0**31 / inside.shape[1]) / 256))
+    return Space(
+        mean, panels_of(stored), None, basis.shape[1], tail, centre, scale, error,
+        scale / 2**bits, back, rest_scale,
+    )  # fmt: skip
+
+
+def estimate_costs(
+    z: Tensor, images: Tensor, mean: Tensor, directions: Tensor, work: Workload
+) -> dict[int, float]:
+    """Seconds a core and patch that a search would take, by prefix (C: all channels).
+
+    Counts, for a few patches of z and two reference images, the candidates that each prefix would
+    leave.
+    """
+    channels = z.shape[2]
+    generator = torch.Generator().manual_seed(3)
+    picks = torch.randint(z.shape[0] * z.shape[1], (64,), generator=generator)
+    x = z.view(-1, channels)[picks].float() - mean
+    others = torch.unique(torch.tensor([images.shape[0] // 3, (2 * images.shape[0]) // 3]))
+    patches = images.shape[1]
+    pass_over = work.references * patches * (0.5 if work.symmetric else 1.0)
+    costs = {}
+    counts: dict[int, list[float]] = {}
+    basis = directions.float()
+    x_inside, x_square = x @ basis, x.square().sum(1)
+    for image in others.tolist():
+        use = torch.ones(len(picks), dtype=torch.bool)
+        if work.symmetric:
+            use = torch.div(picks, z.shape[1], rounding_mode="floor") != image
+        y = images[image].float() - mean
+        y_inside, y_square = y @ basis, y.square().sum(1)
+        square = (x_square[:, None] + y_square - 2 * (x @ y.T)).clamp_min(0)
+        nearest = square.amin(1, keepdim=True).sqrt()
+        done, prefix_square = 0, torch.zeros_like(square)
+        x_left, y_left = x_square.clone(), y_square.clone()
+        for prefix in [m for m in _PREFIXES if m <= directions.shape[1]]:
+            a, b = x_inside[:, done:prefix], y_inside[:, done:prefix]
+            x_part, y_part = a.square().sum(1), b.square().sum(1)
+            prefix_square += x_part[:, None] + y_part - 2 * (a @ b.T)
+            x_left, y_left = (x_left - x_part).clamp_min(0), (y_left - y_part).clamp_min(0)
+            done = prefix
+            lower = prefix_square + (x_left.sqrt()[:, None] - y_left.sqrt()).square()
+            inside = float((y_square - y_left).mean())
+            rho = _expected_rho(inside, prefix + 1)
+            left = (lower.clamp_min(0).sqrt() - 2 * rho <= nearest).sum(1).double()
+            counts.setdefault(prefix, []).append(float(left[use].mean()) if bool(use.any()) else 1)
+        rho = _expected_rho(float(y_square.mean()), channels)
+        left = (square.sqrt() - 2 * rho <= nearest).sum(1).double()
+        counts.setdefault(channels, []).append(float(left[use].mean()) if bool(use.any()) else 1)
+    for prefix, found in counts.items():
+        survivors = sum(found) / len(found)
+        scans = min(1 + 0.7 * survivors, -(-patches // work.segment))
+        scan = scans * work.segment * 2 * prefix * _PER_SCANNED
+        recompute = (1 + survivors) * (_PER_CANDIDATE + channels * _PER_CHANNEL)
+        costs[prefix] = (
+            pass_over * 2 * (prefix + 4) * _PER_OPERATION + work.k_max * 1.5 * (scan + recompute)
+        )
+    return costs
+
+
+def _expected_rho(square: float, channels: int) -> float:
+    """The rounding error of rows of mean square norm `square`, spread over `channels`."""
+    step = 4.5 * math.sqrt(square / channels) / 127
+    return step * math.sqrt(channels / 12)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch with one thread: these matrices are so small that waking others costs more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def choose_space(
+    z: Tensor, references: Tensor | None, work: Workload, prefix: int | None = None
+) -> Space:
+    """The space in which the search is expected to be quickest; `prefix` forces its size.
+
+    z [N, P, C] and references [M, P2, C] float32, contiguous.
+    """
+    with _one_thread():
+        return _choose_space(z, references, work, prefix)
+
+
+def _choose_space(
+    z: Tensor, references: Tensor | None, work: Workload, prefix: int | None
+) -> Space:
+    channels = z.shape[2]
+    sides = [z] if references is None else [z, references]
+    rows = sum(side.shape[0] * side.shape[1] for side in sides)
+    sample = sample_rows(sides, min(max(rows // 8, _SAMPLE[0]), _SAMPLE[1]))
+    mean = sample.mean(0)
+    centred = sample - mean
+    if prefix is not None and prefix >= channels:
+        return full_space(centred, mean)
+    largest = max((m for m in _PREFIXES if m <= channels // 2), default=0)
+    if not (prefix or largest):
+        return full_space(centred, mean)
+    # Some more directions than needed make those that are needed more accurate.
+    count = min((prefix or largest) + 16, sample.shape[0], channels)
+    directions = principal_directions(centred, count)
+    if prefix is None:
+        images = z if references is None else references
+        costs = estimate_costs(z, images, mean, directions, work)
+        prefix = min(costs, key=lambda m: costs[m])
+        if prefix >= channels:
+            return full_space(centred, mean)
+    return make_space(centred, mean, directions[:, :prefix])

@@ -1,0 +1,90 @@
+"""The build of musc_fast._C with CMake; everything else is declared in pyproject.toml.
+
+MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that works and left out
+with a warning where not; 0 skips it; 1 makes a failure fatal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Distribution, Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, OptionError
+
+ROOT = Path(__file__).resolve().parent
+
+
+def build_mode() -> str:
+    mode = os.environ.get("MUSC_FAST_BUILD", "")
+    if mode not in ("", "0", "1"):
+        raise OptionError(f"MUSC_FAST_BUILD must be unset, 0 or 1, not {mode!r}")
+    return mode
+
+
+def find_tool(name: str) -> str | None:
+    """A program on PATH or beside the interpreter (an environment that is not activated)."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+class CMakeBuild(build_ext):
+    """Configure and build CMakeLists.txt; failures are CompileError, which `optional` forgives."""
+
+    def build_extension(self, ext: Extension) -> None:
+        cmake = find_tool("cmake")
+        if cmake is None:
+            raise CompileError("cmake was not found")
+        try:
+            import pybind11
+        except ImportError as error:
+            raise CompileError("pybind11 was not found") from error
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        work = Path(self.build_temp).resolve() / ext.name
+        work.mkdir(parents=True, exist_ok=True)
+        # A cache of another interpreter or generator (an isolated build) would be reused silently.
+        (work / "CMakeCache.txt").unlink(missing_ok=True)
+        configure = [
+            cmake,
+            "-S",
+            str(ROOT),
+            "-B",
+            str(work),
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
+            f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
+        ]
+        ninja = find_tool("ninja")
+        if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        build = [cmake, "--build", str(work), "--config", "Release", "--parallel"]
+        for command in (configure, build):
+            try:
+                subprocess.run(command, check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise CompileError(f"building {ext.name} failed: {error}") from error
+        if not output.is_file():
+            raise CompileError(f"the build left no {output.name}")
+
+
+class WithKernels(Distribution):
+    """Installs the top-level folder kernels/, where it exists, as musc_fast.kernels."""
+
+    def parse_config_files(self, *args: object, **kwargs: object) -> None:
+        super().parse_config_files(*args, **kwargs)
+        if (ROOT / "kernels" / "__init__.py").is_file():
+            self.packages = [*(self.packages or []), "musc_fast.kernels"]
+            self.package_dir = {**(self.package_dir or {}), "musc_fast.kernels": "kernels"}
+
+
+MODE = build_mode()
+setup(
+    distclass=WithKernels,
+    cmdclass={"build_ext": CMakeBuild},
+    ext_modules=[] if MODE == "0" else [Extension("musc_fast._C", [], optional=MODE != "1")],
+)

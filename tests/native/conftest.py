@@ -1,0 +1,23 @@
+"""The native tests need the compiled extension; without it they are skipped with the reason."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+collect_ignore: list[str] = []
+try:
+    importlib.import_module("musc_fast._C")
+except ImportError:
+    collect_ignore = ["test_search.py", "test_lnamd.py", "test_interval.py", "test_memory.py"]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts torch's number of threads back after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,176 @@
+"""The certified search against fp64, and its independence of everything that is only speed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+import cases
+
+from musc_fast import _C, native
+from musc_fast.native.search import Outputs, Report, Settings, run_search
+
+EXACT = 1e-5
+
+
+def means(z: Tensor, k_min: int, k_max: int, references: Tensor | None = None, **how) -> Tensor:
+    out = torch.full(z.shape[:2], torch.nan)
+    run_search(z, references, k_min, k_max, Outputs(means=out), Settings(**how))
+    return out
+
+
+def close(found: Tensor, truth: Tensor) -> bool:
+    """Within 1e-5 everywhere, +inf at the same places; NaN nowhere."""
+    same = found.double() == truth
+    return bool((same | ((found.double() - truth).abs() <= EXACT)).all())
+
+
+@pytest.mark.parametrize("channels", [40, 384, 768, 1024])
+@pytest.mark.parametrize("patches", [1, 37, 256])
+@pytest.mark.parametrize("images", [2, 5, 11])
+def test_all_distances_and_means(images: int, patches: int, channels: int) -> None:
+    z = cases.features(images, patches, channels)
+    truth = cases.distances(z)
+    assert close(native.patch_to_image(z), truth)
+    for k_min, k_max in {(0, 1), (0, max(1, images // 3)), (images // 2, images - 1)}:
+        if k_min < k_max:
+            assert close(
+                native.msm(z, None, k_min, k_max), cases.interval_mean(truth, k_min, k_max)
+            )
+
+
+@pytest.mark.parametrize("name", cases.ADVERSARIAL)
+@pytest.mark.parametrize("channels", [40, 384])
+def test_adversarial(name: str, channels: int) -> None:
+    z = cases.ADVERSARIAL[name](4, 150, channels)
+    truth = cases.distances(z)
+    plain = native.patch_to_image(z)
+    assert close(plain, truth)
+    score = native.msm(z, None, 0, 2)
+    assert close(score, cases.interval_mean(truth, 0, 2))
+    # The certificate holds in any space, also in one that suits the data badly.
+    for prefix in (16, 31, channels):
+        assert torch.equal(means(z, 0, 2, prefix=prefix), score)
+        out = torch.empty_like(plain)
+        run_search(z, None, 0, 3, Outputs(distances=out), Settings(prefix=prefix))
+        assert torch.equal(out, plain)
+
+
+def test_grid_of_37_by_37() -> None:
+    z = cases.features(3, 1369, 384)
+    assert close(native.msm(z, None, 0, 2), cases.interval_mean(cases.distances(z), 0, 2))
+
+
+@pytest.mark.parametrize(("images", "references"), [(1, 1), (1, 5), (3, 2)])
+def test_references(images: int, references: int) -> None:
+    z = cases.features(images, 37, 384, seed=1)
+    others = cases.features(references, 60, 384, seed=2)
+    others[0, :7] = z[0, :7]
+    truth = cases.distances(z, others)
+    found = native.patch_to_image(z, others)
+    assert close(found, truth)
+    assert bool((found[0, :7, 0] == 0).all())
+    assert close(
+        native.msm(z, others, 0, references), cases.interval_mean(truth, 0, references)
+    )
+
+
+@pytest.mark.parametrize("isa", _C.instruction_sets())
+@pytest.mark.parametrize("prefix", [31, 63, 384])
+def test_instruction_sets_agree_to_the_bit(isa: str, prefix: int) -> None:
+    z = cases.features(4, 150, 384)
+    z[2] = z[1]
+    expected = native.msm(z, None, 1, 3)
+    assert torch.equal(means(z, 1, 3, isa=isa, prefix=prefix), expected)
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_chunks_and_segments_agree_to_the_bit() -> None:
+    z = cases.features(7, 200, 384)
+    expected = native.msm(z, None, 0, 3)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for chunk in (1, 3, 7):
+            for segment in (48, 96, 384):
+                found = means(z, 0, 3, chunk=chunk, segment=segment, prefix=63)
+                assert torch.equal(found, expected)
+
+
+def test_neighbours() -> None:
+    z = cases.features(6, 100, 384)
+    z[3] = z[2]  # ties between images
+    z[4, 50:] = z[4, :50]  # and between patches of an image
+    truth = cases.distances(z)
+    found, image, patch = native.nearest_images(z, None, 4)
+    assert close(found, truth.sort(dim=-1).values[..., :4])
+    own = torch.arange(6).view(6, 1, 1)
+    assert bool((image != own).all())
+    recomputed = (z[own, torch.arange(100).view(1, -1, 1)] - z[image, patch]).double().norm(dim=-1)
+    assert close(found, recomputed)
+    assert bool((image[0][found[0].diff(dim=-1).argmin(-1)] >= 0).all())
+    # Of equally near ones the first counts, so indices too depend on nothing else.
+    tied = found[..., 1:] == found[..., :-1]
+    assert bool((image[..., 1:] > image[..., :-1])[tied].all())
+    assert bool((patch[image == 4] < 50).all())
+
+
+def test_equal_to_the_minimum_of_float32_distances() -> None:
+    """Nothing that was left out is nearer in fp32, for k_max images of many."""
+    z = cases.features(9, 130, 384)
+    every = native.patch_to_image(z)
+    assert torch.equal(native.interval_mean(every, 0, 3), native.msm(z, None, 0, 3))
+    assert torch.equal(native.nearest_images(z, None, 3)[0], every.sort(dim=-1).values[..., :3])
+
+
+def test_single_image_has_no_distances() -> None:
+    assert bool(native.patch_to_image(cases.features(1, 5, 40)).isinf().all())
+
+
+def test_other_dtypes_and_layouts() -> None:
+    z = cases.features(3, 37, 40)
+    expected = native.msm(z, None, 0, 2)
+    assert torch.equal(native.msm(z.double(), None, 0, 2), expected)
+    assert torch.equal(native.msm(z.mT.contiguous().mT, None, 0, 2), expected)
+    half = z.half()
+    assert close(
+        native.msm(half, None, 0, 2), cases.interval_mean(cases.distances(half.float()), 0, 2)
+    )
+
+
+def test_fast_is_near() -> None:
+    z = cases.features(8, 300, 384)
+    exact, fast = native.msm(z, None, 0, 2), native.msm(z, None, 0, 2, precision="fast")
+    assert bool((fast >= exact - EXACT).all())  # it may only overlook
+    assert float((fast - exact).abs().mean()) < 2e-3
+
+
+def test_second_pass_examines_a_part() -> None:
+    z = cases.features(16, 200, 384)
+    report = Report()
+    means(z, 0, 4, report=report, prefix=63)
+    assert report.rows == 16 * 200
+    assert 4 * report.rows <= report.examined < 15 * report.rows
+    assert report.recomputed < 200 * report.examined / 10
+
+
+def test_progress_ends_at_its_total() -> None:
+    seen: list[tuple[int, int]] = []
+    z = cases.features(5, 50, 40)
+    native.msm(z, None, 0, 2, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (100, 100)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    z = cases.features(3, 10, 40)
+    with pytest.raises(ValueError, match="k_max"):
+        native.msm(z, None, 0, 3)
+    with pytest.raises(ValueError, match="instruction set"):
+        means(z, 0, 2, isa="vax")
+    with pytest.raises(ValueError, match="segment"):
+        means(z, 0, 2, segment=50)
