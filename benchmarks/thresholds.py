@@ -4,8 +4,7 @@
 
 Each set is scored once as a whole and once with its good images alone. The rules then see raw image
 scores of random sub-batches: N images of which a share is defective. The best possible F1 uses the
-labels of the same sub-batch. A false alarm is a sub-batch of good images in which anything is
-flagged.
+labels of the same sub-batch. For sub-batches of good images the share of flagged images is given.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["mpdd_metal_plate", "kolektorsdd"])
     parser.add_argument("--backbone", default="dinov2-vit-s-14")
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--alphas", type=float, nargs="+", default=[0.02, 0.05])
     parser.add_argument("--cache", type=Path, help="keep features here")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
@@ -47,16 +45,18 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for name in arguments.sets:
         whole, good, labels = raw_scores(musc, arguments.data / name, arguments.cache)
-        for alpha in arguments.alphas:
-            results += rows(name, whole, good, labels, alpha, arguments.draws)
+        results += rows(name, whole, good, labels, arguments.draws)
     table = Table(title=f"F1 of label-free thresholds, {arguments.backbone}")
-    for heading in ("set", "alpha", "images", "defective", "best possible", *RULES):
+    for heading in ("set", "images", "defective", "best possible", *RULES):
         table.add_column(heading)
     for row in results:
         table.add_row(
-            row["set"], str(row["alpha"]), str(row["images"]), str(row["defective"]),
+            row["set"], str(row["images"]), str(row["defective"]),
             "" if row["best"] is None else f"{row['best']:.2f}",
-            *(f"{row[rule]:.2f}{' false alarms' if row['best'] is None else ''}" for rule in RULES),
+            *(
+                f"{row[rule]:.3f} flagged" if row["best"] is None else f"{row[rule]:.2f}"
+                for rule in RULES
+            ),
         )  # fmt: skip
     Console(width=140).print(table)
     if arguments.json is not None:
@@ -76,12 +76,10 @@ def raw_scores(musc: MuSc, root: Path, cache: Path | None) -> tuple[Any, Any, An
     return whole, alone, labels
 
 
-def rows(
-    name: str, whole: Any, good: Any, labels: Any, alpha: float, draws: int
-) -> list[dict[str, Any]]:
+def rows(name: str, whole: Any, good: Any, labels: Any, draws: int) -> list[dict[str, Any]]:
     found = [
-        row(name, alpha, [whole], [labels]),
-        row(name, alpha, [good], [np.zeros(len(good), dtype=bool)]),
+        row(name, [whole], [labels]),
+        row(name, [good], [np.zeros(len(good), dtype=bool)]),
     ]
     generator = np.random.default_rng(0)
     for n, share in SUB_BATCHES:
@@ -95,32 +93,28 @@ def rows(
             if n - defects <= (~labels).sum() and defects <= labels.sum()
         ]  # fmt: skip
         if batches:
-            found.append(
-                row(name, alpha, [whole[b] for b in batches], [labels[b] for b in batches])
-            )
+            found.append(row(name, [whole[b] for b in batches], [labels[b] for b in batches]))
     for n in (20, 30):
         batches = [generator.choice(len(good), n, replace=False) for _ in range(draws)]
-        found.append(
-            row(name, alpha, [good[b] for b in batches], [np.zeros(n, dtype=bool)] * draws)
-        )
+        found.append(row(name, [good[b] for b in batches], [np.zeros(n, dtype=bool)] * draws))
     return found
 
 
-def row(name: str, alpha: float, scores: list[Any], labels: list[Any]) -> dict[str, Any]:
-    """Mean F1 of each rule, or for good images the share of batches with a false alarm."""
+def row(name: str, scores: list[Any], labels: list[Any]) -> dict[str, Any]:
+    """Mean F1 of each rule, or for good images the share of images that are flagged."""
     normal = not labels[0].any()
     pairs = list(zip(scores, labels, strict=True))
     best = None if normal else float(np.mean([image_metrics(y, x).f1_max for x, y in pairs]))
     values = {}
     for rule in RULES:
-        flags = [find_threshold(x, rule=rule, alpha=alpha).flagged for x, _ in pairs]
+        flags = [find_threshold(x, rule=rule).flagged for x, _ in pairs]
         each = [
-            float(flag.any()) if normal else 2 * (flag & y).sum() / max(1, flag.sum() + y.sum())
+            float(flag.mean()) if normal else 2 * (flag & y).sum() / max(1, flag.sum() + y.sum())
             for flag, (_, y) in zip(flags, pairs, strict=True)
         ]
         values[rule] = float(np.mean(each))
     return {
-        "set": name, "alpha": alpha, "images": len(scores[0]), "batches": len(scores),
+        "set": name, "images": len(scores[0]), "batches": len(scores),
         "defective": int(labels[0].sum()), "best": best, **values,
     }  # fmt: skip
 
