@@ -59,12 +59,15 @@ def score(
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
-    maps: Annotated[bool, typer.Option(help="Write heat maps and overlays.")] = True,
+    threshold: options.ThresholdOption = None,
+    expected_defect_rate: options.DefectRateOption = None,
+    map_scale: options.MapScaleOption = "batch",
+    maps: Annotated[bool, typer.Option(help="Write heat maps, overlays and the report.")] = True,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip unreadable images instead of stopping.")
     ] = False,
 ) -> None:
-    """Score images against each other: scores.csv, heat maps, overlays and run.json.
+    """Score images against each other: report.html, scores.csv, heat maps, overlays, regions.csv.
 
     A higher score is more anomalous. Give one product at a time, ten images or more, most of them
     good. Results appear in --out only when the run is complete.
@@ -93,7 +96,11 @@ def score(
             offline=offline,
             **settings,
         )
-        run = score_images(musc, paths, out, references=others, maps=maps, skip_bad=skip_bad)
+        run = score_images(
+            musc, paths, out,
+            references=others, maps=maps, skip_bad=skip_bad, threshold=threshold,
+            expected_defect_rate=expected_defect_rate, map_scale=map_scale,
+        )  # fmt: skip
     for reason in run.settings["skipped"]:
         errors.print(f"skipped: {reason}", markup=False, highlight=False, soft_wrap=True)
     if run.settings["skipped"]:
@@ -134,7 +141,7 @@ def demo(
         musc = load(backbone, weights=weights, offline=offline, backend=backend)
         run = score_images(musc, [sample.path for sample in samples], out / "results")
     _print_scores(run, out / "results")
-    _print_demo_metrics(samples, run)
+    _report_demo(samples, run, out / "results" / "report.html")
 
 
 @app.command()
@@ -205,36 +212,51 @@ def _print_scores(run: Run, out: Path, most: int = 10) -> None:
     table.add_column("image", overflow="fold")
     table.add_column("image score", justify="right")
     table.add_column("raw score", justify="right")
+    table.add_column("flagged")
     for i in run.ranks.argsort()[:most]:
         table.add_row(
             str(run.ranks[i]), str(run.paths[i]),
             f"{run.image_scores[i]:.4f}", f"{run.raw_scores[i]:.4f}",
+            "yes" if run.threshold.flagged[i] else "",
         )  # fmt: skip
     console.print(table)
+    console.print(run.threshold.reason, markup=False, highlight=False)
     seconds = run.settings["seconds"]
     console.print(
         "time: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items()),
         highlight=False,
     )
-    console.print(f"results: {out}", markup=False, highlight=False, soft_wrap=True)
+    report = out / "report.html"
+    lies = report if report.is_file() else out
+    console.print(f"results: {lies}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_demo_metrics(samples: list[SampleImage], run: Run) -> None:
+def _report_demo(samples: list[SampleImage], run: Run, report: Path) -> None:
+    """Compare with the drawn masks, in words and in the report."""
     import numpy as np
 
     from .datasets.images import read_mask
     from .metrics import image_metrics, pixel_metrics
+    from .report.html import Evaluation, write_report
 
     size = run.anomaly_maps.shape[1:]
-    masks = np.stack(
-        [np.zeros(size, dtype=bool) if s.mask is None else read_mask(s.mask, size) for s in samples]
-    )
+    masks = [
+        np.zeros(size, dtype=bool) if s.mask is None else read_mask(s.mask, size) for s in samples
+    ]
     labels = np.array([sample.mask is not None for sample in samples])
     found = int(np.sum(labels[run.ranks.argsort()[: labels.sum()]]))
+    image = image_metrics(labels, run.image_scores).auroc
+    pixel = pixel_metrics(masks, run.anomaly_maps, pro=False).auroc
+    shapes = [None if sample.mask is None else read_mask(sample.mask) for sample in samples]
+    write_report(
+        report,
+        run,
+        evaluation=Evaluation(labels, shapes, {"image AUROC": image, "pixel AUROC": pixel}),
+        title="demo: drawn parts",
+    )
     console.print(
         f"{found} of the {labels.sum()} drawn defects are the {labels.sum()} most anomalous "
-        f"images; image AUROC {image_metrics(labels, run.image_scores).auroc:.4f}, pixel AUROC "
-        f"{pixel_metrics(masks, run.anomaly_maps, pro=False).auroc:.4f} against the drawn masks",
+        f"images; image AUROC {image:.4f}, pixel AUROC {pixel:.4f} against the drawn masks",
         highlight=False,
     )
 

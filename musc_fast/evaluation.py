@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._version import __version__
 from .datasets.layouts import Category, sample_mask
@@ -21,6 +22,9 @@ from .files import replacing
 from .metrics import Protocol, image_metrics, pixel_metrics
 from .pipeline import MuSc
 from .progress import StageProgress
+from .report.html import Evaluation, write_report
+from .report.results import Run
+from .run import run_settings
 from .threshold import find_threshold
 
 METRICS = (
@@ -43,7 +47,8 @@ def evaluate(
 ) -> list[Result]:
     """Evaluate each category as one batch; write results.json and results.csv in `out`.
 
-    A finished category lies in `out`/categories/NAME.json and is not redone while its settings,
+    `out`/reports/NAME.html shows the images of a category with their curves and worst misses. A
+    finished category lies in `out`/categories/NAME.json and is not redone while its settings,
     weights and files are the same, unless `force`. Labels and masks are used after scoring alone.
     """
     results: list[Result] = []
@@ -56,7 +61,12 @@ def evaluate(
             result = {
                 "key": key,
                 **evaluate_category(
-                    musc, category, protocol=protocol, cache=cache, progress=progress
+                    musc,
+                    category,
+                    report=out / "reports" / f"{category.name}.html",
+                    protocol=protocol,
+                    cache=cache,
+                    progress=progress,
                 ),
             }
             _write_json(file, result)
@@ -70,11 +80,15 @@ def evaluate_category(
     musc: MuSc,
     category: Category,
     *,
+    report: Path | None = None,
     protocol: Protocol = "musc",
     cache: Path | None = None,
     progress: StageProgress = lambda stage, done, total: None,
 ) -> Result:
-    """Score one category and measure it: metrics, flagged images, seconds by stage."""
+    """Score one category and measure it: metrics, flagged images, seconds by stage.
+
+    `report` is where the HTML report goes; None writes none.
+    """
 
     def stage(name: str, done: int, total: int) -> None:
         progress(f"{category.name}: {name}", done, total)
@@ -86,38 +100,47 @@ def evaluate_category(
     extracted = perf_counter()
     scores = musc.score_features(features, progress=stage)
     scored = perf_counter()
-    maps = scores.anomaly_maps.cpu().numpy()
     raw = scores.raw_image_scores.cpu().numpy()
+    run = Run(
+        paths=[sample.image for sample in category.samples],
+        image_scores=scores.image_scores.cpu().numpy(),
+        raw_scores=raw,
+        anomaly_maps=scores.anomaly_maps.cpu().numpy(),
+        settings=run_settings(musc, features),
+        threshold=find_threshold(raw),
+    )
     result: Result = {
         "category": category.name,
         "images": len(category.samples),
-        **measure(category, maps, scores.image_scores.cpu().numpy(), raw, protocol),
+        **measure(category, run, protocol),
     }
-    end = perf_counter()
+    measured = perf_counter()
+    if report is not None:
+        write_category_report(report, category, run, result, stage)
     result["seconds"] = {
         "features": round(extracted - start, 3),
         "scoring": round(scored - extracted, 3),
-        "metrics": round(end - scored, 3),
+        "metrics": round(measured - scored, 3),
+        "report": round(perf_counter() - measured, 3),
     }
     return result
 
 
-def measure(category: Category, maps: Any, scores: Any, raw: Any, protocol: Protocol) -> Result:
-    """Metrics of a scored category: maps [N, h, w], image scores and raw image scores [N]."""
-    if any(sample.label is None for sample in category.samples):
+def measure(category: Category, run: Run, protocol: Protocol) -> Result:
+    """Metrics of a scored category, whose run has its images in the same order."""
+    if not _labelled(category):
         reason = "no labels are known for these images"
         return {"defective": None, "metrics": dict.fromkeys(METRICS, None), "notes": [reason]}
-    labels = np.array([sample.label is True for sample in category.samples])
-    image = image_metrics(labels, scores, protocol)
-    plain = image_metrics(labels, raw, protocol)
-    size = (maps.shape[1], maps.shape[2])
+    labels = _labels(category)
+    image = image_metrics(labels, run.image_scores, protocol)
+    plain = image_metrics(labels, run.raw_scores, protocol)
+    size = (run.anomaly_maps.shape[1], run.anomaly_maps.shape[2])
     masks = [sample_mask(sample, size) for sample in category.samples]
-    pixel = pixel_metrics(masks, maps, protocol)
+    pixel = pixel_metrics(masks, run.anomaly_maps, protocol)
     values = (
         image.auroc, image.f1_max, image.ap, pixel.auroc, pixel.f1_max, pixel.ap, pixel.pro,
     )  # fmt: skip
-    threshold = find_threshold(raw)
-    found = int((threshold.flagged & labels).sum())
+    threshold = run.threshold
     return {
         "defective": int(labels.sum()),
         "metrics": {name: _number(v) for name, v in zip(METRICS, values, strict=True)},
@@ -126,11 +149,37 @@ def measure(category: Category, maps: Any, scores: Any, raw: Any, protocol: Prot
             "rule": threshold.rule,
             "value": threshold.value,
             "images": int(threshold.flagged.sum()),
-            "defects_found": found,
+            "defects_found": int((threshold.flagged & labels).sum()),
             "reason": threshold.reason,
         },
         "notes": [reason for reason in (image.reason, pixel.reason) if reason],
     }
+
+
+def write_category_report(
+    path: Path, category: Category, run: Run, result: Result, progress: StageProgress
+) -> None:
+    """The HTML report of a category; with labels also its curves, masks and worst misses."""
+    evaluation = None
+    if _labelled(category):
+        masks = [None if s.mask is None else sample_mask(s) for s in category.samples]
+        figures = {name.replace("_", " "): value for name, value in result["metrics"].items()}
+        evaluation = Evaluation(_labels(category), masks, figures)
+    write_report(
+        path,
+        run,
+        evaluation=evaluation,
+        title=category.name,
+        progress=lambda done, total: progress("report", done, total),
+    )
+
+
+def _labelled(category: Category) -> bool:
+    return all(sample.label is not None for sample in category.samples)
+
+
+def _labels(category: Category) -> NDArray[np.bool_]:
+    return np.array([sample.label is True for sample in category.samples])
 
 
 def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:

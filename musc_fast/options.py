@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +49,24 @@ MemoryOption = Annotated[
     typer.Option(
         help="Memory for scoring, as 4GB; default a share of what is free.", show_default=False
     ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Flag images whose raw score is at least this. Default: those that stand apart.",
+        show_default=False,
+    ),
+]
+DefectRateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Flag this share of the batch, as 0.05, instead of those that stand apart.",
+        show_default=False,
+    ),
+]
+MapScaleOption = Annotated[
+    Literal["batch", "image"],
+    typer.Option(help="Colours of the pictures: one scale for the batch, or for each image."),
 ]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from ._version import __version__
@@ -15,7 +17,9 @@ from .backends import resolve
 from .errors import ImageError
 from .pipeline import BatchFeatures, MuSc
 from .progress import stage_bars
+from .report.heatmap import MapScale, scale_of
 from .report.results import Run, staged, write_results, write_settings
+from .threshold import find_threshold
 
 
 def score_images(
@@ -25,15 +29,25 @@ def score_images(
     *,
     references: Sequence[Path] | None = None,
     maps: bool = True,
+    map_scale: MapScale = "batch",
+    threshold: float | None = None,
+    expected_defect_rate: float | None = None,
     skip_bad: bool = False,
     shown: bool = True,
 ) -> Run:
     """Score image files and write the results folder `out` (see `report.results`).
 
-    `out` holds the complete results or what it held before. `shown` draws progress bars.
-    Raises ImageError listing the unreadable images unless `skip_bad`, InputError where `out` holds
-    something else than an earlier run.
+    `out` holds the complete results or what it held before. `shown` draws progress bars. Images
+    are flagged by the rule of `find_threshold` on the raw scores; `threshold` flags raw scores from
+    there on instead, `expected_defect_rate` that share of the batch. map_scale "image" gives each
+    picture a scale of its own.
+    Raises ImageError listing the unreadable images unless `skip_bad`, InputError where an option is
+    out of range or `out` holds something else than an earlier run.
     """
+    flag = partial(find_threshold, value=threshold, expected_defect_rate=expected_defect_rate)
+    # A wrong option fails before the work, not after it.
+    flag(np.zeros(1))
+    scale_of(np.zeros((1, 1, 1)), map_scale)
     with staged(out) as stage, stage_bars(shown) as report:
         query = musc.extract(paths, skip_bad=skip_bad, progress=report)
         others = (
@@ -50,24 +64,31 @@ def score_images(
                 f"only {len(query.sources)} of {len(paths)} images can be read; 2 are needed"
             )
         scores = musc.score_features(query, others, progress=report)
+        raw_scores = scores.raw_image_scores.cpu().numpy()
         run = Run(
             paths=[paths[source] for source in query.sources],
             image_scores=scores.image_scores.cpu().numpy(),
-            raw_scores=scores.raw_image_scores.cpu().numpy(),
+            raw_scores=raw_scores,
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-            settings=_settings(musc, query, others),
+            settings=run_settings(musc, query, others),
+            threshold=flag(raw_scores),
         )
         start = perf_counter()
         write_results(
-            stage, run, maps=maps, progress=lambda done, total: report("pictures", done, total)
+            stage,
+            run,
+            maps=maps,
+            map_scale=map_scale,
+            progress=lambda done, total: report("pictures", done, total),
         )
-        seconds = {**musc.timings, "pictures": perf_counter() - start}
-        run.settings["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-        write_settings(stage, run)
+        run.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
+        write_settings(stage, run, map_scale)
     return run
 
 
-def _settings(musc: MuSc, query: BatchFeatures, others: BatchFeatures | None) -> dict[str, Any]:
+def run_settings(
+    musc: MuSc, query: BatchFeatures, others: BatchFeatures | None = None
+) -> dict[str, Any]:
     """What run.json tells of a run, so that it can be repeated."""
     backbone = musc.backbone
     return {
@@ -85,4 +106,5 @@ def _settings(musc: MuSc, query: BatchFeatures, others: BatchFeatures | None) ->
         "chosen_backend": resolve(musc.settings["backend"], backbone.device).name,
         "rscin": musc.use_cls and query.cls_tokens is not None,
         **musc.settings,
+        "seconds": {name: round(value, 3) for name, value in musc.timings.items()},
     }

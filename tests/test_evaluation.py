@@ -71,7 +71,9 @@ def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
         assert (result["images"], result["defective"]) == (7, 2)
         assert result["raw_image_metrics"]["auroc"] == 1.0
         assert result["metrics"]["pixel_auroc"] > 0.95
-        assert set(result["seconds"]) == {"features", "scoring", "metrics"}
+        assert set(result["seconds"]) == {"features", "scoring", "metrics", "report"}
+        page = (tmp_path / "out" / "reports" / f"{result['category']}.html").read_text()
+        assert "ROC" in page
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["finished"] == stored["of"] == 2
     assert stored["mean"] == mean_metrics(results)

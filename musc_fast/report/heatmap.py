@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..errors import InputError
+
 Floats = NDArray[np.floating[Any]]
+MapScale = Literal["batch", "image"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,19 @@ class Scale:
         if span <= 0:
             return np.zeros(np.shape(values))
         return np.clip((np.asarray(values, dtype=np.float64) - self.low) / span, 0, 1)
+
+
+def scale_of(maps: Floats, kind: MapScale) -> Callable[[int], Scale]:
+    """The scale of image i of maps [N, h, w]: one for the batch, or each image its own.
+
+    Only on the batch's scale can pictures be compared. Raises InputError for another `kind`.
+    """
+    if kind == "batch":
+        whole = Scale.of(maps)
+        return lambda index: whole
+    if kind == "image":
+        return lambda index: Scale.of(maps[index])
+    raise InputError(f'map_scale: found {kind!r}, wanted "batch" or "image"')
 
 
 @cache
@@ -86,15 +103,29 @@ def heat_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.
     return Image.fromarray(colour_table()[np.asarray(grey_map(anomaly_map, scale, size))])
 
 
+def opacity(level: Floats) -> NDArray[np.float64]:
+    """How much of an overlay is colour at levels 0..1; low scores let the image through."""
+    return 0.15 + 0.6 * np.sqrt(np.asarray(level, dtype=np.float64))
+
+
 def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Image:
-    """The heat map over the image; low scores let the image through."""
+    """The heat map over the grey image."""
     size = (image.height, image.width)
     level = scale.unit(_resized(anomaly_map, size))[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
     colours = colour_table()[np.rint(level[..., 0] * 255).astype(np.uint8)]
-    opacity = 0.15 + 0.6 * np.sqrt(level)
-    mixed = (1 - opacity) * grey + opacity * colours
+    mixed = (1 - opacity(level)) * grey + opacity(level) * colours
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
+    """What `overlay` lays on a grey image, transparent (RGBA) and `side` pixels long at most."""
+    height, width = anomaly_map.shape
+    shrink = min(1.0, side / max(height, width))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    level = np.asarray(grey_map(anomaly_map, scale, size))
+    alpha = np.rint(opacity(np.arange(256) / 255) * 255).astype(np.uint8)
+    return Image.fromarray(np.dstack([colour_table()[level], alpha[level]]))
 
 
 def panel(

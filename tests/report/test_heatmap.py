@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from musc_fast.report.heatmap import Scale, colour_table, grey_map, heat_map, overlay, panel
+from musc_fast.errors import InputError
+from musc_fast.report.heatmap import (
+    Scale,
+    colour_table,
+    grey_map,
+    heat_layer,
+    heat_map,
+    overlay,
+    panel,
+    scale_of,
+)
 
 
 def lightness(colours: np.ndarray) -> np.ndarray:
@@ -57,3 +68,23 @@ def test_panel_holds_image_overlay_and_bar() -> None:
     assert picture.width > 2 * 150 + 18
     pixels = np.asarray(picture)
     assert (pixels[150, 60] == (10, 200, 30)).all()  # the original is beside the overlay
+
+
+def test_heat_layer_over_grey_is_the_overlay() -> None:
+    image = Image.effect_mandelbrot((96, 64), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    scores = np.random.default_rng(0).random((64, 96)).astype(np.float32)
+    layer = heat_layer(scores, Scale(0, 1), 96)
+    assert (layer.mode, layer.size) == ("RGBA", (96, 64))
+    mixed = image.convert("L").convert("RGBA")
+    mixed.alpha_composite(layer)
+    whole = np.asarray(overlay(image, scores, Scale(0, 1)), dtype=int)
+    assert np.abs(np.asarray(mixed, dtype=int)[..., :3] - whole).max() <= 2
+    assert heat_layer(scores, Scale(0, 1), 48).size == (48, 32)
+
+
+def test_scale_of_an_image_or_the_batch() -> None:
+    maps = np.array([[[0.2, 0.4]], [[0.4, 0.8]]], dtype=np.float32)
+    assert scale_of(maps, "batch")(0) == Scale.of(maps)
+    assert scale_of(maps, "image")(0) == Scale.of(maps[0])
+    with pytest.raises(InputError, match="map_scale: found 'none'"):
+        scale_of(maps, "none")  # type: ignore[arg-type]

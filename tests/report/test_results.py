@@ -17,6 +17,7 @@ from PIL import Image
 from musc_fast.errors import InputError
 from musc_fast.report.heatmap import colour_table
 from musc_fast.report.results import Run, result_names, staged, write_results, write_settings
+from musc_fast.threshold import find_threshold
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def run(tmp_path: Path) -> Run:
         paths.append(path)
     maps = np.random.default_rng(0).random((3, 14, 14)).astype(np.float32)
     scores = np.array([0.5, 0.9, 0.5], dtype=np.float32)
-    return Run(paths, scores, np.array([0.1, 0.2, 0.3], dtype=np.float32), maps, {"images": 3})
+    raw = np.array([0.1, 0.2, 0.3], dtype=np.float32)
+    return Run(paths, scores, raw, maps, {"images": 3}, find_threshold(raw, value=0.2))
 
 
 def write(out: Path, run: Run) -> None:
@@ -43,21 +45,34 @@ def test_files_and_values(tmp_path: Path, run: Run) -> None:
     write(out, run)
     with (out / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "image_score", "raw_score", "rank"]
+    assert list(rows[0]) == ["path", "image_score", "raw_score", "rank", "flagged"]
     # rank 1 first; a tie of image scores goes by the raw score
     assert [Path(row["path"]).name for row in rows] == ["b.png", "c.png", "a.png"]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert [float(row["raw_score"]) for row in rows] == [0.2, 0.3, 0.1]
+    assert [row["flagged"] for row in rows] == ["1", "1", "0"]
     for k, name in enumerate(("x/a", "x/b", "c")):
         stored = np.load(out / "maps" / f"{name}.npy")
         assert stored.dtype == np.float32
         np.testing.assert_array_equal(stored, run.anomaly_maps[k])
         heat = Image.open(out / "maps" / f"{name}.png")
         assert heat.size == (40 + 10 * k, 30)
+        grey = Image.open(out / "maps_grey" / f"{name}.png")
+        assert (grey.mode, grey.size) == ("L", heat.size)
+        np.testing.assert_array_equal(colour_table()[np.asarray(grey)], np.asarray(heat))
         assert Image.open(out / "overlays" / f"{name}.png").width > 200
     settings = json.loads((out / "run.json").read_text())
     assert settings["images"] == 3
     assert settings["map_scale"]["low"] == float(run.anomaly_maps.min())
+    assert settings["map_scale"]["of"] == "batch"
+    assert settings["threshold"]["value"] == 0.2
+    assert settings["threshold"]["rule"] == "value"
+    assert settings["threshold"]["flagged"] == 2
+    with (out / "regions.csv").open(newline="") as file:
+        regions = list(csv.DictReader(file))
+    assert {row["path"] for row in regions} == set(map(str, run.paths))  # all maps reach 0.2
+    assert max(float(row["peak_score"]) for row in regions) == pytest.approx(run.anomaly_maps.max())
+    assert "b.png" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_all_pictures_share_one_scale(tmp_path: Path, run: Run) -> None:
@@ -65,6 +80,18 @@ def test_all_pictures_share_one_scale(tmp_path: Path, run: Run) -> None:
     write(tmp_path / "out", run)
     dim = np.asarray(Image.open(tmp_path / "out" / "maps" / "x" / "a.png"))
     assert dim.sum(axis=2).max() <= colour_table()[4].sum()
+
+
+def test_a_scale_for_each_picture(tmp_path: Path, run: Run) -> None:
+    run.anomaly_maps[0] *= 0.01
+    out = tmp_path / "out"
+    with staged(out) as stage:
+        write_results(stage, run, map_scale="image")
+        write_settings(stage, run, "image")
+    for name in ("x/a", "x/b", "c"):
+        grey = np.asarray(Image.open(out / "maps_grey" / f"{name}.png"))
+        assert grey.max() > 200
+    assert json.loads((out / "run.json").read_text())["map_scale"]["of"] == "image"
 
 
 def test_no_maps(tmp_path: Path, run: Run) -> None:
@@ -76,6 +103,8 @@ def test_no_maps(tmp_path: Path, run: Run) -> None:
 def test_names_stay_distinct() -> None:
     paths = [Path("/d/a.png"), Path("/d/a.jpg"), Path("/d/s/a.png")]
     assert result_names(paths) == ["a.png", "a.jpg", "s/a"]
+    paths = [Path("/d/b.png"), Path("/d/b.jpg"), Path("/d/b.png.png"), Path("/d/c")]
+    assert result_names(paths) == ["b.png", "b.jpg", "b.png.png", "c"]
 
 
 def test_a_failed_run_leaves_the_earlier_one(tmp_path: Path, run: Run) -> None:

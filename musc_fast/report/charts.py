@@ -1,0 +1,181 @@
+"""Charts of the report as inline SVG: histogram, ROC and precision-recall curve.
+
+They hold numbers and fixed words only, no text of a user's. Colours come from the page's style.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 24, 46
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers in [low, high], at most `most` + 1 of them."""
+    span = high - low
+    if not span > 0:
+        return [low]
+    raw = span / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def histogram_bins(
+    scores: Floats, threshold: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Edges [bins + 1] of equal bins, and the bin of each score [N].
+
+    A threshold within the scores is an edge: below it lie unflagged images alone, above it flagged.
+    """
+    low, high = float(scores.min()), float(scores.max())
+    if not high > low:
+        half = max(abs(low) * 0.05, 1e-6)
+        low, high = low - half, high + half
+    bins = min(48, max(8, 2 * math.ceil(math.sqrt(scores.size))))
+    width = (high - low) / bins
+    below = None
+    if threshold is not None and low <= threshold <= high:
+        below = math.ceil((threshold - low) / width)
+        low = threshold - below * width
+        bins = max(below + 1, math.ceil((high - low) / width * (1 - 1e-12)))
+    index = np.floor((scores - low) / width).astype(np.int64).clip(0, bins - 1)
+    if threshold is not None and below is not None:
+        # Rounding must not move an image over the threshold.
+        above = scores >= threshold
+        index[above] = np.maximum(index[above], below)
+        index[~above] = np.minimum(index[~above], below - 1)
+    edges: NDArray[np.float64] = low + width * np.arange(bins + 1, dtype=np.float64)
+    return edges, index
+
+
+def histogram(
+    scores: Floats,
+    threshold: float | None,
+    groups: Sequence[tuple[str, str, Bools]],
+    axis: str,
+) -> str:
+    """Stacked bars of scores [N].
+
+    groups: name, CSS class and members [N] of each part of the bars, from the bottom up.
+    axis: words under the horizontal axis.
+    """
+    width, height = 560, 250
+    edges, index = histogram_bins(scores, threshold)
+    bins = len(edges) - 1
+    counts = [np.bincount(index[members], minlength=bins) for _, _, members in groups]
+    highest = int(np.bincount(index, minlength=bins).max())
+    ticks = [t for t in nice_ticks(0, highest, 4) if t == int(t)]
+    x = _Axis(float(edges[0]), float(edges[-1]), _LEFT, width - _RIGHT)
+    y = _Axis(0, highest, height - _BOTTOM, _TOP)
+    inside = threshold is not None and edges[0] <= threshold <= edges[-1]
+    told = f"{scores.size} images from {scores.min():.3f} to {scores.max():.3f}" + (
+        f"; threshold {threshold:.3f}" if threshold is not None else "; no threshold"
+    )
+    parts = [_opening("histogram", "Histogram of scores", told, width, height)]
+    parts += [_level(y(t), f"{t:.0f}", width) for t in ticks]
+    for k in range(bins):
+        base = y(0)
+        for (name, css, _), count in zip(groups, counts, strict=True):
+            if not count[k]:
+                continue
+            tall = max(2.0, y(0) - y(int(count[k])))  # a single image stays visible
+            base -= tall
+            parts.append(
+                f'<rect class="bar {css}" x="{x(edges[k]) + 0.75:.1f}" y="{base:.1f}" '
+                f'width="{max(1.0, x(edges[k + 1]) - x(edges[k]) - 1.5):.1f}" '
+                f'height="{tall:.1f}"><title>{edges[k]:.3f} to {edges[k + 1]:.3f}: '
+                f"{count[k]} {name}</title></rect>"
+            )
+    parts += [_tick(x(t), f"{t:.6g}", height) for t in nice_ticks(x.low, x.high, 8)]
+    if threshold is not None and inside:
+        at = x(threshold)
+        anchor = "end" if at > width * 0.6 else "start"
+        shift = -6 if anchor == "end" else 6
+        parts.append(
+            f'<line class="cut" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{y(0):.1f}"/>'
+            f'<text class="strong" x="{at + shift:.1f}" y="15" text-anchor="{anchor}">'
+            f"threshold {threshold:.3f}</text>"
+        )
+    parts.append(_axis_words(axis, "images", width, height))
+    return "".join(parts) + "</svg>"
+
+
+def curve(
+    kind: str,
+    title: str,
+    x_values: Floats,
+    y_values: Floats,
+    axes: tuple[str, str],
+    point: tuple[float, float] | None,
+    diagonal: bool,
+) -> str:
+    """A curve in the unit square; `point` is where the threshold lies, if it flags anything."""
+    width, height = 360, 320
+    x = _Axis(0, 1, _LEFT, width - _RIGHT)
+    y = _Axis(0, 1, height - _BOTTOM, _TOP)
+    told = f"{axes[1]} over {axes[0]}"
+    if point is not None:
+        told += f"; at the threshold {point[1]:.3f} at {point[0]:.3f}"
+    parts = [_opening(kind, title, told, width, height)]
+    for t in (0, 0.25, 0.5, 0.75, 1):
+        parts += [_level(y(t), f"{t:g}", width), _tick(x(t), f"{t:g}", height)]
+    if diagonal:
+        parts.append(f'<line class="chance" x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}"/>')
+    line = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(x_values, y_values, strict=True))
+    parts.append(f'<polyline class="curve" points="{line}"/>')
+    if point is not None:
+        parts.append(
+            f'<circle class="at" cx="{x(point[0]):.1f}" cy="{y(point[1]):.1f}" r="5.5">'
+            f"<title>at the threshold: {axes[0]} {point[0]:.3f}, {axes[1]} {point[1]:.3f}</title>"
+            "</circle>"
+        )
+    parts.append(_axis_words(axes[0], axes[1], width, height))
+    return "".join(parts) + "</svg>"
+
+
+class _Axis:
+    """Values low..high as coordinates start..end."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.high, self.start, self.end = low, high, start, end
+
+    def __call__(self, value: float) -> float:
+        part = (value - self.low) / (self.high - self.low)
+        return self.start + part * (self.end - self.start)
+
+
+def _opening(kind: str, title: str, told: str, width: int, height: int) -> str:
+    return (
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-labelledby="{kind}-title {kind}-desc"><title id="{kind}-title">{title}</title>'
+        f'<desc id="{kind}-desc">{told}</desc>'
+    )
+
+
+def _level(y: float, word: str, width: int) -> str:
+    return (
+        f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{word}</text>'
+    )
+
+
+def _tick(x: float, word: str, height: int) -> str:
+    return f'<text x="{x:.1f}" y="{height - _BOTTOM + 17}" text-anchor="middle">{word}</text>'
+
+
+def _axis_words(across: str, up: str, width: int, height: int) -> str:
+    middle = (_LEFT + width - _RIGHT) / 2
+    return (
+        f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{across}</text>'
+        f'<text x="4" y="13">{up}</text>'
+    )

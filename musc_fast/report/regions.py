@@ -1,0 +1,154 @@
+"""Regions of an anomaly map: where an image is flagged, as numbers a tool downstream can read.
+
+The pixel threshold needs no label and no second parameter. A raw image score is the maximum of its
+map, so any level above the highest peak of the unflagged images, and not above the lowest of the
+flagged ones, gives each flagged image a region and no other image one. The lowest such level is
+taken: a region is what no unflagged image of the batch reaches. A threshold that the user gave is
+also the level of the regions, so that batches can be compared.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..threshold import Threshold
+
+Floats = NDArray[np.floating[Any]]
+
+#: Smaller regions, as a share of the image, are specks and dropped (about a sixth of a ViT patch
+#: of 14 pixels at 392 x 392), unless the image's peak lies in one.
+SMALLEST_SHARE = 0.0002
+COLUMNS = (
+    "path", "region", "x", "y", "width", "height", "area", "peak_score", "peak_x", "peak_y",
+    "share",
+)  # fmt: skip
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected part of an image at or above the threshold.
+
+    Attributes:
+        x, y, width, height: the box around it, in pixels of the original image; x and y are its
+            left upper corner.
+        area: pixels of the original image, rounded; share: the same as a share of the image.
+        peak_score: highest distance in it; peak_x, peak_y: where, in pixels of the original image.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    share: float
+    peak_score: float
+    peak_x: int
+    peak_y: int
+
+
+def pixel_threshold(threshold: Threshold, raw_scores: Floats) -> float | None:
+    """The level from which on (>=) pixels belong to a region; None where no image is flagged."""
+    flagged = threshold.flagged
+    if threshold.value is None or not flagged.any():
+        return None
+    if threshold.rule == "value" or flagged.all():
+        return threshold.value
+    return float(np.nextafter(float(raw_scores[~flagged].max()), np.inf))
+
+
+def label_regions(
+    anomaly_map: Floats, threshold: float | None, smallest: float = SMALLEST_SHARE
+) -> NDArray[np.int32]:
+    """Number the regions of a map [h, w] that reach `threshold`: int32 [h, w], 0 is outside.
+
+    Region 1 has the highest peak. Pixels that touch at a corner are connected. Regions smaller than
+    the share `smallest` are dropped, except the first. Threshold None finds none.
+    """
+    if threshold is None:
+        return np.zeros(anomaly_map.shape, dtype=np.int32)
+    # In float64, as image scores are compared.
+    values = np.asarray(anomaly_map, dtype=np.float64)
+    found, count = ndimage.label(values >= threshold, structure=_EIGHT_NEIGHBOURS)
+    if count == 0:
+        return np.zeros(anomaly_map.shape, dtype=np.int32)
+    numbers = np.arange(1, count + 1)
+    peaks = np.asarray(ndimage.maximum(values, found, numbers))
+    areas = np.bincount(found.ravel(), minlength=count + 1)[1:]
+    order = np.lexsort((-areas, -peaks))
+    kept = [k for k in order if k == order[0] or areas[k] >= smallest * values.size]
+    new = np.zeros(count + 1, dtype=np.int32)
+    new[numbers[kept]] = np.arange(1, len(kept) + 1)
+    labels: NDArray[np.int32] = new[found]
+    return labels
+
+
+def measure_regions(
+    labels: NDArray[np.int32], anomaly_map: Floats, size: tuple[int, int]
+) -> list[Region]:
+    """The regions numbered in `labels` [h, w], biggest peak first, for an image of `size` (h, w).
+
+    Boxes are rounded outwards: they hold every pixel of the original under the region.
+    """
+    regions = []
+    up, across = size[0] / labels.shape[0], size[1] / labels.shape[1]
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        rows, columns = box
+        inside = labels[box] == number
+        scores = np.where(inside, anomaly_map[box], -np.inf)
+        peak_row, peak_column = np.unravel_index(int(np.argmax(scores)), scores.shape)
+        left, top = int(columns.start * across), int(rows.start * up)
+        share = int(inside.sum()) / labels.size
+        regions.append(
+            Region(
+                x=left,
+                y=top,
+                width=min(size[1], int(np.ceil(columns.stop * across))) - left,
+                height=min(size[0], int(np.ceil(rows.stop * up))) - top,
+                area=max(1, round(share * size[0] * size[1])),
+                share=share,
+                peak_score=float(scores.max()),
+                peak_x=int((columns.start + peak_column + 0.5) * across),
+                peak_y=int((rows.start + peak_row + 0.5) * up),
+            )
+        )
+    return regions
+
+
+def find_regions(
+    anomaly_map: Floats, threshold: float | None, size: tuple[int, int] | None = None
+) -> list[Region]:
+    """Regions of a map [h, w] at or above `threshold`, biggest peak first.
+
+    size: (h, w) of the original image, to whose pixels the numbers refer; None: the map's own.
+    """
+    labels = label_regions(anomaly_map, threshold)
+    return measure_regions(labels, anomaly_map, size or (labels.shape[0], labels.shape[1]))
+
+
+def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence[Region]]) -> None:
+    """regions.csv: a row a region (`COLUMNS`), biggest peak first; `region` counts in an image."""
+    rows = [
+        (region.peak_score, image, number, region)
+        for image, found in zip(images, regions, strict=True)
+        for number, region in enumerate(found, 1)
+    ]
+    rows.sort(key=lambda row: -row[0])
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for _, image, number, r in rows:
+            writer.writerow(
+                [
+                    image, number, r.x, r.y, r.width, r.height, r.area,
+                    f"{r.peak_score:.7g}", r.peak_x, r.peak_y, f"{r.share:.6f}",
+                ]
+            )  # fmt: skip

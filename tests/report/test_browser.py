@@ -1,0 +1,209 @@
+"""The report in headless Chromium: no error, no request, and everything a reader clicks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musc_fast.report.html import Evaluation, write_report
+from musc_fast.report.results import Run
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None,
+    reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed",
+)
+NAMES = ["<img src=x onerror=window.hacked=1>.png", "line 2/b7.png", "Öse.png", "a10.png", "a2.png"]
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+class View:
+    """A report opened at a window size, in light or dark."""
+
+    def __init__(self, browser: Any, path: Path, size: tuple[int, int], dark: bool = False) -> None:
+        self.browser = browser
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {**metrics, "mobile": size == PHONE}
+        )
+        wanted = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wanted]})
+        browser.get(path.as_uri())
+
+    def one(self, css: str) -> Any:
+        return self.browser.find_element(By.CSS_SELECTOR, css)
+
+    def all(self, css: str) -> list[Any]:
+        return list(self.browser.find_elements(By.CSS_SELECTOR, css))
+
+    def run(self, script: str) -> Any:
+        return self.browser.execute_script(script)
+
+    def shown(self) -> list[str]:
+        return self.run(
+            "return [...document.querySelectorAll('.card')].filter(c => c.checkVisibility())"
+            ".map(c => c.dataset.name)"
+        )
+
+    def press(self, key: str) -> None:
+        self.browser.switch_to.active_element.send_keys(key)
+
+    def overflow(self) -> int:
+        return self.run(
+            "return Math.max(document.documentElement.scrollWidth - innerWidth, ...[...document"
+            ".querySelectorAll('body *')].map(e => e.getBoundingClientRect().right - innerWidth))"
+        )
+
+    def ground(self) -> str:
+        return self.run("return getComputedStyle(document.body).backgroundColor")
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_run: Callable[..., Run]) -> Path:
+    run = make_run(NAMES)  # peaks 0.9, 0.74, 0.58, 0.42, 0.26; the first three are flagged
+    labels = np.array([True, True, False, False, True])
+    masks = [np.eye(40, dtype=bool), None, None, None, None]
+    path = tmp_path / "report.html"
+    write_report(path, run, evaluation=Evaluation(labels, masks))
+    return path
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_opens_clean_at_every_size(
+    browser: Any, page: Path, size: tuple[int, int], dark: bool
+) -> None:
+    view = View(browser, page, size, dark)
+    assert browser.get_log("browser") == []
+    assert view.run("return window.hacked") is None
+    assert view.run("return performance.getEntriesByType('resource').filter(e => "
+                    "!e.name.startsWith('data:')).length") == 0  # fmt: skip
+    assert view.run("return innerWidth") == size[0]
+    assert view.overflow() <= 0
+    broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).length"
+    assert view.run(broken) == 0
+    view.one(".panes").click()
+    assert view.overflow() <= 0
+    assert browser.get_log("browser") == []
+
+
+def test_dark_by_system_and_by_button(browser: Any, page: Path) -> None:
+    light = View(browser, page, DESKTOP).ground()
+    view = View(browser, page, DESKTOP, dark=True)
+    dark = view.ground()
+
+    def sum_of(colour: str) -> int:
+        return sum(int(part) for part in colour[4:-1].split(","))
+
+    assert sum_of(dark) < 150 < 600 < sum_of(light)
+    view.one("#theme").click()
+    assert view.ground() == light
+    view.one("#theme").click()
+    assert view.ground() == dark
+
+
+def test_filter_search_and_order(browser: Any, page: Path) -> None:
+    view = View(browser, page, DESKTOP)
+    assert view.shown() == NAMES
+    view.one("[value=flagged] + span").click()
+    assert view.shown() == NAMES[:3]
+    assert view.one("#count").text == "3 of 5 images"
+    search = view.one("#search")
+    search.send_keys("LINE")
+    assert view.shown() == ["line 2/b7.png"]
+    view.one("[value=all] + span").click()
+    search.clear()
+    search.send_keys("öse")
+    assert view.shown() == ["Öse.png"]
+    search.clear()
+    search.send_keys("nothing like it")
+    assert view.shown() == []
+    assert view.one("#nothing").is_displayed()
+    search.clear()
+    search.send_keys("a")
+    view.run("const s = document.querySelector('#order'); s.value = 'name';"
+             "s.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert view.shown() == [NAMES[0], "a2.png", "a10.png"]
+    assert not view.one("#nothing").is_displayed()
+
+
+def test_enlarge_step_and_close(browser: Any, page: Path) -> None:
+    view = View(browser, page, DESKTOP)
+    view.one("[value=flagged] + span").click()
+    view.all(".panes")[1].click()
+    name = view.one("#viewer-name")
+    assert name.text == "line 2/b7.png"
+    assert "Rank 2 of 5 · flagged" in view.one("#viewer-facts").text
+    assert view.run("return document.activeElement.id") == "close"
+    view.press(Keys.ARROW_RIGHT)
+    assert name.text == "Öse.png"
+    view.press(Keys.ARROW_RIGHT)
+    assert name.text == NAMES[0]  # round, over the flagged ones alone
+    view.press(Keys.ARROW_LEFT)
+    assert name.text == "Öse.png"
+    cells = [cell.text for cell in view.all("#viewer-regions td")]
+    assert cells[0] == "1"
+    assert cells[4] == "0.580"
+    widths = [pane.size["width"] for pane in view.all("#stage .pane")]
+    assert min(widths) > 500  # enlarged, side by side
+    view.press(Keys.ESCAPE)
+    assert not view.one("#viewer").is_displayed()
+    assert view.run("return document.activeElement.closest('.card').dataset.name") == "Öse.png"
+
+
+def test_slider_and_outlines(browser: Any, page: Path) -> None:
+    view = View(browser, page, PHONE)
+    view.one(".panes").click()
+    assert view.one("[value=slider]").is_selected()  # a phone has no room for two
+    original, heat = view.all("#stage .pane")
+    assert original.rect == heat.rect
+    slider = view.one("#cut")
+    view.run("document.querySelector('#cut').focus()")
+    before = int(slider.get_attribute("value"))
+    for _ in range(5):
+        view.press(Keys.ARROW_RIGHT)
+    assert int(slider.get_attribute("value")) == before + 5
+    assert view.one("#viewer-name").text == NAMES[0]  # the arrows moved the slider alone
+    clip = "return getComputedStyle(document.querySelector('#stage .overlay')).clipPath"
+    assert f"{before + 5}%" in view.run(clip)
+    assert view.one("#stage .line").is_displayed()
+    view.one("#viewer-marks").click()
+    assert not view.one("#stage .line").is_displayed()
+    assert not view.one("#marks").is_selected()
+    view.one("[value=beside] + span").click()
+    original, heat = view.all("#stage .pane")
+    assert heat.rect["y"] >= original.rect["y"] + original.rect["height"]  # stacked on a phone
+
+
+def test_a_miss_opens_its_image(browser: Any, page: Path) -> None:
+    view = View(browser, page, DESKTOP)
+    view.all(".misses a")[0].click()
+    assert view.one("#viewer-name").text == "a2.png"
+    view.press(Keys.ESCAPE)
+    assert view.run("return document.activeElement.matches('.misses a')")
