@@ -165,6 +165,48 @@ void bind_search(py::module_& module) {
       py::arg("best"), py::arg("means"), py::arg("distances"), py::arg("nearest"),
       py::arg("nearest_image"), py::arg("nearest_patch"), py::arg("counters"));
 
+  module.def(
+      "search_plain",
+      [](const std::string& isa_name, const std::string& kind, uintptr_t left, uintptr_t right,
+         uintptr_t init, int64_t images, int64_t words, int64_t padded, int64_t segment,
+         int64_t begin, int64_t end, uintptr_t best, int threads) {
+        const musc::Isa& isa = isa_named(isa_name);
+        const musc::FloatKernel& kernel = kind == "bf16" ? isa.bf16 : isa.fp32;
+        require(kernel.pair != nullptr, "no bf16 dot product in this instruction set");
+        require(segment > 0 && segment % musc::kSegmentUnit == 0 && segment <= 1536, "segment");
+        const musc::PlainArgs args{pointer<const uint32_t>(left),
+                                   pointer<const uint32_t>(right),
+                                   pointer<const float>(init),
+                                   images,
+                                   words,
+                                   padded,
+                                   segment,
+                                   begin,
+                                   end,
+                                   pointer<float>(best),
+                                   threads};
+        const py::gil_scoped_release release;
+        musc::search_plain(kernel, args);
+      },
+      py::arg("isa"), py::arg("kind"), py::arg("left"), py::arg("right"), py::arg("init"),
+      py::arg("images"), py::arg("words"), py::arg("padded"), py::arg("segment"),
+      py::arg("begin"), py::arg("end"), py::arg("best"), py::arg("threads"));
+
+  module.def(
+      "peak",
+      [](const std::string& isa_name, const std::string& kind, int64_t steps) {
+        const musc::Isa& isa = isa_named(isa_name);
+        const uint32_t seed[16] = {0x3c013c01u, 0x3c023c02u, 0x3c033c03u, 0x3c043c04u};
+        alignas(64) int32_t result[16];
+        const py::gil_scoped_release release;
+        if (kind == "int8") return isa.int8.elements * isa.int8.peak(steps, seed, result);
+        const musc::FloatKernel& kernel = kind == "bf16" ? isa.bf16 : isa.fp32;
+        require(kernel.peak != nullptr, "no bf16 dot product in this instruction set");
+        return kernel.elements * kernel.peak(steps, seed, result);
+      },
+      "Operations done in `steps` steps of pure dot products, on one thread: the limit.",
+      py::arg("isa"), py::arg("kind"), py::arg("steps"));
+
   module.def("instruction_sets", [] {
     py::dict result;  // name -> elements per word, best first
     for (int index = 0; index < musc::isa_count(); ++index) {

@@ -207,15 +207,18 @@ def info() -> None:
 
 
 def _print_scores(run: Run, out: Path, most: int = 10) -> None:
+    from .report.html import relative_names
+
     table = Table(title=f"Most anomalous of {len(run.paths)} images")
     table.add_column("rank", justify="right")
     table.add_column("image", overflow="fold")
     table.add_column("image score", justify="right")
     table.add_column("raw score", justify="right")
     table.add_column("flagged")
+    names = relative_names(run.paths)
     for i in run.ranks.argsort()[:most]:
         table.add_row(
-            str(run.ranks[i]), str(run.paths[i]),
+            str(run.ranks[i]), escape(names[i]),
             f"{run.image_scores[i]:.4f}", f"{run.raw_scores[i]:.4f}",
             "yes" if run.threshold.flagged[i] else "",
         )  # fmt: skip

@@ -16,7 +16,8 @@ from .errors import InputError
 
 _SHARE = 0.5  # of the free memory, where no limit is given
 _RESERVE = 32 << 20  # scratch: samples, bases, the refinement's lists
-SEGMENTS = (96, 192, 384, 768, 1536)
+SEGMENTS = (48, 96, 192, 384, 768, 1536)
+_LONG_ROW = 32  # words; from here on a finer segment saves more than its score costs
 PANEL = 16
 
 
@@ -53,9 +54,9 @@ def padded(patches: int) -> int:
     return -(-patches // PANEL) * PANEL
 
 
-def operand_bytes(images: int, patches: int, words: int) -> int:
-    """The rounded operands of `images` images: two layouts, two inits, rho."""
-    return images * padded(patches) * (2 * 4 * words + 12)
+def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
+    """The rounded operands of `images` images: two layouts, two inits, bounds, `extra` a row."""
+    return images * padded(patches) * (2 * 4 * words + 24 + extra)
 
 
 def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:
@@ -70,22 +71,24 @@ def plan_search(
     references: int,
     reference_patches: int,
     words: int,
+    extra: int,
     *,
     symmetric: bool,
     memory_limit: int | None,
-    copies: int = 0,
 ) -> Plan:
     """Choose chunk and segment for a search of `images` x `patches` against the references.
 
-    `words`: 32-bit words of a rounded row. `copies`: bytes of converted inputs. `memory_limit`
-    None: half of what is free. Raises InputError where even one image at a time does not fit.
+    `words`: 32-bit words of a rounded row, `extra`: bytes of its closer representations.
+    `memory_limit` None: half of what is free. Raises InputError where even one image at a time
+    does not fit.
     """
-    fixed = operand_bytes(images, patches, words) + copies + _RESERVE
+    fixed = operand_bytes(images, patches, words, extra) + _RESERVE
     if not symmetric:
-        fixed += operand_bytes(references, reference_patches, words)
+        fixed += operand_bytes(references, reference_patches, words, extra)
     limit = int(free_memory() * _SHARE) if memory_limit is None else memory_limit
     best: tuple[float, Plan] | None = None
-    for segment in SEGMENTS:
+    finest = 0 if words > _LONG_ROW else 1
+    for segment in SEGMENTS[finest:]:
         each = score_bytes(patches, references, reference_patches, segment)
         chunk = min(images, (limit - fixed) // each)
         if chunk < 1:
@@ -94,7 +97,7 @@ def plan_search(
         chunk = -(-images // chunks)  # of even size
         # Pairs within a chunk cost half; a segment twice as large costs a tenth more.
         pairs = images * (references - chunk / 2 if symmetric else references)
-        cost = pairs * (1 + 0.1 * SEGMENTS.index(segment))
+        cost = pairs * (1 + 0.1 * (SEGMENTS.index(segment) - finest))
         plan = Plan(chunk, segment, fixed + chunk * each)
         if best is None or cost < best[0]:
             best = (cost, plan)

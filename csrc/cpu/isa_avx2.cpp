@@ -119,9 +119,9 @@ struct Avx2Float : PortableFloat {
 
 extern const Isa kAvx2 = {
     "avx2",
-    {2, pair_kernel<Avx2Int>, scan_kernel<Avx2Int>},
-    {1, pair_kernel<Avx2Float>},
-    {2, nullptr},
+    {2, pair_kernel<Avx2Int>, scan_kernel<Avx2Int>, peak_kernel<Avx2Int>},
+    {1, pair_kernel<Avx2Float>, peak_kernel<Avx2Float>},
+    {2, nullptr, nullptr},
     project_kernel<Avx2Float>,
     rotate_kernel,
     squared_distance_kernel,

@@ -5,9 +5,9 @@ namespace musc {
 
 extern const Isa kAvx512 = {
     "avx512",
-    {2, pair_kernel<Avx512Int16>, scan_kernel<Avx512Int16>},
-    {1, pair_kernel<Avx512Fp32>},
-    {2, nullptr},
+    {2, pair_kernel<Avx512Int16>, scan_kernel<Avx512Int16>, peak_kernel<Avx512Int16>},
+    {1, pair_kernel<Avx512Fp32>, peak_kernel<Avx512Fp32>},
+    {2, nullptr, nullptr},
     project_kernel<Avx512Fp32>,
     rotate_kernel,
     squared_distance_kernel,

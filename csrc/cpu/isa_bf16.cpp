@@ -21,9 +21,9 @@ struct Bf16 : Avx512FloatScore {
 
 extern const Isa kBf16 = {
     "avx512-bf16",
-    {4, pair_kernel<Vnni>, scan_kernel<Vnni>},
-    {1, pair_kernel<Avx512Fp32>},
-    {2, pair_kernel<Bf16>},
+    {4, pair_kernel<Vnni>, scan_kernel<Vnni>, peak_kernel<Vnni>},
+    {1, pair_kernel<Avx512Fp32>, peak_kernel<Avx512Fp32>},
+    {2, pair_kernel<Bf16>, peak_kernel<Bf16>},
     project_kernel<Avx512Fp32>,
     rotate_kernel,
     squared_distance_kernel,

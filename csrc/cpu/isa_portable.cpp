@@ -5,9 +5,9 @@ namespace musc {
 
 extern const Isa kPortable = {
     "portable",
-    {2, pair_kernel<PortableInt>, scan_kernel<PortableInt>},
-    {1, pair_kernel<PortableFloat>},
-    {2, nullptr},
+    {2, pair_kernel<PortableInt>, scan_kernel<PortableInt>, peak_kernel<PortableInt>},
+    {1, pair_kernel<PortableFloat>, peak_kernel<PortableFloat>},
+    {2, nullptr, nullptr},
     project_kernel<PortableFloat>,
     rotate_kernel,
     squared_distance_kernel,

@@ -5,9 +5,9 @@ namespace musc {
 
 extern const Isa kVnni = {
     "avx512-vnni",
-    {4, pair_kernel<Vnni>, scan_kernel<Vnni>},
-    {1, pair_kernel<Avx512Fp32>},
-    {2, nullptr},
+    {4, pair_kernel<Vnni>, scan_kernel<Vnni>, peak_kernel<Vnni>},
+    {1, pair_kernel<Avx512Fp32>, peak_kernel<Avx512Fp32>},
+    {2, nullptr, nullptr},
     project_kernel<Avx512Fp32>,
     rotate_kernel,
     squared_distance_kernel,

@@ -45,11 +45,15 @@ struct IntKernel {
   // the row's first word; its words lie 8 apart.
   void (*scan)(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
                int32_t left_init, const int32_t* right_init, int32_t* out);
+  // Runs `steps` steps of pure dot products (seed: 16 words, result: 16 scores); returns operations
+  // divided by `elements`.
+  int64_t (*peak)(int64_t steps, const uint32_t* seed, void* result);
 };
 
 struct FloatKernel {
   int elements;  // per word: 1 (fp32) or 2 (bf16)
   void (*pair)(const PairFloat&);
+  int64_t (*peak)(int64_t steps, const uint32_t* seed, void* result);
 };
 
 struct Isa {

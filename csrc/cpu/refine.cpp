@@ -19,6 +19,7 @@ namespace musc {
 namespace {
 
 constexpr int64_t kBlock = 512;  // patches of one task
+constexpr int kFastCandidates = 4;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Hit {
@@ -33,10 +34,10 @@ struct Hit {
 class Refiner {
  public:
   Refiner(const Isa& isa, const Operands& queries, const Operands& references,
-          const SearchShape& shape, const RefineArgs& args, const float* image_rho,
+          const SearchShape& shape, const RefineArgs& args, float usual_rho,
           const Bounds* segment_bounds)
       : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
-        image_rho_(image_rho), segment_bounds_(segment_bounds),
+        usual_rho_(usual_rho), segment_bounds_(segment_bounds),
         segments_((references.padded + shape.segment - 1) / shape.segment),
         inverse_(1.0 / shape.scale),
         fine_inverse_(shape.fine_stride != 0 ? 1.0 / shape.fine_scale : 0.0),
@@ -60,6 +61,12 @@ class Refiner {
                ? 1e30
                : std::sqrt(static_cast<double>(square)) * shape_.stretch + 1e-18;
   }
+  // The score of a distance shorter by `excess` (in steps of the scale), rounded down.
+  uint16_t lower(uint16_t score, double excess) const {
+    const double t = static_cast<double>(static_cast<int64_t>(score) << shape_.shift);
+    const double shorter = std::max(0.0, std::sqrt(2.0 * t) - excess);
+    return static_cast<uint16_t>(static_cast<int64_t>(shorter * shorter * 0.5) >> shape_.shift);
+  }
   const uint16_t* best(int64_t image, int64_t j) const {
     return args_.best +
            ((image - args_.first) * args_.references + j) * segments_ * q_.padded;
@@ -73,6 +80,7 @@ class Refiner {
       __builtin_prefetch(at + line * 64);
     }
   }
+  void look_at_best(int64_t row, int64_t j, int64_t segment, int64_t width, Hit* hit);
   Hit examine(int64_t image, int64_t p, int64_t j, float worst);
   void estimate(int64_t image, int64_t begin, int64_t end);
   void by_image(int64_t begin, int64_t end, const std::vector<std::vector<int32_t>>& wanted);
@@ -83,7 +91,9 @@ class Refiner {
   const Operands& r_;
   const SearchShape& shape_;
   const RefineArgs& args_;
-  const float* image_rho_;
+  // The rho of most segments. Where a segment's is larger, estimate() lowers its scores instead,
+  // so that one badly rounded patch does not loosen the bound of its whole image.
+  const double usual_rho_;
   const Bounds* segment_bounds_;  // the largest of each, [references][segments]
   const int64_t segments_;
   const double inverse_, fine_inverse_;
@@ -186,6 +196,26 @@ void Refiner::examine_segment(int64_t row, int64_t j, int64_t segment, int64_t w
   }
 }
 
+// Without the certificate: the next few scores of the segment, whatever the bound says.
+void Refiner::look_at_best(int64_t row, int64_t j, int64_t segment, int64_t width, Hit* hit) {
+  const int64_t begin = segment * shape_.segment;
+  scores_[static_cast<size_t>(hit->patch - begin)] = std::numeric_limits<int32_t>::min();
+  for (int n = 1; n < kFastCandidates; ++n) {
+    isa_.select(scores_.data(), width, isa_.largest(scores_.data(), width), chosen_.data());
+    const int64_t patch = begin + chosen_[0];
+    if (patch >= r_.rows) return;
+    scores_[static_cast<size_t>(chosen_[0])] = std::numeric_limits<int32_t>::min();
+    const float square = isa_.squared_distance(
+        q_.x + row * shape_.channels, r_.x + (j * r_.rows + patch) * shape_.channels,
+        shape_.channels);
+    ++counters[2];
+    if (square < hit->square || (square == hit->square && patch < hit->patch)) {
+      hit->square = square;
+      hit->patch = static_cast<int32_t>(patch);
+    }
+  }
+}
+
 // The nearest patch of image j, if it is not farther than `worst` (a squared distance).
 Hit Refiner::examine(int64_t image, int64_t p, int64_t j, float worst) {
   ++counters[0];
@@ -207,7 +237,10 @@ Hit Refiner::examine(int64_t image, int64_t p, int64_t j, float worst) {
     hit.patch = static_cast<int32_t>(patch);
     ++counters[2];
   }
-  if (!args_.certified) return hit;
+  if (!args_.certified) {
+    look_at_best(row, j, first, width, &hit);
+    return hit;
+  }
   examine_segment(row, j, first, width, &hit);
   double bound = distance(hit.square) + q_.bounds[row].rho;
   for (int64_t s = 0; s < segments_; ++s) {
@@ -228,9 +261,17 @@ void Refiner::estimate(int64_t image, int64_t begin, int64_t end) {
   for (int64_t j = 0; j < args_.references; ++j) {
     if (args_.symmetric && j == image) continue;
     const uint16_t* t = best(image, j) + begin;
-    std::copy(t, t + rows, least);
-    for (int64_t s = 1; s < segments_; ++s) {
+    std::fill_n(least, rows, static_cast<uint16_t>(65535));
+    for (int64_t s = 0; s < segments_; ++s) {
       const uint16_t* other = t + s * q_.padded;
+      const double excess = (segment_bounds_[j * segments_ + s].rho - usual_rho_) * inverse_;
+      if (excess > 0.0) {
+        for (int64_t p = 0; p < rows; ++p) {
+          const uint16_t lowered = lower(other[p], excess);
+          least[p] = lowered < least[p] ? lowered : least[p];
+        }
+        continue;
+      }
       for (int64_t p = 0; p < rows; ++p) least[p] = other[p] < least[p] ? other[p] : least[p];
     }
     for (int64_t p = 0; p < rows; ++p) {
@@ -275,7 +316,7 @@ void Refiner::run(int64_t image, int64_t begin, int64_t end) {
       for (int64_t j = 0; j < args_.references; ++j) {
         const size_t at = static_cast<size_t>(p * args_.references + j);
         if (taken[at] || (args_.symmetric && j == image)) continue;
-        if (nearest_[at] <= (limit(reach + image_rho_[j]) >> shape_.shift)) {
+        if (nearest_[at] <= (limit(reach + usual_rho_) >> shape_.shift)) {
           members_[static_cast<size_t>(j)].push_back(static_cast<int32_t>(p));
         }
       }
@@ -284,7 +325,7 @@ void Refiner::run(int64_t image, int64_t begin, int64_t end) {
       for (const int32_t p : members_[static_cast<size_t>(j)]) {
         auto& row = hits[static_cast<size_t>(p)];
         const double reach = distance(row.front().square) +
-                             q_.bounds[image * q_.rows + begin + p].rho + image_rho_[j];
+                             q_.bounds[image * q_.rows + begin + p].rho + usual_rho_;
         const size_t at = static_cast<size_t>(p * args_.references + j);
         if (nearest_[at] > (limit(reach) >> shape_.shift)) continue;  // T has shrunk
         const Hit hit = examine(image, begin + p, j, row.front().square);
@@ -329,7 +370,6 @@ void Refiner::finish(int64_t image, int64_t p, std::vector<Hit>* hits) {
 void refine(const Isa& isa, const Operands& queries, const Operands& references,
             const SearchShape& shape, const RefineArgs& args) {
   const int64_t segments = (references.padded + shape.segment - 1) / shape.segment;
-  std::vector<float> image_rho(static_cast<size_t>(args.references), 0.0f);
   std::vector<Bounds> segment_bounds(static_cast<size_t>(args.references * segments), Bounds{});
   for (int64_t j = 0; j < args.references; ++j) {
     for (int64_t patch = 0; patch < references.rows; ++patch) {
@@ -337,15 +377,17 @@ void refine(const Isa& isa, const Operands& queries, const Operands& references,
       Bounds& most = segment_bounds[static_cast<size_t>(j * segments + patch / shape.segment)];
       most.rho = std::max(most.rho, own.rho);
       most.fine = std::max(most.fine, own.fine);
-      image_rho[static_cast<size_t>(j)] = std::max(image_rho[static_cast<size_t>(j)], own.rho);
     }
   }
+  std::vector<float> rhos;
+  for (const Bounds& bounds : segment_bounds) rhos.push_back(bounds.rho);
+  const auto usual = rhos.begin() + static_cast<int64_t>(rhos.size()) * 3 / 4;
+  std::nth_element(rhos.begin(), usual, rhos.end());
   const int64_t blocks = (queries.rows + kBlock - 1) / kBlock;
   const int workers = std::max(1, shape.threads);
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < workers; ++worker) {
-    refiners.emplace_back(isa, queries, references, shape, args, image_rho.data(),
-                          segment_bounds.data());
+    refiners.emplace_back(isa, queries, references, shape, args, *usual, segment_bounds.data());
   }
   parallel_for((args.end - args.begin) * blocks, workers, [&](int64_t task, int worker) {
     const int64_t begin = (task % blocks) * kBlock;

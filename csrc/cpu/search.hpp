@@ -92,6 +92,20 @@ struct PairsArgs {
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args);
 
+// The plain search in fp32 or bf16, without bounds: best[i][j] = least |x - y|^2 / 2 as the inner
+// products see it, [padded rows of i], for i != j; one tile serves (i, j) and (j, i).
+struct PlainArgs {
+  const uint32_t* left;   // [images][padded / 8][words][8]
+  const uint32_t* right;  // [images][padded / 16][words][16]
+  const float* init;      // [images][padded]: -|x|^2 / 2, padding far below
+  int64_t images, words, padded, segment;
+  int64_t begin, end;     // the pairs to do, of images * (images - 1) / 2 in order
+  float* best;            // [images][images][segments][padded]
+  int threads;
+};
+
+void search_plain(const FloatKernel& kernel, const PlainArgs& args);
+
 struct RefineArgs {
   int64_t first;          // query image of best[0]
   int64_t begin, end;     // query images to finish now

@@ -85,7 +85,9 @@ def msm(
     Z [N, P, C], references [M, P2, C] or None: the batch itself, each image against the others.
     0 <= k_min < k_max <= M (N - 1 without references). `precision="exact"`: distances are those
     of sum((x - y)^2) in float32 over all pairs, to the bit; only those that can enter the mean
-    are computed. `"fast"`: a fixed number of candidates, no certificate.
+    are computed. `"fast"`: the four best scores of the best segment of each image, no certificate;
+    on features of real images the scores are off by 2e-5 to 1e-3 on average (of 0.2 to 0.5) and
+    by 0.05 at worst, never downwards.
     """
     z = prepared(Z)
     out = torch.empty(z.shape[:2], dtype=torch.float32)

@@ -183,7 +183,7 @@ def run_search(
     threads = torch.get_num_threads()
 
     start = perf_counter()
-    work = Workload(count, symmetric, k_max, settings.segment or planning.SEGMENTS[0])
+    work = Workload(count, symmetric, k_max, settings.segment or planning.SEGMENTS[1])
     space = choose_space(z, references, work, settings.prefix)
     words = -(-space.channels // elements)
     plan = planning.plan_search(
@@ -192,6 +192,7 @@ def run_search(
         count,
         other_patches,
         words,
+        2 * _strides(space)[0] + _strides(space)[1],
         symmetric=symmetric,
         memory_limit=settings.memory_limit,
     )

@@ -75,9 +75,7 @@ def test_references(images: int, references: int) -> None:
     found = native.patch_to_image(z, others)
     assert close(found, truth)
     assert bool((found[0, :7, 0] == 0).all())
-    assert close(
-        native.msm(z, others, 0, references), cases.interval_mean(truth, 0, references)
-    )
+    assert close(native.msm(z, others, 0, references), cases.interval_mean(truth, 0, references))
 
 
 @pytest.mark.parametrize("isa", _C.instruction_sets())

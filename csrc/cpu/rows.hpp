@@ -1,0 +1,115 @@
+// Loops over single rows (rotating, rounding, comparing), compiled for each instruction set; the
+// compiler vectorises them. Included by the isa_*.cpp files alone, see tile.hpp.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+
+namespace musc {
+namespace {
+
+// Walsh-Hadamard steps on the first and on the last `size` of the channels (a power of two), twice,
+// each after random signs: orthonormal, and any one channel spreads over all. values [channels][8].
+void rotate_kernel(float* values, int64_t channels, int64_t size, const float* signs) {
+  for (int round = 0; round < 4; ++round) {
+    float* block = values + (round % 2 == 0 ? 0 : (channels - size) * kTileRows);
+    const float* sign = signs + round * size;  // +-1 / sqrt(size)
+    for (int64_t c = 0; c < size; ++c) {
+      for (int r = 0; r < kTileRows; ++r) block[c * kTileRows + r] *= sign[c];
+    }
+    for (int64_t half = 1; half < size; half *= 2) {
+      for (int64_t start = 0; start < size; start += 2 * half) {
+        float* low = block + start * kTileRows;
+        float* high = low + half * kTileRows;
+        for (int64_t i = 0; i < half * kTileRows; ++i) {
+          const float a = low[i], b = high[i];
+          low[i] = a + b;
+          high[i] = a - b;
+        }
+      }
+    }
+  }
+}
+
+// 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
+float squared_distance_kernel(const float* x, const float* y, int64_t channels) {
+  constexpr int kSums = 32;
+  float sums[kSums] = {};
+  int64_t c = 0;
+  for (; c + kSums <= channels; c += kSums) {
+    for (int i = 0; i < kSums; ++i) {
+      const float difference = x[c + i] - y[c + i];
+      sums[i] += difference * difference;
+    }
+  }
+  for (int i = 0; c + i < channels; ++i) {
+    const float difference = x[c + i] - y[c + i];
+    sums[i] += difference * difference;
+  }
+  for (int i = 0; i < 16; ++i) sums[i] += sums[i + 16];
+  for (int i = 0; i < 8; ++i) sums[i] += sums[i + 8];
+  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+// out = round(value * inverse), within +-most; returns the square of what was lost.
+template <class Int>
+float round_kernel(const float* value, int64_t count, float scale, float inverse, float most,
+                   Int* out) {
+  constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  float sums[16] = {};
+  int64_t c = 0;
+  for (; c + 16 <= count; c += 16) {
+    for (int i = 0; i < 16; ++i) {
+      float level = value[c + i] * inverse;
+      level = level > most ? most : level;
+      level = level < -most ? -most : level;
+      level = (level + kToInteger) - kToInteger;
+      const float rest = value[c + i] - scale * level;
+      sums[i] += rest * rest;
+      out[c + i] = static_cast<Int>(static_cast<int32_t>(level));
+    }
+  }
+  for (; c < count; ++c) {
+    float level = value[c] * inverse;
+    level = level > most ? most : level;
+    level = level < -most ? -most : level;
+    level = (level + kToInteger) - kToInteger;
+    const float rest = value[c] - scale * level;
+    sums[c % 16] += rest * rest;
+    out[c] = static_cast<Int>(static_cast<int32_t>(level));
+  }
+  float sum = 0.0f;
+  for (int i = 0; i < 16; ++i) sum += sums[i];
+  return sum;
+}
+
+template <class Int>
+int32_t square_kernel(const Int* x, const Int* y, int64_t count) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int16_t difference = static_cast<int16_t>(x[i] - y[i]);
+    sum += static_cast<int32_t>(difference) * static_cast<int32_t>(difference);
+  }
+  return sum;
+}
+
+// square_kernel of x against the rows `index` of y, each `stride` long. Nothing branches on a result
+// here, so the processor fetches several rows at once.
+template <class Int>
+void squares_kernel(const Int* x, const Int* y, int64_t stride, const int32_t* index,
+                    int64_t count, int32_t* out) {
+  for (int64_t n = 0; n < count; ++n) {
+    out[n] = square_kernel(x, y + index[n] * stride, stride);
+  }
+}
+
+int32_t largest_kernel(const int32_t* scores, int64_t count) {
+  int32_t largest = scores[0];
+  for (int64_t i = 0; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  return largest;
+}
+
+}  // namespace
+}  // namespace musc

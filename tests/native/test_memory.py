@@ -1,0 +1,55 @@
+"""`memory_limit` holds: the peak of a process of its own, beyond what it had before the call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from musc_fast import native, planning
+from musc_fast.errors import InputError
+
+SCRIPT = """
+import resource, sys, torch
+from musc_fast import native
+limit, images, mode = (int(value) for value in sys.argv[1:])
+torch.set_num_threads(2)
+z = torch.nn.functional.normalize(
+    torch.randn(images, 400, 256, generator=torch.Generator().manual_seed(0))
+    * torch.arange(1, 257).float().pow(-0.7), dim=2)
+others = z[:10].clone() if mode else None
+native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+out = native.msm(z, others, 0, 8, memory_limit=limit)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10, float(out.sum()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.parametrize("references", [0, 1])
+def test_peak_memory_stays_within_the_limit(references: int) -> None:
+    """100 images: the first two limits leave room for larger segments or chunks only."""
+    sums = set()
+    for limit in (80 << 20, 112 << 20, 1 << 30):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(limit), "100", str(references)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, total = done.stdout.split()
+        assert int(used) <= limit
+        sums.add(total)
+    assert len(sums) == 1  # and the result depends on none of it
+
+
+def test_limit_that_nothing_fits_is_an_error_with_the_way_out() -> None:
+    z = torch.nn.functional.normalize(torch.randn(4, 100, 40), dim=2)
+    with pytest.raises(InputError, match=r"memory_limit.*at least \d+ MiB"):
+        native.msm(z, None, 0, 1, memory_limit=1000)
+
+
+def test_default_limit_is_a_share_of_what_is_free() -> None:
+    assert 0 < planning.free_memory() < 1 << 50
