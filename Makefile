@@ -17,10 +17,10 @@ help:
 $(STAMP): pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 	  || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@echo "Installing musc_fast into $(VENV) (the first time this fetches PyTorch, some GB)"
-	@$(BIN)/python -m pip install --quiet --progress-bar on --editable '.[test]' \
+	@$(BIN)/python -m pip install --editable '.[test]' \
 	  || { echo "error: pip could not install the packages (see above). Is a package index"; \
 	       echo "reachable? Behind a proxy or mirror, set it up with: pip config set"; \
 	       echo "global.index-url URL; then run make again: finished steps are kept."; exit 1; }

@@ -15,7 +15,7 @@ from . import options
 from ._version import __version__
 from .cli_common import console, errors, interruptible, load
 from .cli_evaluate import evaluate
-from .errors import InputError, MuscFastError
+from .errors import BackendError, MuscFastError
 
 if TYPE_CHECKING:
     from .datasets.sample import SampleImage
@@ -82,11 +82,6 @@ def score(
     )  # fmt: skip
     paths = find_images(images)
     others = None if references is None else find_images([references])
-    if others is None and len(paths) < 2:
-        raise InputError(
-            "one image has no others to be scored against; give a folder of at least two, or "
-            "--references FOLDER"
-        )
     check_target(out)
     with interruptible("no result was written, an earlier one is untouched"):
         musc = load(
@@ -114,7 +109,7 @@ def demo(
         "demo"
     ),
     backbone: options.BackboneOption = "dinov2-vit-s-14",
-    count: Annotated[int, typer.Option(help="Parts to draw; a quarter get a defect.")] = 24,
+    count: Annotated[int, typer.Option(help="Parts to draw; a quarter get a defect.", min=4)] = 24,
     backend: options.BackendOption = "auto",
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
@@ -193,6 +188,12 @@ def info() -> None:
     console.print(table)
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    chosen, problems = {}, []
+    for device in devices:
+        try:
+            chosen[device] = resolve("auto", device).name
+        except BackendError as error:  # a wrong MUSC_FAST_BACKEND
+            problems.append(f"auto on {device}: {error}")
     table = Table(title="Backends")
     for heading in ("name", "what", *devices):
         table.add_column(heading, overflow="fold")
@@ -200,10 +201,12 @@ def info() -> None:
         states = []
         for device in devices:
             reason = backend.why_not(torch.device(device))
-            first = resolve("auto", device).name == backend.name
+            first = chosen.get(device) == backend.name
             states.append(reason or ("usable, chosen by auto" if first else "usable"))
         table.add_row(backend.name, backend.summary, *states)
     console.print(table)
+    for problem in problems:
+        errors.print(problem, markup=False, highlight=False, style="yellow")
 
 
 def _print_scores(run: Run, out: Path, most: int = 10) -> None:
@@ -268,7 +271,7 @@ def main() -> None:
     """Run the command; a known error is one message on standard error and exit status 1."""
     try:
         app()
-    except MuscFastError as error:
+    except (MuscFastError, OSError) as error:
         errors.print("error:", style="bold red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ Progress = Callable[[int, int], None]
 PRECISIONS = ("exact", "fast")
 
 
+@torch.no_grad()
 def lnamd(tokens: Tensor, grid: tuple[int, int], degree: int, *, backend: str = "auto") -> Tensor:
     """Local neighbourhood aggregation (LNAMD, paper 3.1): tokens [N, P, C] -> Z [N, P, C].
 
@@ -30,6 +32,7 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degree: int, *, backend: str = 
     return lnamd_all(tokens, grid, (degree,), backend=backend)[0]
 
 
+@torch.no_grad()
 def lnamd_all(
     tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int], *, backend: str = "auto"
 ) -> list[Tensor]:
@@ -47,6 +50,7 @@ def lnamd_all(
     return results
 
 
+@torch.no_grad()
 def patch_to_image(
     z: Tensor,
     references: Tensor | None = None,
@@ -68,6 +72,7 @@ def patch_to_image(
     return result
 
 
+@torch.no_grad()
 def interval_mean(
     distances: Tensor, topmin: tuple[float, float] = (0.0, 0.3), *, backend: str = "auto"
 ) -> Tensor:
@@ -79,6 +84,9 @@ def interval_mean(
     if distances.ndim != 3 or 0 in distances.shape or not distances.is_floating_point():
         raise InputError(f"distances: found {describe(distances)}, wanted a float [N, P, M]")
     check_topmin(topmin)
+    low, high = torch.aminmax(torch.where(distances == math.inf, 0.0, distances))  # NaN propagates
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError("distances: found NaN or -Inf; only +Inf may mark what does not count")
     counted = (distances < math.inf).sum(dim=2)
     count = int(counted[0, 0])
     if count == 0 or not bool((counted == count).all()):
@@ -94,6 +102,7 @@ def interval_mean(
     return result
 
 
+@torch.no_grad()
 def msm(
     z: Tensor,
     references: Tensor | None = None,
@@ -127,6 +136,7 @@ def msm(
     return result
 
 
+@torch.no_grad()
 def rscin(
     scores: Tensor,
     cls_tokens: Tensor,
@@ -181,18 +191,54 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_degrees(degrees: Sequence[int]) -> None:
-    if not degrees or any(int(r) != r or r < 1 or r % 2 == 0 for r in degrees):
-        raise InputError(f"degrees: found {list(degrees)}, wanted odd positive whole numbers")
+    if not _whole(degrees) or any(r % 2 == 0 for r in degrees):
+        raise InputError(f"degrees: found {_shown(degrees)}, wanted odd positive whole numbers")
 
 
 def check_topmin(topmin: tuple[float, float]) -> None:
-    if len(topmin) != 2 or not all(math.isfinite(b) and b >= 0 for b in topmin):
+    if (
+        not isinstance(topmin, Sequence)
+        or len(topmin) != 2
+        or not all(
+            isinstance(b, int | float | np.number) and math.isfinite(b) and b >= 0 for b in topmin
+        )
+    ):
         raise InputError(f"topmin: found {topmin}, wanted two bounds of 0 or more")
 
 
 def check_neighbors(neighbors: Sequence[int]) -> None:
-    if not neighbors or any(int(k) != k or k < 1 for k in neighbors):
-        raise InputError(f"neighbors: found {list(neighbors)}, wanted positive whole numbers")
+    if not _whole(neighbors):
+        raise InputError(f"neighbors: found {_shown(neighbors)}, wanted positive whole numbers")
+
+
+def _whole(values: object) -> bool:
+    """Whether `values` is a non-empty sequence of whole numbers from 1 on."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(isinstance(value, int | np.integer) and value >= 1 for value in values)
+    )
+
+
+def _shown(values: object) -> object:
+    return list(values) if isinstance(values, Sequence) else values
+
+
+def check_settings(
+    degrees: Sequence[int],
+    topmin: tuple[float, float],
+    neighbors: Sequence[int],
+    precision: str,
+    memory_limit: int | None,
+) -> None:
+    """Raise InputError for any wrong setting of `score_batch`, before work that may take long."""
+    check_degrees(degrees)
+    check_topmin(topmin)
+    check_neighbors(neighbors)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
+        raise InputError(f"memory_limit: found {memory_limit!r}, wanted whole bytes, 1 or more")
 
 
 def _check_search(
@@ -218,8 +264,5 @@ def _check_search(
             )
         if references.device != z.device:
             raise InputError(f"references lie on {references.device}, z on {z.device}")
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
-    if memory_limit is not None and memory_limit < 1:
-        raise InputError(f"memory_limit: found {memory_limit}, wanted bytes, 1 or more")
+    check_settings((1,), (0, 1), (1,), precision, memory_limit)
     return resolve(backend, z.device)

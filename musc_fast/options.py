@@ -83,7 +83,7 @@ def numbers(option: str, text: str) -> list[float]:
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     """ "1,3,5" -> (1, 3, 5)."""
     values = numbers(option, text)
-    if any(value != int(value) for value in values):
+    if any(not value.is_integer() for value in values):
         raise InputError(f"{option}: found {text!r}, wanted whole numbers with commas")
     return tuple(int(value) for value in values)
 
@@ -110,7 +110,7 @@ def byte_count(option: str, text: str | None) -> int | None:
     """ "4GB", "500 MiB", "1e9" -> bytes."""
     if text is None:
         return None
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"{option}: found {text!r}, wanted a size as 4GB, 500MiB or bytes")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])

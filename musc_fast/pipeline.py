@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from . import ops
+from .backends import resolve
 from .datasets.images import find_images, read_image, to_rgb
 from .errors import ImageError, InputError
 from .features import Backbone, load_backbone
@@ -37,7 +39,8 @@ class BatchFeatures:
     tokens: one [N, prefix + P, C] float32 tensor a layer. cls_tokens: [N, D] or None.
     names: [N], what each row is called in messages and results (the path, or "image 3").
     sources: [N], the place of each row in the images given. bad: the (name, reason) of images that
-    could not be read and were skipped. sizes: [N], (h, w) of the images as read.
+    could not be read and were skipped. sizes: [N], (h, w) of the images as read. seconds: what the
+    extraction took (0 from a cache).
     """
 
     tokens: tuple[Tensor, ...]
@@ -46,6 +49,7 @@ class BatchFeatures:
     sources: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
     bad: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
 
 
 class MuSc:
@@ -88,7 +92,12 @@ class MuSc:
         start = perf_counter()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
         if isinstance(backbone, Backbone):
+            given = {"image_size": image_size, "blocks": blocks, "weights": weights}
+            for name, value in given.items():
+                if value is not None:
+                    raise InputError(f"{name} is that of the loaded backbone; give it to one only")
             self.backbone = backbone
         else:
             self.backbone = load_backbone(
@@ -100,6 +109,7 @@ class MuSc:
                 offline=offline,
                 progress=notify,
             )
+        resolve(backend, self.backbone.device)
         self.batch_size = batch_size
         self.use_cls = use_cls
         self.settings: dict[str, Any] = {
@@ -152,6 +162,7 @@ class MuSc:
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings,
         )
+        self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         return result
 
@@ -169,6 +180,8 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
+        if not isinstance(images, Sequence | Tensor | np.ndarray):
+            raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
         if len(images) == 0:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
@@ -197,7 +210,7 @@ class MuSc:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
             raise _unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
-        self.timings["features"] = self.timings.get("features", 0.0) + perf_counter() - start
+        seconds = perf_counter() - start
         return BatchFeatures(
             tokens=tuple(room[:filled] for room in layers),
             cls_tokens=None if classes is None else classes[:filled],
@@ -205,6 +218,7 @@ class MuSc:
             sources=tuple(source for source, _, _ in rows),
             sizes=tuple(size for _, _, size in rows),
             bad=tuple(bad),
+            seconds=seconds,
         )
 
     def _read_ahead(
@@ -263,7 +277,7 @@ def _picture(image: ImageLike) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return to_rgb(ImageOps.exif_transpose(image))
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise ImageError(f"tensor image: found {list(image.shape)}, wanted [3, h, w]")

@@ -14,7 +14,7 @@ import torch
 
 from ._version import __version__
 from .backends import resolve
-from .errors import ImageError
+from .errors import ImageError, InputError
 from .pipeline import BatchFeatures, MuSc
 from .progress import stage_bars
 from .report.heatmap import MapScale, scale_of
@@ -48,6 +48,11 @@ def score_images(
     # A wrong option fails before the work, not after it.
     flag(np.zeros(1))
     scale_of(np.zeros((1, 1, 1)), map_scale)
+    if references is None and len(paths) < 2:
+        raise InputError(
+            "one image has no others to be scored against; give at least two, or references"
+        )
+    check_apart(paths, references or ())
     with staged(out) as stage, stage_bars(shown) as report:
         query = musc.extract(paths, skip_bad=skip_bad, progress=report)
         others = (
@@ -84,6 +89,17 @@ def score_images(
         run.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
         write_settings(stage, run, map_scale)
     return run
+
+
+def check_apart(paths: Sequence[Path], references: Sequence[Path]) -> None:
+    """Raise InputError where an image is its own reference: it would score 0."""
+    both = {path.resolve() for path in paths} & {path.resolve() for path in references}
+    if both:
+        listing = "\n".join(f"  {path}" for path in sorted(both)[:10])
+        raise InputError(
+            f"{len(both)} images are among their own references and would score 0; leave them out "
+            f"of one side:\n{listing}"
+        )
 
 
 def run_settings(

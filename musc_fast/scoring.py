@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import ops, reference
+from .backends import resolve
 from .errors import InputError
 from .progress import stage_bars
 
@@ -38,6 +39,7 @@ class BatchScores:
     image_scores: Tensor
 
 
+@torch.no_grad()
 def score_batch(
     tokens: Tokens,
     *,
@@ -79,9 +81,8 @@ def score_batch(
     n, p = layers[0].shape[:2]
     shape = _grid(grid, p, prefix_tokens)
     size = _image_size(image_size, shape)
-    ops.check_degrees(degrees)
-    ops.check_topmin(topmin)
-    ops.check_neighbors(neighbors)
+    ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+    resolve(backend, layers[0].device)
     classes = None if cls_tokens is None else _class_tokens(cls_tokens, layers[0])
 
     with _reporter(progress) as report:
@@ -153,7 +154,7 @@ def _layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         where = f"{name} (layer {index})"
         if not isinstance(array, Tensor | np.ndarray):
             raise InputError(f"{where}: found {type(array).__name__}, wanted a tensor or array")
-        tensor = torch.as_tensor(array)
+        tensor = _tensor(array)
         if tensor.ndim != 3 or not tensor.is_floating_point():
             raise InputError(
                 f"{where}: found {ops.describe(tensor)}, wanted a float [N, prefix + P, C]"
@@ -167,6 +168,11 @@ def _layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         ops.check_tokens(where, tensor)
         layers.append(tensor)
     return layers
+
+
+def _tensor(array: Tensor | NDArray[Any]) -> Tensor:
+    """Numpy arrays with negative strides have no tensor; their copy has."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _check_layers(layers: list[Tensor], others: list[Tensor] | None) -> None:
@@ -198,9 +204,9 @@ def _check_layers(layers: list[Tensor], others: list[Tensor] | None) -> None:
 
 def _grid(grid: tuple[int, int] | None, patches: int, prefix_tokens: int) -> tuple[int, int]:
     if grid is not None:
-        if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != patches:
+        if not _is_size(grid) or grid[0] * grid[1] != patches:
             raise InputError(
-                f"grid: found {tuple(grid)}, wanted (H, W) with H * W = {patches}, the tokens an "
+                f"grid: found {grid}, wanted (H, W) with H * W = {patches}, the tokens an "
                 f"image after {prefix_tokens} prefix tokens"
             )
         return int(grid[0]), int(grid[1])
@@ -221,14 +227,22 @@ def _grid(grid: tuple[int, int] | None, patches: int, prefix_tokens: int) -> tup
 def _image_size(image_size: int | tuple[int, int] | None, grid: tuple[int, int]) -> tuple[int, int]:
     if image_size is None:
         return grid
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or min(size) < 1:
+    size = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+    if not _is_size(size):
         raise InputError(f"image_size: found {image_size}, wanted an int or (h, w), 1 or more")
     return int(size[0]), int(size[1])
 
 
+def _is_size(size: object) -> TypeGuard[tuple[int, int]]:
+    return (
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(isinstance(side, int | np.integer) and side >= 1 for side in size)
+    )
+
+
 def _class_tokens(cls_tokens: Tensor | NDArray[Any], layer: Tensor) -> Tensor:
-    classes = torch.as_tensor(cls_tokens)
+    classes = _tensor(cls_tokens)
     if classes.ndim != 2 or classes.shape[0] != layer.shape[0] or not classes.is_floating_point():
         raise InputError(
             f"cls_tokens: found {ops.describe(classes)}, wanted a float [{layer.shape[0]}, D]"

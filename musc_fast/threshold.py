@@ -106,7 +106,9 @@ def find_threshold(
     if expected_defect_rate is not None:
         return _by_rate(x, expected_defect_rate)
     if x.size < MIN_IMAGES:
-        return _none(x, rule, f"none flagged: {x.size} images are too few (at least {MIN_IMAGES})")
+        return _none(
+            x, rule, f"none flagged: {x.size} images are too few to tell (at least {MIN_IMAGES})"
+        )
     ordered = np.sort(x)
     if ordered[0] == ordered[-1]:
         return _none(x, rule, "none flagged: all scores are equal")
@@ -318,8 +320,8 @@ def _check(
     if alpha is not None and not 0 < alpha <= 0.5:
         raise InputError(f"alpha must be in (0, 0.5], but is {alpha}")
     if value is not None and expected_defect_rate is not None:
-        raise InputError("give value or expected_defect_rate, not both")
-    if value is not None and math.isnan(value):
-        raise InputError("value must be a number, but is NaN")
+        raise InputError("give a threshold or an expected defect rate, not both")
+    if value is not None and not value >= 0:
+        raise InputError(f"threshold: found {value}, wanted a distance, 0 or more")
     if expected_defect_rate is not None and not 0 <= expected_defect_rate <= 1:
-        raise InputError(f"expected_defect_rate must be in [0, 1], but is {expected_defect_rate}")
+        raise InputError(f"expected defect rate: found {expected_defect_rate}, wanted 0 to 1")

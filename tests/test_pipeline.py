@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from musc_fast import MuSc, score_batch
-from musc_fast.errors import ImageError, InputError
+from musc_fast.errors import BackendError, ImageError, InputError
 from tiny import TINY, product, product_folder, tiny_weights
 
 
@@ -108,6 +108,15 @@ def test_wrong_arguments(musc: MuSc) -> None:
         musc.score([np.zeros((4, 4, 7), dtype=np.uint8)] * 2)
     with pytest.raises(InputError, match="batch_size"):
         MuSc(TINY, batch_size=0)
+    with pytest.raises(InputError, match="image_size is that of the loaded backbone"):
+        MuSc(musc.backbone, image_size=96)
+    with pytest.raises(InputError, match="found one Image"):
+        musc.score(Image.fromarray(product(0)))  # type: ignore[arg-type]
+    for wrong in ({"degrees": (2,)}, {"precision": "x"}, {"topmin": (-1, 0)}, {"memory_limit": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            MuSc(musc.backbone, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="unknown backend"):
+        MuSc(musc.backbone, backend="x")
     with pytest.raises(InputError, match="at least 2 images"):
         musc.score([product(0)])
 

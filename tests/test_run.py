@@ -69,7 +69,7 @@ def test_threshold_and_scale(tmp_path: Path, musc: MuSc) -> None:
     ("options", "message"),
     [
         ({"threshold": 0.1, "expected_defect_rate": 0.1}, "not both"),
-        ({"expected_defect_rate": 1.5}, "must be in"),
+        ({"expected_defect_rate": 1.5}, "found 1.5, wanted 0 to 1"),
         ({"map_scale": "both"}, "map_scale: found 'both'"),
     ],
 )

@@ -216,8 +216,8 @@ def test_a_rate_that_falls_among_equal_scores_flags_them_all() -> None:
         ([0.1, np.nan], {}, r"scores\[1\] is nan"),
         ([0.1], {"rule": "best"}, "unknown rule 'best'; known are auto, shorth, split, gap, mad"),
         ([0.1], {"alpha": 0.0}, "alpha must be in"),
-        ([0.1], {"value": np.nan}, "value must be a number"),
-        ([0.1], {"expected_defect_rate": 1.5}, r"expected_defect_rate must be in \[0, 1\]"),
+        ([0.1], {"value": np.nan}, "threshold: found nan"),
+        ([0.1], {"expected_defect_rate": 1.5}, "expected defect rate: found 1.5"),
         ([0.1], {"value": 0.5, "expected_defect_rate": 0.1}, "not both"),
     ],
 )

@@ -161,6 +161,8 @@ def _check_device(device: torch.device | str) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise BackendError(f"device {device!r}: {error}") from error
+    if place.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {str(device)!r}: only cpu and cuda devices are supported")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"device {str(device)!r}: torch finds no CUDA device here; use 'cpu'")
     return place
