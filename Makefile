@@ -5,12 +5,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint help clean
+.PHONY: demo test lint gpu-check help clean
 
 help:
 	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
 	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
 	@echo "make lint   ruff and mypy alone"
+	@echo "make gpu-check  parity and speed of every operator on this machine's GPU"
 	@echo "make clean  remove $(VENV), build products and demo/"
 
 # Rebuilt when what is installed changes; Python sources are live (editable install).
@@ -36,6 +37,10 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy kernels
+
+gpu-check: $(STAMP)
+	@$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

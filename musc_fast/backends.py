@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from types import ModuleType
 
 import torch
@@ -50,6 +51,31 @@ def _cpu_why_not(device: torch.device) -> str | None:
     return None if device.type == "cpu" else f"it works on CPU tensors, not on {device.type}"
 
 
+def _triton_why_not(device: torch.device) -> str | None:
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "triton is not installed"
+    if tuple(int(part) for part in version.split(".")[:2]) < (3, 6):
+        return f"triton {version} is older than 3.6"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if device.type not in ("cuda", "cpu"):
+        return f"it works on CUDA and CPU tensors, not on {device.type}"
+    major, minor = torch.cuda.get_device_capability(device if device.type == "cuda" else None)
+    if major < 8:
+        return f"sm_{major}{minor} is older than sm_80; use backend='torch'"
+    return None
+
+
+def _torch_why_not(device: torch.device) -> str | None:
+    if device.type not in ("cuda", "cpu"):
+        return f"it works on CUDA and CPU tensors, not on {device.type}"
+    if not hasattr(torch.backends, "fp32_precision"):
+        return f"torch {torch.__version__} is older than 2.9, and exact fp32 products need it"
+    return None
+
+
 def _reference_why_not(device: torch.device) -> str | None:
     return (
         "this device has no float64; move the tokens to the CPU" if device.type == "mps" else None
@@ -59,6 +85,10 @@ def _reference_why_not(device: torch.device) -> str | None:
 # In the order in which "auto" tries them.
 BACKENDS: tuple[Backend, ...] = (
     Backend("cpu", "C++ kernels, AVX-512/AVX2/portable", _cpu_why_not, _module("native")),
+    Backend(
+        "triton", "Triton kernels, sm_80 and later", _triton_why_not, _module("triton_backend")
+    ),
+    Backend("torch", "matrix products in PyTorch", _torch_why_not, _module("torch_backend")),
     Backend(
         "reference", "plain PyTorch in fp64, any device", _reference_why_not,
         _module("reference_backend"),

@@ -82,7 +82,7 @@ def score(
     )  # fmt: skip
     paths = find_images(images)
     others = None if references is None else find_images([references])
-    check_target(out)
+    check_target(out, [*paths, *(others or ())])
     with interruptible("no result was written, an earlier one is untouched"):
         musc = load(
             backbone,

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
+from .backends import resolve
+from .datasets.images import natural_key
 from .datasets.layouts import Category, sample_mask
 from .feature_cache import extract_cached
 from .files import replacing
@@ -49,21 +51,25 @@ def evaluate(
 
     `out`/reports/NAME.html shows the images of a category with their curves and worst misses. A
     finished category lies in `out`/categories/NAME.json and is not redone while its settings,
-    weights and files are the same, unless `force`. Labels and masks are used after scoring alone.
+    device type, backend, weights and files are the same and its report is there, unless `force`.
+    The tables also list the categories that earlier calls finished in `out`, see `write_tables`;
+    the returned list does not. Labels and masks are used after scoring alone.
     """
     results: list[Result] = []
+    wanted = [category.name for category in categories]
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
         file = out / "categories" / f"{category.name}.json"
+        page = out / "reports" / f"{category.name}.html"
         key = result_key(musc, category, protocol)
-        result = None if force else _finished(file, key)
+        result = None if force or not page.is_file() else _finished(file, key)
         if result is None:
             result = {
                 "key": key,
                 **evaluate_category(
                     musc,
                     category,
-                    report=out / "reports" / f"{category.name}.html",
+                    report=page,
                     protocol=protocol,
                     cache=cache,
                     progress=progress,
@@ -71,7 +77,7 @@ def evaluate(
             }
             _write_json(file, result)
         results.append(result)
-        write_tables(out, results, len(categories))
+        write_tables(out, results, wanted)
     progress("categories", len(categories), len(categories))
     return results
 
@@ -191,14 +197,21 @@ def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
     return means
 
 
-def write_tables(out: Path, results: Sequence[Result], total: int) -> None:
-    """results.json and results.csv of the categories finished so far."""
+def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) -> None:
+    """results.json and results.csv of the categories finished so far.
+
+    `results` come first, in their order, then what earlier calls finished in `out`/categories of
+    categories other than those `wanted` now, by name. "finished", "of" and the mean cover all that
+    are listed, whatever settings they were made with: give each configuration an `out` of its own.
+    """
+    others = _others(out, wanted)
+    total, results = len(wanted) + len(others), [*results, *others]
     document = {
         "musc_fast": __version__,
         "finished": len(results),
         "of": total,
         "mean": mean_metrics(results),
-        "categories": list(results),
+        "categories": results,
     }
     _write_json(out / "results.json", document)
     with (
@@ -214,8 +227,24 @@ def write_tables(out: Path, results: Sequence[Result], total: int) -> None:
         writer.writerow(["mean", "", "", *means])
 
 
+def _others(out: Path, wanted: Sequence[str]) -> list[Result]:
+    """Stored results of categories that are not among `wanted`; damaged files are left out."""
+    files = sorted((out / "categories").glob("*.json"), key=natural_key)
+    found = (_stored(file) for file in files if file.stem not in wanted)
+    return [
+        result
+        for result in found
+        if {"category", "images", "defective", "metrics"} <= result.keys()
+        and isinstance(result["metrics"], dict)
+        and list(result["metrics"]) == list(METRICS)
+    ]
+
+
 def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
-    """Changes with the code's version, the settings, the weights and the files of a category."""
+    """Changes with the code's version, settings, device type, backend, weights and the files.
+
+    Devices and backends differ in the last digits, so that one's results are not the other's.
+    """
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for sample in category.samples
@@ -225,18 +254,25 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
     backbone = musc.backbone
     parts = [
         __version__, protocol, backbone.fingerprint, backbone.image_size, backbone.blocks,
-        musc.use_cls, sorted(musc.settings.items()), files,
+        musc.use_cls, sorted(musc.settings.items()), backbone.device.type,
+        resolve(musc.settings["backend"], backbone.device).name, files,
     ]  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _finished(file: Path, key: str) -> Result | None:
     """The stored result of a category if it has this key."""
-    try:
-        stored: Result = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
+    stored = _stored(file)
     return stored if stored.get("key") == key else None
+
+
+def _stored(file: Path) -> Result:
+    """The JSON object in a file; empty where there is none that can be read."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _number(value: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -34,7 +35,7 @@ def extract_cached(
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = _load(file, names)
+            features = _load(file, names, musc.backbone.device)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
@@ -61,7 +62,7 @@ def feature_key(musc: MuSc, paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _load(file: Path, names: tuple[str, ...]) -> BatchFeatures:
+def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeatures:
     with safe_open(file, framework="pt") as stored:
         keys = set(stored.keys())
         layers = sorted(int(key.split(".")[1]) for key in keys if key.startswith("tokens."))
@@ -70,8 +71,10 @@ def _load(file: Path, names: tuple[str, ...]) -> BatchFeatures:
             for height, width in (size.split(",") for size in stored.metadata()["sizes"].split(";"))
         ]
         return BatchFeatures(
-            tokens=tuple(stored.get_tensor(f"tokens.{k}") for k in layers),
-            cls_tokens=stored.get_tensor("cls_tokens") if "cls_tokens" in keys else None,
+            tokens=tuple(stored.get_tensor(f"tokens.{k}").to(device) for k in layers),
+            cls_tokens=(
+                stored.get_tensor("cls_tokens").to(device) if "cls_tokens" in keys else None
+            ),
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),

@@ -1,12 +1,28 @@
-"""Writing files so that they are complete or absent."""
+"""Writing files so that they are complete or absent, and knowing one's own results folder."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+RUN_FILE = "run.json"
+PICTURE_FOLDERS = ("maps", "maps_grey", "overlays")
+
+
+def is_results_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether `folder` holds a run.json that musc_fast wrote: an object with the key musc_fast."""
+    file = Path(folder, RUN_FILE)
+    try:
+        if not file.is_file():  # a pipe of that name would block
+            return False
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and "musc_fast" in settings
 
 
 @contextmanager

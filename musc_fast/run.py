@@ -53,7 +53,7 @@ def score_images(
             "one image has no others to be scored against; give at least two, or references"
         )
     check_apart(paths, references or ())
-    with staged(out) as stage, stage_bars(shown) as report:
+    with staged(out, [*paths, *(references or ())]) as stage, stage_bars(shown) as report:
         query = musc.extract(paths, skip_bad=skip_bad, progress=report)
         others = (
             None

@@ -13,10 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from musc_fast import MuSc
+from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
 from musc_fast.cli import app
 from musc_fast.datasets.layouts import Category, load_mvtec
-from musc_fast.evaluation import METRICS, evaluate, mean_metrics
-from musc_fast.feature_cache import extract_cached, feature_key
+from musc_fast.evaluation import METRICS, evaluate, mean_metrics, result_key
+from musc_fast.feature_cache import _load, extract_cached, feature_key
 from tiny import DEFECTS, TINY, product, product_folder, tiny_weights
 
 
@@ -125,6 +126,66 @@ def test_a_change_of_settings_or_files_redoes(
     assert counting.images == 28
 
 
+def test_a_lost_report_redoes(musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    out = tmp_path / "out"
+    evaluate(musc, categories, out)
+    counting = Counting(musc, monkeypatch)
+    (out / "reports" / "nut.html").unlink()
+    evaluate(musc, categories, out)
+    assert counting.images == 7
+    assert (out / "reports" / "nut.html").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"[]", b"null", b"{", b"\xff\xfe\x00", b""])
+def test_a_damaged_result_redoes(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
+    file = tmp_path / "out" / "categories" / "bolt.json"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "out" / "reports").mkdir()
+    (tmp_path / "out" / "reports" / "bolt.html").touch()
+    file.write_bytes(damage)
+    counting = Counting(musc, monkeypatch)
+    evaluate(musc, categories, tmp_path / "out")
+    assert counting.images == 7
+    assert json.loads(file.read_text())["category"] == "bolt"
+
+
+def test_the_tables_keep_categories_of_earlier_calls(musc: MuSc, tmp_path: Path) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    out = tmp_path / "out"
+    bolt = evaluate(musc, categories[:1], out)
+    (out / "categories" / "rubbish.json").write_text('{"metrics": [1]}')
+    nut = evaluate(musc, categories[1:], out)
+    assert [result["category"] for result in nut] == ["nut"]
+    stored = json.loads((out / "results.json").read_text())
+    assert [result["category"] for result in stored["categories"]] == ["nut", "bolt"]
+    assert stored["finished"] == stored["of"] == 2
+    assert stored["mean"] == mean_metrics([*nut, *bolt])
+    with (out / "results.csv").open(newline="") as file:
+        assert [row["category"] for row in csv.DictReader(file)] == ["nut", "bolt", "mean"]
+
+
+def test_the_result_key_has_the_device_and_the_backend(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (category,) = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
+    chosen = resolve("auto", "cpu").name
+    usable = [b.name for b in BACKENDS if b.why_not(torch.device("cpu")) is None]
+    keys = {}
+    for name in usable:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, name)
+        keys[name] = result_key(musc, category, "musc")
+    assert len(set(keys.values())) == len(usable) > 1
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    assert result_key(musc, category, "musc") == keys[chosen]
+    monkeypatch.setattr("musc_fast.evaluation.resolve", lambda name, device: resolve(chosen, "cpu"))
+    monkeypatch.setattr(musc.backbone, "device", torch.device("cuda"))
+    assert result_key(musc, category, "musc") not in keys.values()
+
+
 def test_cached_features_are_the_features(
     musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +201,12 @@ def test_cached_features_are_the_features(
     assert (stored.names, stored.sources, stored.sizes) == (fresh.names, fresh.sources, fresh.sizes)
 
     file = next((tmp_path / "cache").iterdir())
+    # "meta" stands for a device other than the file's, which every machine has.
+    moved = _load(file, stored.names, torch.device("meta"))
+    assert moved.cls_tokens is not None
+    assert {t.device.type for t in (*moved.tokens, moved.cls_tokens)} == {"meta"}
+    assert {t.device for t in stored.tokens} == {musc.backbone.device}
+
     file.write_bytes(file.read_bytes()[:1000])
     extract_cached(musc, paths, tmp_path / "cache")  # damaged: made anew
     assert counting.images == 12

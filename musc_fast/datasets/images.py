@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from musc_fast.errors import ImageError
+from musc_fast.files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -51,20 +52,28 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     The order is that of `paths`, natural sorted within each folder. Hidden files and folders are
     skipped, as is anything in a folder without one of `IMAGE_SUFFIXES` (any case); a file named
     explicitly is taken whatever its suffix. A file reached twice is listed once: in a batch it
-    would otherwise be its own perfect neighbour.
+    would otherwise be its own perfect neighbour. Heat maps and overlays of earlier results are
+    skipped, and so is what is no regular file (a pipe, a device).
 
     Raises:
-        ImageError: a path does not exist, or a folder holds no image.
+        ImageError: a path does not exist or is neither file nor folder, or a folder holds no image.
     """
     found: dict[Path, Path] = {}  # real path -> path as found
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(_walk(path), key=natural_key)
             if not inside:
+                if is_results_folder(path):
+                    raise ImageError(
+                        f"{path}: this folder holds results of musc_fast, whose pictures are not "
+                        "scored, and no other image; name the folder of the photos"
+                    )
                 known = " ".join(sorted(IMAGE_SUFFIXES))
                 raise ImageError(f"{path}: no images in this folder (looked for {known})")
-        elif path.exists():
+        elif path.is_file():
             inside = [path]
+        elif path.exists():
+            raise ImageError(f"{path}: neither a file nor a folder")
         else:
             raise ImageError(f"{path}: no such file or folder")
         for file in inside:
@@ -216,14 +225,20 @@ def _is_image_name(name: str) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Image files under `folder`; links to folders are followed, each real folder once."""
+    """Image files under `folder`; links to folders are followed, each real folder once.
+
+    Our own pictures of an earlier run are left out; what else lies in its folder is not.
+    """
     seen = {os.path.realpath(folder)}
     for base, folders, files in os.walk(folder, followlinks=True):
         fresh = []
+        ours = PICTURE_FOLDERS if RUN_FILE in files and is_results_folder(base) else ()
         for name in sorted(folders):
             real = os.path.realpath(os.path.join(base, name))
-            if not name.startswith(".") and real not in seen:
+            if not name.startswith(".") and name not in ours and real not in seen:
                 seen.add(real)
                 fresh.append(name)
         folders[:] = fresh
-        yield from (Path(base, name) for name in files if _is_image_name(name))
+        found = (Path(base, name) for name in files if _is_image_name(name))
+        # A broken link is kept: reading it names it, whereas skipping it would hide a lost image.
+        yield from (file for file in found if file.is_file() or not os.path.exists(file))

@@ -158,11 +158,16 @@ def write_report(
 def relative_names(paths: Sequence[Path]) -> list[str]:
     """Each path below the images' common folder, with forward slashes."""
     root = _folder(paths)
-    return [path.absolute().relative_to(root).as_posix() for path in paths]
+    return [_plain(path).relative_to(root).as_posix() for path in paths]
 
 
 def _folder(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return Path(os.path.commonpath([_plain(path).parent for path in paths]))
+
+
+def _plain(path: Path) -> Path:
+    """Absolute, without `..`: a name with one would leave the folder it is put in."""
+    return Path(os.path.abspath(path))
 
 
 def _ranked(run: Run) -> list[tuple[int, str]]:

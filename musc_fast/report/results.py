@@ -9,6 +9,8 @@ import csv
 import json
 import math
 import os
+import posixpath
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -24,14 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .._version import __version__
 from ..datasets.images import read_image
 from ..errors import InputError
+from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
 from ..threshold import Threshold
 from .heatmap import MapScale, Scale, grey_map, heat_map, panel, scale_of
 from .html import Card, make_card, relative_names, write_report
 from .regions import pixel_threshold, write_regions
 
-RUN_FILE = "run.json"
+_WRITTEN = frozenset({"scores.csv", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS})
+_ours: set[str] = set()  # the names of this process's stages under way
 
 
 @dataclass(frozen=True)
@@ -63,53 +68,135 @@ class Run:
         return pixel_threshold(self.threshold, self.raw_scores)
 
 
-def check_target(folder: Path) -> None:
-    """Raise InputError where `folder` holds something that is not an earlier run."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, wanted a folder for the results")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RUN_FILE).is_file():
+def check_target(folder: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise InputError where results cannot go to `folder`, which they replace whole.
+
+    It may be absent, empty, or hold an earlier run and nothing else. `inputs` are the images read,
+    references included: none may lie in it. A mount point is refused: it cannot be replaced.
+    """
+    place = _real(folder)
+    with _explained(folder):
+        if os.path.ismount(place):
+            raise InputError(
+                f"{folder} is a mount point, which cannot be replaced; choose a folder in it, such "
+                f"as {folder / 'results'}"
+            )
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{folder} is a file, wanted a folder for the results")
+        entries = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
+        if entries and not is_results_folder(place):
+            raise InputError(
+                f"{folder} is not empty and holds no earlier run ({RUN_FILE} of musc_fast); choose "
+                "another folder"
+            )
+    strangers = [name for name in entries if name not in _WRITTEN]
+    if strangers:
         raise InputError(
-            f"{folder} is not empty and holds no earlier run ({RUN_FILE}); choose another folder"
+            f"{folder} holds an earlier run, but also {strangers[0]}, which would be removed with "
+            "it; move that away or choose another folder"
+        )
+    inside = [path for path in inputs if _real(path).is_relative_to(place)]
+    if inside:
+        raise InputError(
+            f"{inside[0]} lies in {folder}, which the results would replace; choose another folder "
+            "for the results"
         )
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its place when the block succeeds.
 
-    An earlier run in `folder` is replaced only then. Leftovers of killed runs are removed.
+    An earlier run in `folder` is replaced only then, and put back where that fails. What killed
+    runs left is removed; an earlier run that one had set aside is put back first. A link is
+    followed. Raises InputError as `check_target`, and where the folder cannot be written to.
     """
-    check_target(folder)
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = f".{folder.name}-partial-"
-    for leftover in folder.parent.glob(f"{partial}*"):
-        if not _is_running(leftover.name.removeprefix(partial).split("-")[0]):
-            shutil.rmtree(leftover, ignore_errors=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{partial}{os.getpid()}-"))
+    place = _real(folder)
+    check_target(folder, inputs)
+    with _explained(folder):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(place)
+        stage = Path(
+            tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-partial-{os.getpid()}-")
+        )
+    _ours.add(stage.name)
     try:
         yield stage
-        stage.chmod(0o755)
-        if folder.exists():
-            old = stage.with_name(stage.name + "-old")
-            folder.rename(old)
-            stage.rename(folder)
-            shutil.rmtree(old)
-        else:
-            stage.rename(folder)
+        with _explained(folder):
+            stage.chmod(0o755)
+            _replace(place, stage)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        _ours.discard(stage.name)
 
 
-def _is_running(pid: str) -> bool:
-    """Whether the process that made a partial folder still lives."""
+def _replace(folder: Path, stage: Path) -> None:
+    """Put `stage` where `folder` is; an earlier one stays where that fails or is interrupted."""
+    if not folder.exists():
+        stage.rename(folder)
+        return
+    old = stage.with_name("-earlier-".join(stage.name.rsplit("-partial-", 1)))
+    _ours.add(old.name)
     try:
-        os.kill(int(pid), 0)
+        folder.rename(old)
+        stage.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        _ours.discard(old.name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed runs left beside `folder`; restore what the last one had set aside."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}-(partial|earlier)-(\d+)-[a-z0-9_]+")
+    partial: list[Path] = []
+    earlier: list[Path] = []
+    for entry in folder.parent.iterdir():
+        match = pattern.fullmatch(entry.name)
+        if match and entry.name not in _ours and not _is_running(int(match[2])):
+            (partial if match[1] == "partial" else earlier).append(entry)
+    earlier.sort(key=lambda entry: entry.stat().st_mtime)
+    if earlier and not folder.exists():
+        earlier.pop().rename(folder)
+    for leftover in [*partial, *earlier]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether another process, which made a partial folder, still lives.
+
+    Our own number is that of a dead one: what we made ourselves is in `_ours`. In containers all
+    runs have the same number.
+    """
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
     except PermissionError:
         return True
-    except (ValueError, OSError):
+    except (OverflowError, OSError):
         return False
     return True
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn an OSError about the results folder into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise InputError(
+            f"{folder} cannot take the results: {error.strerror or error}{where}; choose another "
+            "folder"
+        ) from error
 
 
 def result_names(paths: Sequence[Path]) -> list[str]:
@@ -118,7 +205,7 @@ def result_names(paths: Sequence[Path]) -> list[str]:
     Images that differ in nothing but the suffix keep it.
     """
     whole = relative_names(paths)
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in whole]
+    stems = [posixpath.splitext(name)[0] for name in whole]
     taken = Counter([*stems, *whole])
     return [
         stem if taken[stem] == 1 or stem == name else name
@@ -174,6 +261,7 @@ def write_settings(stage: Path, run: Run, map_scale: MapScale = "batch") -> None
     """
     scale, threshold = Scale.of(run.anomaly_maps), run.threshold
     settings = {
+        "musc_fast": __version__,  # the mark of a folder that a later run may replace
         **run.settings,
         "threshold": {
             "value": _json_number(threshold.value),
@@ -216,6 +304,9 @@ def _write_pictures(
     scale: Scale,
     caption: str,
 ) -> None:
+    # The names come from paths: none may lead out of the folder that is to be replaced whole.
+    if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts:
+        raise InputError(f"{name}: a result cannot be named so, it would leave its folder")
     size = (image.height, image.width)
     heat_map(anomaly_map, scale, size).save(_room(stage / "maps" / f"{name}.png"))
     np.save(stage / "maps" / f"{name}.npy", anomaly_map)

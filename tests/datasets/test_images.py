@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -66,6 +67,32 @@ class TestFindImages:
         (tmp_path / "empty").mkdir()
         with pytest.raises(ImageError, match=r"empty: no images in this folder.*\.png"):
             find_images([tmp_path / "empty"])
+
+    def test_earlier_results_are_not_images(self, tmp_path: Path) -> None:
+        for name in ["a.png", "maps/b.png", "out/maps/a.png", "out/overlays/s/a.png", "out/c.png"]:
+            save(tmp_path / name)
+        save(tmp_path / ".out-earlier-1-abc/maps_grey/a.png")
+        (tmp_path / "out/run.json").write_text(json.dumps({"musc_fast": "1"}))
+        assert names(find_images([tmp_path]), tmp_path) == ["a.png", "maps/b.png", "out/c.png"]
+        assert names(find_images([tmp_path / "out"]), tmp_path) == ["out/c.png"]
+        (tmp_path / "out/c.png").unlink()
+        with pytest.raises(ImageError, match=r"out: this folder holds results of musc_fast"):
+            find_images([tmp_path / "out"])
+        (tmp_path / "out/run.json").write_text(json.dumps({"sport": "jogging"}))
+        assert names(find_images([tmp_path / "out"]), tmp_path / "out") == [
+            "maps/a.png",
+            "overlays/s/a.png",
+        ]
+
+    def test_what_is_no_regular_file_is_skipped(self, tmp_path: Path) -> None:
+        save(tmp_path / "a.png")
+        os.mkfifo(tmp_path / "pipe.png")
+        os.mkfifo(tmp_path / "run.json")  # must not be waited for either
+        os.symlink(tmp_path / "nowhere.png", tmp_path / "lost.png")
+        # a broken link is kept, so that the lost image is heard of
+        assert names(find_images([tmp_path]), tmp_path) == ["a.png", "lost.png"]
+        with pytest.raises(ImageError, match=r"pipe\.png: neither a file nor a folder"):
+            find_images([tmp_path / "pipe.png"])
 
 
 class TestReadImage:

@@ -1,0 +1,213 @@
+"""Registers, shared memory and estimated occupancy of every kernel, compiled without a GPU.
+
+    python benchmarks/static_report.py [--json benchmarks/results/static.json]
+
+Each kernel is compiled ahead of time for each architecture at the config that it gets for 518-pixel
+images (P = 1369), and the machine code is read with the cuobjdump that Triton ships. Occupancy is
+what registers, shared memory and threads allow at most; none of this is a speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, refine, resident
+from musc_fast.kernels.aot import Compiled, compile_kernel
+from musc_fast.kernels.tiles import pick_config
+from rich.console import Console
+from rich.table import Table
+
+from common import ROOT, write_json
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+PATCHES = 1369
+_TYPES = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int8: "*i8",
+    torch.float32: "*fp32",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, what it is compiled with, and a name for the table."""
+
+    name: str
+    kernel: Any
+    arguments: dict[str, str | int | bool]
+    options: dict[str, int]
+    config: dict[str, Any]
+
+    def compile(self, arch: int) -> Compiled:
+        return compile_kernel(self.kernel, arch, self.arguments, **self.options)
+
+
+def search_launch(
+    arch: int,
+    dtype: torch.dtype,
+    channels: int,
+    *,
+    triangle: bool = True,
+    listing: bool = False,
+    descriptors: bool | None = None,
+    **fixed: int,
+) -> Launch:
+    """The search, or its second pass, for P = 1369; `fixed` replaces arguments by constants."""
+    kernel = candidates._candidates_kernel if listing else min_distance._min_distance_kernel
+    config = pick_config(arch, dtype, PATCHES, PATCHES, channels, listing=listing)
+    norms = "*i32" if dtype == torch.int8 else "*fp32"
+    arguments = _integers(kernel)
+    arguments |= {
+        "x_ptr": _TYPES[dtype],
+        "y_ptr": _TYPES[dtype],
+        "x_norm_ptr": norms,
+        "y_norm_ptr": norms,
+        "key_ptr": "*i64",
+        "K": channels,
+        "INTEGERS": dtype == torch.int8,
+        "DESCRIPTORS": False,
+        "TRIANGLE": triangle,
+        "GROUP": config.GROUP,
+        "BLOCK_P": config.BLOCK_P,
+        "BLOCK_Q": config.BLOCK_Q,
+        "BLOCK_K": config.BLOCK_K,
+    }
+    if arch >= 90 if descriptors is None else descriptors:
+        entry = _TYPES[dtype].removeprefix("*")
+        arguments |= {
+            "DESCRIPTORS": True,
+            "x_ptr": f"tensordesc<{entry}[{config.BLOCK_P}, {config.BLOCK_K}]>",
+            "y_ptr": f"tensordesc<{entry}[{config.BLOCK_Q}, {config.BLOCK_K}]>",
+        }
+    if listing:
+        arguments |= {
+            "limit_ptr": "*fp32",
+            "count_ptr": "*i64",
+            "slot_ptr": "*i64",
+            "q_ptr": "*i32",
+        }
+    what = "second pass" if listing else "search"
+    name = f"{what}, {str(dtype).removeprefix('torch.')}, {channels} channels"
+    return Launch(name, kernel, arguments | fixed, config.launch(), asdict(config))
+
+
+def resident_launch(
+    arch: int, dtype: torch.dtype, channels: int, *, triangle: bool = True, **fixed: int
+) -> Launch:
+    """The search over few channels for P = 1369."""
+    kernel = resident._resident_kernel
+    config = resident.pick_config(arch, dtype, PATCHES, PATCHES)
+    norms = "*i32" if dtype == torch.int8 else "*fp32"
+    arguments = _integers(kernel)
+    arguments |= {"x_ptr": _TYPES[dtype], "y_ptr": _TYPES[dtype], "key_ptr": "*i64"}
+    arguments |= {"x_norm_ptr": norms, "y_norm_ptr": norms, "K": channels, "BLOCK_K": channels}
+    arguments |= {"TRIANGLE": triangle, "GROUP": config.GROUP}
+    arguments |= {"BLOCK_P": config.BLOCK_P, "BLOCK_Q": config.BLOCK_Q}
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    name = f"resident search, {str(dtype).removeprefix('torch.')}, {channels} channels"
+    return Launch(name, kernel, arguments | fixed, options, asdict(config))
+
+
+def _integers(kernel: Any) -> dict[str, str | int | bool]:
+    return dict.fromkeys(kernel.arg_names, "i32")
+
+
+def interval_launch(images: int, **fixed: int) -> Launch:
+    """The interval mean of `images` distances a patch, patches side by side."""
+    config = interval_mean.pick_config(True, images)
+    arguments = _integers(interval_mean._interval_mean_kernel)
+    arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "stride_r": 1}
+    arguments |= {"SQUARED": True, "RANK": False, "RESIDENT": images <= config.BLOCK_M}
+    arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_M": config.BLOCK_M}
+    return Launch(
+        f"interval mean, {images} images", interval_mean._interval_mean_kernel,
+        arguments | fixed, {"num_warps": config.num_warps}, asdict(config),
+    )  # fmt: skip
+
+
+def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
+    """LNAMD of three degrees on a 37 x 37 grid."""
+    config = lnamd.pick_config(37, channels)
+    arguments = _integers(lnamd._lnamd_kernel)
+    arguments |= {name: "*fp32" for name in arguments if name.endswith("_ptr")}
+    arguments |= {"x_ptr": token, "stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
+    arguments |= {"DEGREES": 3, "BLOCK_X": config.BLOCK_X, "BLOCK_C": config.BLOCK_C}
+    return Launch(
+        f"LNAMD, {channels} channels", lnamd._lnamd_kernel, arguments | fixed,
+        {"num_warps": config.num_warps}, asdict(config),
+    )  # fmt: skip
+
+
+def refine_launch(channels: int, **fixed: int) -> Launch:
+    """The recomputation of listed candidates."""
+    config = refine.pick_config(channels)
+    arguments = _integers(refine._refine_kernel)
+    arguments |= {"x_ptr": "*fp32", "y_ptr": "*fp32", "slot_ptr": "*i64", "q_ptr": "*i32"}
+    arguments |= {"out_ptr": "*i32", "C": "i32:16"}
+    arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
+    return Launch(
+        f"refinement, {channels} channels", refine._refine_kernel, arguments | fixed,
+        {"num_warps": config.num_warps}, asdict(config),
+    )  # fmt: skip
+
+
+def launches(arch: int) -> Iterator[Launch]:
+    """Everything the backend launches for P = 1369."""
+    for channels in (384, 768, 1024):
+        yield search_launch(arch, torch.float16, channels)
+        yield search_launch(arch, torch.int8, channels)
+    for channels in (64, 128, 256):
+        yield resident_launch(arch, torch.int8, channels)
+    for dtype, channels in ((torch.float16, 1024), (torch.int8, 1024), (torch.int8, 128)):
+        yield search_launch(arch, dtype, channels, listing=True)
+    yield interval_launch(200)
+    yield interval_launch(4000)
+    yield lnamd_launch(768)
+    yield lnamd_launch(1024)
+    yield refine_launch(1024)
+
+
+def main() -> None:
+    """Compile, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/static.json")
+    arguments = parser.parse_args()
+    table = Table(title=f"Triton {triton.__version__}, P = {PATCHES}")
+    for heading in ("kernel", "sm", "registers", "spills", "shared KiB", "threads", "occupancy"):
+        table.add_column(heading, justify="left" if heading == "kernel" else "right")
+    results: list[dict[str, Any]] = []
+    for arch in ARCHITECTURES:
+        for launch in launches(arch):
+            found = launch.compile(arch)
+            table.add_row(
+                launch.name, str(arch), str(found.registers), str(found.spills),
+                f"{found.shared / 1024:.0f}", str(found.threads), f"{found.occupancy:.2f}",
+            )  # fmt: skip
+            results.append(
+                {
+                    "kernel": launch.name,
+                    "arch": arch,
+                    "config": launch.config,
+                    "registers": found.registers,
+                    "spill_bytes": found.spills,
+                    "shared_bytes": found.shared,
+                    "threads": found.threads,
+                    "occupancy_estimate": round(found.occupancy, 3),
+                }
+            )
+    Console().print(table)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.json, {"triton": triton.__version__, "patches": PATCHES}, results)
+
+
+if __name__ == "__main__":
+    main()

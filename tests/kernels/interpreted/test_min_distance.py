@@ -1,0 +1,145 @@
+"""The search and its second pass against distances in fp64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from musc_fast.kernels import resident
+from musc_fast.kernels.candidates import candidates
+from musc_fast.kernels.min_distance import UNSET, decode, min_distance, new_keys
+from musc_fast.kernels.tiles import Config
+from torch import Tensor
+
+SMALL = Config(BLOCK_P=16, BLOCK_Q=16, BLOCK_K=16, GROUP=2, num_warps=4, num_stages=1)
+CPU = torch.device("cpu")
+
+
+def operands(n: int, p: int, k: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, p, k, generator=generator)
+    if n > 2:
+        x[2] = x[0]
+    if dtype == torch.int8:
+        x = (30 * x).round().clamp(-127, 127)
+        return x.to(dtype), x.square().sum(2).int()
+    x = x.to(dtype)
+    return x, x.float().square().sum(2)
+
+
+def truth(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances [N, M, P, Q] float64 of operands."""
+    a, b = x.double(), y.double()
+    return (a[:, None, :, None] - b[None, :, None]).square().sum(-1)
+
+
+CASES = [
+    (torch.float32, 2, 1, 40),
+    (torch.float16, 3, 37, 48),
+    (torch.float16, 2, 20, 384),
+    (torch.int8, 3, 21, 64),
+]
+
+
+@pytest.mark.parametrize(("dtype", "n", "p", "k"), CASES)
+@pytest.mark.parametrize("config", [SMALL, None])
+def test_batch_and_references(
+    dtype: torch.dtype, n: int, p: int, k: int, config: Config | None
+) -> None:
+    x, norms = operands(n, p, k, dtype)
+    y, y_norms = operands(3, p + 5, k, dtype, seed=1)
+    tolerance = 0 if dtype == torch.int8 else 1e-3
+    for others, other_norms, triangle in ((x, norms, True), (y, y_norms, False)):
+        squared = truth(x, others)
+        keys = new_keys(n, others.shape[0], p, CPU)
+        min_distance(
+            x, norms, others, other_norms, keys, triangle=triangle, config=config
+        )  # fmt: skip
+        found, index = decode(keys, dtype == torch.int8)
+        pairs = ~torch.eye(n, dtype=torch.bool) if triangle else torch.ones(n, 3, dtype=torch.bool)
+        assert torch.isinf(found[~pairs]).all()
+        wanted = squared.amin(3)
+        assert (found - wanted)[pairs].abs().max() <= tolerance
+        at = squared.gather(3, index.long().clamp_max(others.shape[1] - 1)[..., None])[..., 0]
+        assert (at - wanted)[pairs].abs().max() <= tolerance
+        if dtype == torch.int8:  # ties go to the first
+            assert torch.equal(index[pairs].long(), squared.argmin(3)[pairs])
+
+
+def test_chunks_and_groupings_agree_to_the_bit() -> None:
+    x, norms = operands(4, 21, 48, torch.float16)
+    whole = new_keys(4, 4, 21, CPU)
+    min_distance(x, norms, x, norms, whole, triangle=True, config=SMALL)
+    parts = new_keys(4, 4, 21, CPU)
+    other = Config(16, 16, 16, 3, 4, 1)
+    head, tail = parts[:2], parts[2:]
+    min_distance(x[:2], norms[:2], x[:2], norms[:2], head, triangle=True, config=other)
+    min_distance(x[:2], norms[:2], x[2:], norms[2:], head, 2, config=other)
+    min_distance(x[2:], norms[2:], x[2:], norms[2:], tail, 2, triangle=True, config=other)
+    min_distance(x[2:], norms[2:], x[:2], norms[:2], tail, 0, config=other)
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_descriptors_load_the_same_tiles(dtype: torch.dtype) -> None:
+    x, norms = operands(3, 21, 64, dtype)
+    config = Config(16, 16, 32, 2, 4, 1)
+    wanted, found = (new_keys(3, 3, 21, CPU) for _ in range(2))
+    arguments = (x, norms, x, norms)
+    for keys, descriptors in ((wanted, False), (found, True)):
+        min_distance(
+            *arguments, keys, triangle=True, config=config, descriptors=descriptors
+        )  # fmt: skip
+    assert torch.equal(found, wanted)
+    limits = torch.full(wanted.shape, 1e4)
+    lists = [
+        candidates(*arguments, wanted, limits, 5000, config=config, descriptors=descriptors)
+        for descriptors in (False, True)
+    ]
+    pairs = [sorted(zip(s.tolist(), q.tolist(), strict=True)) for s, q, _ in lists]
+    assert len(pairs[0]) > 5
+    assert pairs[0] == pairs[1]
+
+
+@pytest.mark.parametrize(("dtype", "n", "p", "k"), [(torch.float16, 3, 37, 48), CASES[3]])
+def test_resident_rows_give_the_same_keys(dtype: torch.dtype, n: int, p: int, k: int) -> None:
+    x, norms = operands(n, p, k, dtype)
+    y, y_norms = operands(2, p + 20, k, dtype, seed=1)
+    config = resident.Config(16, 32, 2, 4, 1)
+    for others, other_norms, triangle in ((x, norms, True), (y, y_norms, False)):
+        wanted, found = (new_keys(n, others.shape[0], p, CPU) for _ in range(2))
+        arguments = (x, norms, others, other_norms)
+        min_distance(*arguments, wanted, triangle=triangle, config=SMALL)
+        resident.resident_min_distance(*arguments, found, triangle=triangle, config=config)
+        if dtype == torch.int8:
+            assert torch.equal(found, wanted)
+        else:  # one product of all channels adds in another order
+            pairs = wanted != UNSET
+            assert torch.equal(found != UNSET, pairs)
+            distances = [decode(keys, False)[0][pairs] for keys in (found, wanted)]
+            assert torch.allclose(*distances, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "n", "p", "k"), [(torch.float16, 3, 20, 32), CASES[3]])
+@pytest.mark.parametrize("triangle", [True, False])
+def test_candidates(dtype: torch.dtype, n: int, p: int, k: int, triangle: bool) -> None:
+    x, norms = operands(n, p, k, dtype)
+    squared = truth(x, x)
+    keys = new_keys(n, n, p, CPU)
+    min_distance(x, norms, x, norms, keys, triangle=triangle, config=SMALL)
+    winner = decode(keys, dtype == torch.int8)[1].long()
+    limits = (squared.amin(3) * 1.2 + 0.01).float()
+    limits[:, 1] = -torch.inf
+    limits[torch.eye(n, dtype=torch.bool)] = -torch.inf
+    wanted = squared <= limits[..., None]
+    wanted.scatter_(3, winner.clamp_max(p - 1)[..., None], False)
+    assert int(wanted.sum()) > 5
+    slots, q, count = candidates(
+        x, norms, x, norms, keys, limits, 5000, triangle=triangle, config=SMALL
+    )
+    assert count == int(wanted.sum())
+    listed = torch.zeros_like(wanted)
+    listed.view(-1, p)[slots, q.long()] = True
+    assert torch.equal(listed, wanted)
+    few = candidates(x, norms, x, norms, keys, limits, 3, triangle=triangle, config=SMALL)
+    assert few[2] == count
+    assert few[0].shape[0] == 3

@@ -1,0 +1,126 @@
+"""Every kernel compiled ahead of time at its real config, and the machine code read."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from musc_fast.kernels.aot import TOOLS, Compiled
+from musc_fast.kernels.devices import SHARED_MEMORY, shared_memory
+from musc_fast.kernels.tiles import pick_config
+
+import static_report
+
+pytestmark = pytest.mark.skipif(
+    not (TOOLS / "cuobjdump").is_file(), reason="this Triton ships no cuobjdump"
+)
+ARCHITECTURES = (80, 90, 100)
+TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+
+
+@lru_cache
+def compiled(launch: str, arch: int, *arguments: object) -> Compiled:
+    found: Compiled = getattr(static_report, launch)(*arguments).compile(arch)
+    return found
+
+
+def check(found: Compiled) -> None:
+    assert found.spills == 0
+    assert 0 < found.registers <= 255
+    assert found.shared <= shared_memory(found.arch)
+    assert found.occupancy > 0
+    assert ".tf32" not in found.ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [384, 768, 1024])
+def test_search_in_float16(arch: int, channels: int) -> None:
+    found = compiled("search_launch", arch, arch, torch.float16, channels)
+    check(found)
+    assert TENSOR_CORES[arch] in found.ptx
+    assert ("cp.async.bulk.tensor" in found.ptx) == (arch >= 90)  # TMA
+
+
+def test_search_without_descriptors() -> None:
+    found = static_report.search_launch(90, torch.float16, 768, descriptors=False).compile(90)
+    check(found)
+    assert TENSOR_CORES[90] in found.ptx
+    assert "cp.async.bulk.tensor" not in found.ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [64, 128, 256])
+def test_resident_search(arch: int, channels: int) -> None:
+    found = static_report.resident_launch(arch, torch.int8, channels).compile(arch)
+    check(found)
+    assert TENSOR_CORES[arch] in found.ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [384, 768, 1024])
+def test_search_in_int8(arch: int, channels: int) -> None:
+    found = compiled("search_launch", arch, arch, torch.int8, channels)
+    check(found)
+    assert TENSOR_CORES[arch] in found.ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_second_pass(arch: int, dtype: torch.dtype) -> None:
+    found = static_report.search_launch(arch, dtype, 768, listing=True).compile(arch)
+    check(found)
+    assert TENSOR_CORES[arch] in found.ptx
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_rest(arch: int) -> None:
+    for launch in (
+        static_report.interval_launch(200),
+        static_report.lnamd_launch(1024),
+        static_report.refine_launch(1024),
+    ):
+        check(launch.compile(arch))
+
+
+def test_float32_products_are_no_tf32() -> None:
+    found = compiled("search_launch", 90, 90, torch.float32, 384)
+    check(found)
+    assert "wgmma" not in found.ptx
+    assert "fma.rn.f32" in found.ptx
+
+
+def test_arguments_of_one_are_constants() -> None:
+    # A launch takes an integer of 1 as a constant; every kernel must compile then too.
+    for launch in (
+        static_report.search_launch(90, torch.float16, 64, triangle=False, N=1, M=1, P=1, Q=1),
+        static_report.search_launch(
+            90, torch.float16, 40, triangle=False, descriptors=False, N=1, M=1, P=1, Q=1
+        ),
+        static_report.search_launch(90, torch.int8, 64, listing=True, N=1, ALL=1, FIRST=1, P=1),
+        static_report.resident_launch(90, torch.int8, 64, N=1, M=1, P=1, Q=1, ALL=1),
+        static_report.interval_launch(1, R=1, M=1, stride_b=1, stride_m=1),
+        static_report.lnamd_launch(40, "*fp16", H=1, W=1),
+        static_report.lnamd_launch(40, H=1, C=1, stride_n=1, stride_p=1),
+        static_report.refine_launch(40, COUNT=1, M=1, P=1, Q=1, C=1),
+    ):
+        assert launch.compile(90).registers > 0
+
+
+def test_configs_fit_every_device() -> None:
+    for arch in SHARED_MEMORY:
+        for dtype in (torch.float16, torch.int8, torch.float32):
+            for patches in (1, 37, 256, 1369):
+                for depth in (32, 64, 96, 384, 768, 1024):
+                    for listing in (False, True):
+                        config = pick_config(arch, dtype, patches, patches, depth, listing=listing)
+                        size = dtype.itemsize
+                        assert 2 * config.shared_memory(size) <= shared_memory(arch)
+                        assert depth % config.BLOCK_K == 0
+                        assert config.BLOCK_K * size >= 32
