@@ -221,7 +221,7 @@ def _print_scores(run: Run, out: Path, most: int = 10) -> None:
     names = relative_names(run.paths)
     for i in run.ranks.argsort()[:most]:
         table.add_row(
-            str(run.ranks[i]), escape(names[i]),
+            str(run.ranks[i]), escape(names[i].encode("utf-8", "replace").decode()),
             f"{run.image_scores[i]:.4f}", f"{run.raw_scores[i]:.4f}",
             "yes" if run.threshold.flagged[i] else "",
         )  # fmt: skip
