@@ -139,6 +139,9 @@ class MuSc:
         """
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as report:
+            if references is not None:
+                images, references = _listed(images), _listed(references)
+                check_apart(images, references)
             query = self.extract(images, progress=report)
             others = None if references is None else self.extract(references, progress=report)
             return self.score_features(query, others, progress=report)
@@ -178,10 +181,7 @@ class MuSc:
         Unreadable images are skipped and reported in `bad` with `skip_bad`; otherwise one
         ImageError lists them all.
         """
-        if isinstance(images, str | os.PathLike):
-            images = find_images([Path(images)])
-        if not isinstance(images, Sequence | Tensor | np.ndarray):
-            raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
+        images = _listed(images)
         if len(images) == 0:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
@@ -258,6 +258,32 @@ class _Read:
     name: str
     size: tuple[int, int]
     pixels: Tensor
+
+
+def check_apart(
+    images: Sequence[ImageLike] | Tensor, references: Sequence[ImageLike] | Tensor
+) -> None:
+    """Raise InputError where an image file is its own reference: it would score 0."""
+    files = [
+        {Path(image).resolve() for image in side if isinstance(image, str | os.PathLike)}
+        for side in (images, references)
+    ]
+    both = files[0] & files[1]
+    if both:
+        listing = "\n".join(f"  {path}" for path in sorted(both)[:10])
+        raise InputError(
+            f"{len(both)} images are among their own references and would score 0; leave them out "
+            f"of one side:\n{listing}"
+        )
+
+
+def _listed(images: Images) -> Sequence[ImageLike] | Tensor:
+    """The images of a folder, or the sequence itself."""
+    if isinstance(images, str | os.PathLike):
+        return find_images([Path(images)])
+    if not isinstance(images, Sequence | Tensor | np.ndarray):
+        raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
+    return images
 
 
 def _room(count: int, like: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from ._version import __version__
 from .backends import resolve
 from .errors import ImageError, InputError
-from .pipeline import BatchFeatures, MuSc
+from .pipeline import BatchFeatures, MuSc, check_apart
 from .progress import stage_bars
 from .report.heatmap import MapScale, scale_of
 from .report.results import Run, staged, write_results, write_settings
@@ -89,17 +89,6 @@ def score_images(
         run.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
         write_settings(stage, run, map_scale)
     return run
-
-
-def check_apart(paths: Sequence[Path], references: Sequence[Path]) -> None:
-    """Raise InputError where an image is its own reference: it would score 0."""
-    both = {path.resolve() for path in paths} & {path.resolve() for path in references}
-    if both:
-        listing = "\n".join(f"  {path}" for path in sorted(both)[:10])
-        raise InputError(
-            f"{len(both)} images are among their own references and would score 0; leave them out "
-            f"of one side:\n{listing}"
-        )
 
 
 def run_settings(

@@ -67,6 +67,8 @@ def test_references(musc: MuSc, tmp_path: Path) -> None:
     paths = product_folder(tmp_path)
     scores = musc.score([paths[4], paths[0]], references=[*paths[1:4], paths[5]])
     assert scores.raw_image_scores[0] > scores.raw_image_scores[1]
+    with pytest.raises(InputError, match="1 images are among their own references"):
+        musc.score([str(paths[4]), product(0)], references=tmp_path)
     alone = musc.score([paths[4]], references=[*paths[1:4], paths[5]])
     assert torch.allclose(alone.patch_scores[0], scores.patch_scores[0], atol=1e-5)
 
