@@ -59,7 +59,8 @@ def pick_config(
     rows, columns = (_side(patches, 128), _side(others, 64 if listing else 128))
     wide = 90 <= arch < 120  # wgmma and tcgen05 take 128 bytes of a row at a time
     step = (128 if wide else 64 if arch < 120 or size > 1 else 32) // size
-    warps, bound = 8, 0 if listing else 128
+    # In int8 on Ampere and Ada the bound itself makes ptxas spill (Triton 3.9); 128 suffice there.
+    warps, bound = 8, 128 if not listing and (wide or size > 1) else 0
     if size == 4:  # float32 multiplies on the ordinary units, sum by sum
         rows, columns, step = min(64, rows), min(64, columns), 32
         bound = 0
@@ -174,6 +175,8 @@ def squared_tile(
     far: tl.constexpr = (1 << 29) if INTEGERS else float("inf")
     x_norm = tl.load(x_norm_ptr + row, mask=p < P, other=far)
     y_norm = tl.load(y_norm_ptr + column, mask=q < Q, other=far)
+    if INTEGERS:  # exact in any order; this one needs the fewest registers
+        return (y_norm[None, :] - 2 * acc) + x_norm[:, None]
     return (y_norm[None, :] + x_norm[:, None]) - 2 * acc
 
 
