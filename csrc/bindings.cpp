@@ -119,32 +119,37 @@ void bind_search(py::module_& module) {
       "search_pairs",
       [](const std::string& isa_name, const Operands& queries, const Operands& references,
          const SearchShape& shape, uintptr_t pairs, int64_t pair_count, int64_t first,
-         int64_t count, int64_t reference_count, bool symmetric, uintptr_t best) {
+         int64_t columns, uintptr_t best, int64_t back_first, int64_t back_columns,
+         uintptr_t back) {
         const musc::Isa& isa = isa_named(isa_name);
-        const musc::PairsArgs args{pointer<const int32_t>(pairs), pair_count, first, count,
-                                   reference_count, symmetric, pointer<uint16_t>(best)};
+        const musc::PairsArgs args{pointer<const int32_t>(pairs), pair_count, first, columns,
+                                   pointer<uint16_t>(best), back_first, back_columns,
+                                   pointer<uint16_t>(back)};
         const py::gil_scoped_release release;
         musc::search_pairs(isa, queries, references, shape, args);
       },
       py::arg("isa"), py::arg("queries"), py::arg("references"), py::arg("shape"),
-      py::arg("pairs"), py::arg("pair_count"), py::arg("first"), py::arg("count"),
-      py::arg("reference_count"), py::arg("symmetric"), py::arg("best"));
+      py::arg("pairs"), py::arg("pair_count"), py::arg("first"), py::arg("columns"),
+      py::arg("best"), py::arg("back_first"), py::arg("back_columns"), py::arg("back"));
 
   module.def(
       "refine",
       [](const std::string& isa_name, const Operands& queries, const Operands& references,
          const SearchShape& shape, int64_t first, int64_t begin, int64_t end,
-         int64_t reference_count, bool symmetric, bool certified, int64_t k_min, int64_t k_max,
+         int64_t reference_count, int64_t columns, uintptr_t images, bool symmetric,
+         bool certified, int64_t k_min, int64_t k_max,
          uintptr_t best, uintptr_t means, uintptr_t distances, uintptr_t nearest,
          uintptr_t nearest_image, uintptr_t nearest_patch, uintptr_t counters) {
         const musc::Isa& isa = isa_named(isa_name);
-        require(reference_count <= 65536, "more than 65536 reference images");
-        require(0 <= k_min && k_min < k_max && k_max <= reference_count - (symmetric ? 1 : 0),
+        require(0 <= k_min && k_min < k_max &&
+                    k_max <= columns - (symmetric && images == 0 ? 1 : 0),
                 "0 <= k_min < k_max <= images to compare with");
         const musc::RefineArgs args{first,
                                     begin,
                                     end,
                                     reference_count,
+                                    columns,
+                                    pointer<const int32_t>(images),
                                     symmetric,
                                     certified,
                                     k_min,
@@ -161,7 +166,7 @@ void bind_search(py::module_& module) {
       },
       py::arg("isa"), py::arg("queries"), py::arg("references"), py::arg("shape"),
       py::arg("first"), py::arg("begin"), py::arg("end"), py::arg("reference_count"),
-      py::arg("symmetric"), py::arg("certified"), py::arg("k_min"), py::arg("k_max"),
+      py::arg("columns"), py::arg("images"), py::arg("symmetric"), py::arg("certified"), py::arg("k_min"), py::arg("k_max"),
       py::arg("best"), py::arg("means"), py::arg("distances"), py::arg("nearest"),
       py::arg("nearest_image"), py::arg("nearest_patch"), py::arg("counters"));
 

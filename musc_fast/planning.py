@@ -73,12 +73,14 @@ def plan_search(
     words: int,
     extra: int,
     *,
+    columns: int,
     symmetric: bool,
     memory_limit: int | None,
 ) -> Plan:
     """Choose chunk and segment for a search of `images` x `patches` against the references.
 
     `words`: 32-bit words of a rounded row, `extra`: bytes of its closer representations.
+    `columns`: references that one query is compared with.
     `memory_limit` None: half of what is free. Raises InputError where even one image at a time
     does not fit.
     """
@@ -89,20 +91,20 @@ def plan_search(
     best: tuple[float, Plan] | None = None
     finest = 0 if words > _LONG_ROW else 1
     for segment in SEGMENTS[finest:]:
-        each = score_bytes(patches, references, reference_patches, segment)
+        each = score_bytes(patches, columns, reference_patches, segment)
         chunk = min(images, (limit - fixed) // each)
         if chunk < 1:
             continue
         chunks = -(-images // chunk)
         chunk = -(-images // chunks)  # of even size
         # Pairs within a chunk cost half; a segment twice as large costs a tenth more.
-        pairs = images * (references - chunk / 2 if symmetric else references)
+        pairs = images * (columns * (1 - chunk / (2 * references)) if symmetric else columns)
         cost = pairs * (1 + 0.1 * (SEGMENTS.index(segment) - finest))
         plan = Plan(chunk, segment, fixed + chunk * each)
         if best is None or cost < best[0]:
             best = (cost, plan)
     if best is None:
-        needed = fixed + score_bytes(patches, references, reference_patches, SEGMENTS[-1])
+        needed = fixed + score_bytes(patches, columns, reference_patches, SEGMENTS[-1])
         raise InputError(
             f"memory_limit: this search needs at least {needed / 2**20:.0f} MiB beyond input and "
             f"output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"

@@ -15,7 +15,8 @@ def plan(images: int = 100, limit: int | None = 4096 * MIB, **how: object) -> pl
     references = how.pop("references", images)
     symmetric = references == images
     return planning.plan_search(
-        images=images, references=references, symmetric=symmetric, memory_limit=limit,
+        images=images, references=references, columns=references, symmetric=symmetric,
+        memory_limit=limit,
         **{**sizes, **how},
     )  # fmt: skip
 

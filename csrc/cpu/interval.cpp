@@ -1,5 +1,6 @@
 #include "cpu/interval.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -49,15 +50,20 @@ double sum_of_smallest(const float* x, int64_t count, int64_t k) {
     }
   }
   const float t = from_ordered(static_cast<int32_t>(high));
-  double sum = 0.0;
-  int64_t below = 0;
+  if (!std::isfinite(t)) return t;
+  // In integers of 2^-40 of the largest value, so that the order of the addends does not matter:
+  // what that cuts off a value is 2^-16 of a rounding unit of the largest.
+  int exponent = 0;
+  std::frexp(std::max(std::fabs(t), std::fabs(low_value)), &exponent);
+  const double unit = std::ldexp(1.0, 40 - exponent);
+  int64_t sum = 0, below = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (x[i] < t) {
-      sum += static_cast<double>(x[i]);
-      ++below;
-    }
+    const bool counts = x[i] < t;
+    sum += counts ? static_cast<int64_t>(static_cast<double>(x[i]) * unit) : 0;
+    below += counts ? 1 : 0;
   }
-  return below < k ? sum + static_cast<double>(k - below) * static_cast<double>(t) : sum;
+  sum += (k - below) * static_cast<int64_t>(static_cast<double>(t) * unit);
+  return static_cast<double>(sum) / unit;
 }
 
 }  // namespace

@@ -6,14 +6,13 @@ namespace musc {
 
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args) {
-  const int64_t row_segments = (references.padded + shape.segment - 1) / shape.segment;
-  const int64_t block = row_segments * queries.padded;  // of best, per pair of images
-  const auto at = [&](int64_t i, int64_t j) {
-    return args.best + ((i - args.first) * args.references + j) * block;
+  const auto block = [&](const Operands& rows, const Operands& others) {  // of best, per pair
+    return (others.padded + shape.segment - 1) / shape.segment * rows.padded;
   };
+  const int64_t there = block(queries, references), back = block(references, queries);
   parallel_for(args.pair_count, shape.threads, [&](int64_t task, int) {
-    const int64_t i = args.pairs[2 * task], j = args.pairs[2 * task + 1];
-    const bool both = args.symmetric && j >= args.first && j < args.first + args.count;
+    const int32_t* listed = args.pairs + 4 * task;
+    const int64_t i = listed[0], column = listed[1], j = listed[2], back_column = listed[3];
     PairInt pair;
     pair.left = queries.left + i * queries.padded * shape.words;
     pair.left_init = queries.left_init + i * queries.padded;
@@ -24,8 +23,11 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
     pair.right_padded = references.padded;
     pair.segment = shape.segment;
     pair.shift = shape.shift;
-    pair.left_best = at(i, j);
-    pair.right_best = both ? at(j, i) : nullptr;
+    pair.left_best = args.best + ((i - args.first) * args.columns + column) * there;
+    pair.right_best =
+        back_column < 0
+            ? nullptr
+            : args.back + ((j - args.back_first) * args.back_columns + back_column) * back;
     isa.int8.pair(pair);
   });
 }

@@ -78,15 +78,16 @@ struct SearchShape {
   double fine_scale, rest_scale;
 };
 
-// best[i - first][j] = [segments of j][padded rows of i], for every pair listed; where both images
-// lie in [first, first + count) and `symmetric`, one tile serves (i, j) and (j, i).
+// The pairs to search: query i, its column of best, reference j, and the column of j's own best that
+// the same tile fills, or -1. best[i - first][column] = [segments of j][padded rows of i]; back, the
+// other way round, from reference back_first on. Within a batch back is best itself.
 struct PairsArgs {
-  const int32_t* pairs;  // [pair_count][2]: query image, reference image
+  const int32_t* pairs;  // [pair_count][4]
   int64_t pair_count;
-  int64_t first, count;
-  int64_t references;
-  bool symmetric;
+  int64_t first, columns;
   uint16_t* best;
+  int64_t back_first, back_columns;
+  uint16_t* back;
 };
 
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
@@ -109,13 +110,17 @@ void search_plain(const FloatKernel& kernel, const PlainArgs& args);
 struct RefineArgs {
   int64_t first;          // query image of best[0]
   int64_t begin, end;     // query images to finish now
-  int64_t references;
-  bool symmetric;         // queries are the references: an image is not compared with itself
+  int64_t references;     // images on the other side
+  // The references that a query is compared with: those listed, [columns] from images[i - begin]
+  // on, or null: all of them, but for image i itself where the queries are the references.
+  int64_t columns;
+  const int32_t* images;
+  bool symmetric;
   bool certified;         // false: fixed candidates, no bound
   int64_t k_min, k_max;
   const uint16_t* best;
   float* means;           // [end - begin][rows], or null
-  float* distances;       // [end - begin][rows][references], or null: then k_max is all of them
+  float* distances;       // [end - begin][rows][columns], or null: then k_max is all of them
   float* nearest;         // [end - begin][rows][k_max] ascending, or null
   int64_t* nearest_image;
   int64_t* nearest_patch;

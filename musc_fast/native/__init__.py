@@ -7,16 +7,28 @@ Threads follow `torch.get_num_threads()`; results do not depend on their number,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from musc_fast import _C
 
-from .search import Outputs, Progress, Settings, default_isa, prepared, run_search
+from .between import between
+from .kept import KeptReferences
+from .search import Outputs, Progress, Settings, prepare, run_search
+from .sides import default_isa, prepared
 
-__all__ = ["interval_mean", "lnamd", "msm", "nearest_images", "patch_to_image"]
+__all__ = [
+    "KeptReferences",
+    "between",
+    "interval_mean",
+    "lnamd",
+    "msm",
+    "msm_parts",
+    "nearest_images",
+    "patch_to_image",
+]
 
 
 def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
@@ -79,23 +91,47 @@ def msm(
     precision: str = "exact",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    lists: Tensor | None = None,
 ) -> Tensor:
     """Mean of the k_min-th to k_max-th smallest patch-to-image distance -> [N, P] float32.
 
     Z [N, P, C], references [M, P2, C] or None: the batch itself, each image against the others.
-    0 <= k_min < k_max <= M (N - 1 without references). `precision="exact"`: distances are those
-    of sum((x - y)^2) in float32 over all pairs, to the bit; only those that can enter the mean
-    are computed. `"fast"`: the four best scores of the best segment of each image, no certificate;
-    on features of real images the scores are off by 2e-5 to 1e-3 on average (of 0.2 to 0.5) and
-    by 0.05 at worst, never downwards.
+    `lists` [N, K] int32, ascending: the images that each is scored against, instead of all others.
+    0 <= k_min < k_max <= M (N - 1 without references, K with lists).
+
+    `precision="exact"`: distances are those of sum((x - y)^2) in float32 over all pairs, to the
+    bit; only those that can enter the mean are computed. `"fast"`: the four best scores of the
+    best segment of each image, no certificate; on features of real images the scores are off by
+    2e-5 to 1e-3 on average (of 0.2 to 0.5) and by 0.05 at worst, never downwards.
     """
     z = prepared(Z)
     out = torch.empty(z.shape[:2], dtype=torch.float32)
     others = None if references is None else prepared(references)
-    run_search(
-        z, others, k_min, k_max, Outputs(means=out), _settings(precision, memory_limit, progress)
-    )
+    settings = _settings(precision, memory_limit, progress)
+    run_search(z, others, k_min, k_max, Outputs(means=out), settings, lists)
     return out
+
+
+def msm_parts(
+    Z: Tensor,
+    references: Tensor | None,
+    k_min: int,
+    k_max: int,
+    parts: Sequence[tuple[int, int]],
+    *,
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+    lists: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """`msm` of the images [first, last) of each part, one after another; prepared once."""
+    z = prepared(Z)
+    others = None if references is None else prepared(references)
+    search = prepare(z, others, k_max, _settings(precision, memory_limit, progress), lists)
+    for first, last in parts:
+        out = torch.empty((last - first, z.shape[1]), dtype=torch.float32)
+        search.run(first, last, k_min, k_max, Outputs(means=out))
+        yield out
 
 
 def patch_to_image(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from musc_fast import _C, planning
 
-from .search import default_isa, prepared
+from .sides import default_isa, prepared
 
 _SEGMENT = 768
 

@@ -13,7 +13,7 @@ import cases
 
 from musc_fast import _C
 from musc_fast.native.plain import plain_distances, plain_kinds
-from musc_fast.native.search import default_isa
+from musc_fast.native.sides import default_isa
 
 
 @pytest.mark.parametrize("kind", plain_kinds())
