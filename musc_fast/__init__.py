@@ -13,28 +13,33 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .errors import BackendError, ImageError, InputError, MuscFastError, WeightsError
+    from .bank import ReferenceBank
+    from .errors import BackendError, BankError, ImageError, InputError, MuscFastError, WeightsError
     from .pipeline import MuSc
     from .scoring import BatchScores, score_batch
 
 _HOME = {
     "BackendError": "errors",
+    "BankError": "errors",
     "BatchScores": "scoring",
     "ImageError": "errors",
     "InputError": "errors",
     "MuSc": "pipeline",
     "MuscFastError": "errors",
+    "ReferenceBank": "bank",
     "WeightsError": "errors",
     "score_batch": "scoring",
 }
 
 __all__ = [
     "BackendError",
+    "BankError",
     "BatchScores",
     "ImageError",
     "InputError",
     "MuSc",
     "MuscFastError",
+    "ReferenceBank",
     "WeightsError",
     "__version__",
     "score_batch",

@@ -25,3 +25,7 @@ class BackendError(MuscFastError, RuntimeError):
 
 class WeightsError(MuscFastError):
     """Backbone weights could not be found, fetched or verified."""
+
+
+class BankError(MuscFastError):
+    """A reference bank's file is missing, damaged, or made with other settings."""

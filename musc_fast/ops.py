@@ -9,13 +9,14 @@ was wanted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import reference
+from . import generic, reference
 from .backends import Backend, resolve
 from .errors import InputError
 
@@ -136,6 +137,133 @@ def msm(
     return result
 
 
+def msm_parts(
+    z: Tensor,
+    parts: Sequence[tuple[int, int]],
+    references: Tensor | None = None,
+    topmin: tuple[float, float] = (0.0, 0.3),
+    *,
+    lists: Tensor | None = None,
+    backend: str = "auto",
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """`msm` in parts: for each (first, last) the scores of the images [first, last) -> [., P].
+
+    Together they are `msm`, to the bit; what the search prepares is prepared once. `lists` [N, K]
+    int, ascending rows: the images (of z, or of the references) that each is scored against,
+    instead of all others. `progress` starts anew with every part.
+    """
+    chosen = _check_search(z, references, backend, precision, memory_limit)
+    check_topmin(topmin)
+    others = z if references is None else references
+    if lists is not None:
+        _check_lists(lists, z.shape[0], others.shape[0], own=references is None)
+    if any(not 0 <= first < last <= z.shape[0] for first, last in parts):
+        raise InputError(f"parts: found {list(parts)}, wanted 0 <= first < last <= {z.shape[0]}")
+    count = others.shape[0] - (references is None) if lists is None else lists.shape[1]
+    arguments = (z, references, *reference.interval(topmin, count), parts)
+    how: dict[str, Any] = {
+        "precision": precision,
+        "memory_limit": memory_limit,
+        "progress": progress,
+    }
+    module = chosen.load()
+    with torch.no_grad():
+        if hasattr(module, "msm_parts"):
+            yield from module.msm_parts(*arguments, lists=lists, **how)
+        else:
+            yield from generic.msm_parts(module, *arguments, lists=lists, **how)
+
+
+@torch.no_grad()
+def between(
+    a: Tensor,
+    b: Tensor,
+    *,
+    backend: str = "auto",
+    precision: str = "exact",
+    memory_limit: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`patch_to_image` both ways: a [N, P, C], b [M, Q, C] -> [N, P, M] and [M, Q, N].
+
+    Where the backend can, for one pass over the pairs of images instead of two.
+    """
+    module = _check_search(a, b, backend, precision, memory_limit).load()
+    how = {"precision": precision, "memory_limit": memory_limit}
+    found: tuple[Tensor, Tensor]
+    if hasattr(module, "between"):
+        found = module.between(a, b, **how)
+    else:
+        found = generic.between(module, a, b, **how)
+    return found
+
+
+class KeptReferences:
+    """Up to `capacity` reference images of [P, C] whose operands are kept between queries.
+
+    `put(slot, z)` replaces the image of a slot, or fills the next; `len` is how many there are.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        patches: int,
+        channels: int,
+        *,
+        backend: str = "auto",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        device = torch.device(device)
+        module = resolve(backend, device).load()
+        self._shape = (patches, channels)
+        self._kept = (
+            module.KeptReferences(capacity, patches, channels)
+            if hasattr(module, "KeptReferences")
+            else generic.KeptReferences(module, capacity, patches, channels, device)
+        )
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, slot: int, z: Tensor) -> None:
+        """Make z [P, C], finite, the image of `slot`."""
+        if tuple(z.shape) != self._shape or not 0 <= slot <= len(self):
+            raise InputError(
+                f"slot {slot} of {len(self)}: found {describe(z)}, wanted {list(self._shape)}"
+            )
+        self._kept.put(slot, z)
+
+    @torch.no_grad()
+    def msm(
+        self,
+        z: Tensor,
+        topmin: tuple[float, float] = (0.0, 0.3),
+        *,
+        precision: str = "exact",
+        memory_limit: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """`ops.msm` of z [N, P, C] against the images held, to the bit -> [N, P]."""
+        check_tokens("z", z)
+        check_topmin(topmin)
+        check_settings((1,), topmin, (1,), precision, memory_limit)
+        if z.shape[2] != self._shape[1] or len(self) == 0:
+            raise InputError(
+                f"z: found {describe(z)}, wanted [N, P, {self._shape[1]}] and references to score "
+                f"against (found {len(self)})"
+            )
+        result: Tensor = self._kept.msm(
+            z,
+            *reference.interval(topmin, len(self)),
+            precision=precision,
+            memory_limit=memory_limit,
+            progress=progress,
+        )
+        return result
+
+
 @torch.no_grad()
 def rscin(
     scores: Tensor,
@@ -239,6 +367,18 @@ def check_settings(
         raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
     if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
         raise InputError(f"memory_limit: found {memory_limit!r}, wanted whole bytes, 1 or more")
+
+
+def _check_lists(lists: Tensor, images: int, others: int, *, own: bool) -> None:
+    """Raise InputError unless lists [images, K] are ascending rows of other images."""
+    if lists.ndim != 2 or lists.shape[0] != images or lists.shape[1] == 0:
+        raise InputError(f"lists: found {describe(lists)}, wanted [{images}, K]")
+    within = bool((lists >= 0).all()) and bool((lists < others).all())
+    itself = own and bool((lists == torch.arange(images, device=lists.device)[:, None]).any())
+    if not within or itself or not bool((lists.diff(dim=1) > 0).all()):
+        raise InputError(
+            f"lists: every row must name other images, 0 to {others - 1}, in ascending order"
+        )
 
 
 def _check_search(
