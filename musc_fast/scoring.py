@@ -14,6 +14,7 @@ from torch import Tensor
 from . import ops, reference
 from .backends import resolve
 from .progress import stage_bars
+from .sampling import check_max_references, sample_others, sample_references
 from .tokens import Tokens, check_layers, class_tokens, grid_of, map_size, token_layers
 
 Progress = Callable[[int, int], None]
@@ -51,6 +52,7 @@ def score_batch(
     backend: str = "auto",
     precision: str = "exact",
     memory_limit: int | None = None,
+    max_references: int | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
     """Score the images of a batch against each other, or against `references`.
@@ -67,6 +69,8 @@ def score_batch(
         below 1, counts from 1. neighbors: the k of RsCIN.
     backend: "auto" or a name from `musc_fast.backends`. precision: "exact" (within 1e-5 of fp64)
         or "fast". memory_limit: bytes beyond input and output; None takes a share of what is free.
+    max_references: score each image against this many others (or references) only, drawn by
+        content with a fixed seed; N K work instead of N^2. None: all.
     progress: True draws a bar, a function is called with (done, total).
 
     Raises InputError naming the argument (and image and layer), what was found and what is wanted.
@@ -79,12 +83,19 @@ def score_batch(
     shape = grid_of(grid, p, prefix_tokens)
     size = map_size(image_size, shape)
     ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+    check_max_references(max_references)
     resolve(backend, layers[0].device)
     classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
 
+    lists: Tensor | None = None
+    if max_references is not None and others is None:
+        lists = sample_others(layers[0], max_references)
+    elif max_references is not None and others is not None:
+        chosen = sample_references(others[0], max_references)
+        others = others if chosen is None else [layer[chosen] for layer in others]
     with reporter(progress) as report:
         patch_scores = _patch_scores(
-            layers, others, shape, degrees, topmin, backend, precision, memory_limit, report
+            layers, others, lists, shape, degrees, topmin, backend, precision, memory_limit, report
         ).reshape(n, *shape)
     return finished(patch_scores, size, classes, neighbors)
 
@@ -108,6 +119,7 @@ def finished(
 def _patch_scores(
     layers: list[Tensor],
     others: list[Tensor] | None,
+    lists: Tensor | None,
     grid: tuple[int, int],
     degrees: Sequence[int],
     topmin: tuple[float, float],
@@ -130,6 +142,7 @@ def _patch_scores(
                 pooled[rank],
                 None if pooled_others is None else pooled_others[rank],
                 topmin,
+                lists=lists,
                 backend=backend,
                 precision=precision,
                 memory_limit=memory_limit,
