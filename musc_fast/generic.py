@@ -36,6 +36,8 @@ def msm_parts(
                     for i in range(first, last)
                 ]
             )
+        elif references is None and last - first == z.shape[0]:
+            yield backend.msm(z, None, k_min, k_max, **how)
         elif references is None:
             distances = backend.patch_to_image(z[first:last], z, **how)
             own = torch.arange(first, last, device=z.device)

@@ -109,7 +109,6 @@ def msm(
     references: Tensor | None = None,
     topmin: tuple[float, float] = (0.0, 0.3),
     *,
-    lists: Tensor | None = None,
     backend: str = "auto",
     precision: str = "exact",
     memory_limit: int | None = None,
@@ -120,14 +119,8 @@ def msm(
     `precision="exact"`: distances within 1e-5 of the fp64 truth for L2-normalised z; `"fast"`: a
     low-precision search whose winners are recomputed. `memory_limit`: bytes that may be used
     beyond input and output (None: a share of what is free). `progress(done, total)` is called as
-    the work goes on. `lists`: as for `msm_parts`.
+    the work goes on.
     """
-    if lists is not None:
-        (listed,) = msm_parts(
-            z, [(0, z.shape[0])], references, topmin, lists=lists, backend=backend,
-            precision=precision, memory_limit=memory_limit, progress=progress,
-        )  # fmt: skip
-        return listed
     chosen = _check_search(z, references, backend, precision, memory_limit)
     check_topmin(topmin)
     count = z.shape[0] - 1 if references is None else references.shape[0]
@@ -158,7 +151,8 @@ def msm_parts(
 ) -> Iterator[Tensor]:
     """`msm` in parts: for each (first, last) the scores of the images [first, last) -> [., P].
 
-    Together they are `msm`, to the bit; what the search prepares is prepared once. `lists` [N, K]
+    Together they are `msm`, to the bit (with the reference backend, which keeps fp64 distances
+    only within `msm`, to 1e-6); what the search prepares is prepared once. `lists` [N, K]
     int, ascending rows: the images (of z, or of the references) that each is scored against,
     instead of all others. `progress` starts anew with every part.
     """

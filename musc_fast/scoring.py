@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from . import ops, reference
 from .backends import resolve
+from .large import Checkpoint, parts_of, pooled_file, scratch
 from .progress import stage_bars
 from .sampling import check_max_references, sample_others, sample_references
-from .tokens import Tokens, check_layers, class_tokens, grid_of, map_size, token_layers
+from .tokens import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 
 Progress = Callable[[int, int], None]
 
@@ -53,12 +55,15 @@ def score_batch(
     precision: str = "exact",
     memory_limit: int | None = None,
     max_references: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
     """Score the images of a batch against each other, or against `references`.
 
     tokens: patch tokens of one layer [N, prefix + P, C], or a sequence of such arrays, one a layer
-        (C may differ by layer); torch or numpy, any floating dtype, finite.
+        (C may differ by layer); torch or numpy, any floating dtype, finite. A layer may also be
+        the path of a .npy or .safetensors file: it is mapped, not loaded, and LNAMD's results are
+        scratch files then, so that memory does not grow with N P C.
     cls_tokens: [N, D] class tokens for RsCIN; None leaves the raw image scores.
     references: tokens of other images in the same form as `tokens`, scored against instead of the
         batch itself; needed for N = 1.
@@ -71,6 +76,8 @@ def score_batch(
         or "fast". memory_limit: bytes beyond input and output; None takes a share of what is free.
     max_references: score each image against this many others (or references) only, drawn by
         content with a fixed seed; N K work instead of N^2. None: all.
+    checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
+        gives the same bits. It is left there when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
 
     Raises InputError naming the argument (and image and layer), what was found and what is wanted.
@@ -93,10 +100,20 @@ def score_batch(
     elif max_references is not None and others is not None:
         chosen = sample_references(others[0], max_references)
         others = others if chosen is None else [layer[chosen] for layer in others]
-    with reporter(progress) as report:
-        patch_scores = _patch_scores(
-            layers, others, lists, shape, degrees, topmin, backend, precision, memory_limit, report
-        ).reshape(n, *shape)
+    settings: dict[str, Any] = {
+        "grid": list(shape), "degrees": [int(r) for r in degrees], "topmin": list(topmin),
+        "precision": precision, "max_references": max_references,
+        "backend": resolve(backend, layers[0].device).name,
+    }  # fmt: skip
+    kept = (
+        None if checkpoint is None else Checkpoint(checkpoint, [*layers, *(others or ())], settings)
+    )
+    with reporter(progress) as report, scratch(kept.folder if kept else None) as folder:
+        run = _Run(
+            shape, tuple(degrees), topmin, lists, backend, precision, memory_limit, kept, report,
+            folder if in_files(tokens) else None,
+        )  # fmt: skip
+        patch_scores = _patch_scores(layers, others, run).reshape(n, *shape)
     return finished(patch_scores, size, classes, neighbors)
 
 
@@ -116,42 +133,104 @@ def finished(
     return BatchScores(patch_scores.float(), maps, raw, scores)
 
 
-def _patch_scores(
-    layers: list[Tensor],
-    others: list[Tensor] | None,
-    lists: Tensor | None,
-    grid: tuple[int, int],
-    degrees: Sequence[int],
-    topmin: tuple[float, float],
-    backend: str,
-    precision: str,
-    memory_limit: int | None,
-    report: Progress,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Run:
+    """The settings of one run; `folder`: for LNAMD's results where the tokens are files."""
+
+    grid: tuple[int, int]
+    degrees: tuple[int, ...]
+    topmin: tuple[float, float]
+    lists: Tensor | None
+    backend: str
+    precision: str
+    memory_limit: int | None
+    checkpoint: Checkpoint | None
+    report: Progress
+    folder: str | None
+
+
+def _patch_scores(layers: list[Tensor], others: list[Tensor] | None, run: _Run) -> Tensor:
     """Mean of MSM over layers and degrees -> [N, P] fp64, added in a fixed order."""
-    steps = len(layers) * len(degrees)
+    images = layers[0].shape[0]
+    parts = parts_of(images, run.checkpoint is not None)
+    steps = len(layers) * len(run.degrees)
     total = torch.zeros(layers[0].shape[:2], dtype=torch.float64, device=layers[0].device)
     for index, layer in enumerate(layers):
-        pooled = ops.lnamd_all(layer, grid, degrees, backend=backend)
-        pooled_others = (
-            None if others is None else ops.lnamd_all(others[index], grid, degrees, backend=backend)
-        )
-        for rank in range(len(degrees)):
-            first = (index * len(degrees) + rank) * 1000  # thousandths of a step
-            total += ops.msm(
-                pooled[rank],
-                None if pooled_others is None else pooled_others[rank],
-                topmin,
-                lists=lists,
-                backend=backend,
-                precision=precision,
-                memory_limit=memory_limit,
-                progress=lambda done, of, first=first: report(  # type: ignore[misc]
-                    first + 1000 * done // max(of, 1), steps * 1000
-                ),
-            )
-            report(first + 1000, steps * 1000)
+        references = None if others is None else others[index]
+        for step, pooled, pooled_others in _steps(index, layer, references, parts, run):
+            for part, scores in _parts(step, steps, parts, pooled, pooled_others, run):
+                total[part[0] : part[1]] += scores.to(total.device)
+            run.report(1000 * (step + 1), steps * 1000)
     return total / steps
+
+
+def _steps(
+    index: int,
+    layer: Tensor,
+    references: Tensor | None,
+    parts: list[tuple[int, int]],
+    run: _Run,
+) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
+    """The layer's step numbers with LNAMD's results, None where a checkpoint has all of a step."""
+    first = index * len(run.degrees)
+    kept = run.checkpoint
+    complete = [
+        kept is not None and all(kept.has(first + rank, part) for part in parts)
+        for rank in range(len(run.degrees))
+    ]
+    if all(complete):
+        yield from ((first + rank, None, None) for rank in range(len(run.degrees)))
+        return
+    pooled_others = (
+        None
+        if references is None
+        else ops.lnamd_all(references, run.grid, run.degrees, backend=run.backend)
+    )
+    every = (
+        ops.lnamd_all(layer, run.grid, run.degrees, backend=run.backend)
+        if run.folder is None
+        else None
+    )
+    for rank, degree in enumerate(run.degrees):
+        pooled = every[rank] if every is not None else None
+        if run.folder is not None and not complete[rank]:
+            pooled = pooled_file(run.folder, layer, run.grid, degree, run.backend)
+        yield first + rank, pooled, None if pooled_others is None else pooled_others[rank]
+
+
+def _parts(
+    step: int,
+    steps: int,
+    parts: list[tuple[int, int]],
+    pooled: Tensor | None,
+    pooled_others: Tensor | None,
+    run: _Run,
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """The scores of every part of a step: those of the checkpoint, then the others."""
+    kept = run.checkpoint
+    done = [part for part in parts if kept is not None and kept.has(step, part)]
+    for part in done:
+        assert kept is not None
+        yield part, kept.load(step, part)
+    todo = [part for part in parts if part not in done]
+    if not todo:
+        return
+    assert pooled is not None
+    place = len(done)
+
+    def tell(part_done: int, of: int) -> None:  # in thousandths of a step
+        share = (place + part_done / max(of, 1)) / len(parts)
+        run.report(int(1000 * (step + share)), steps * 1000)
+
+    found = ops.msm_parts(
+        pooled, todo, pooled_others, run.topmin, lists=run.lists, backend=run.backend,
+        precision=run.precision, memory_limit=run.memory_limit, progress=tell,
+    )  # fmt: skip
+    for part, scores in zip(todo, found, strict=True):
+        if kept is not None:
+            kept.save(step, part, scores)
+        place += 1
+        yield part, scores
 
 
 @contextmanager

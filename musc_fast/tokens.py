@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -13,16 +14,18 @@ from torch import Tensor
 
 from . import ops
 from .errors import InputError
+from .large import open_layer
 
-Tokens = Tensor | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]
+Path = str | os.PathLike[str]
+Tokens = Tensor | NDArray[Any] | Path | Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Path]
 
 
 def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
     """The tokens as a list of [N, P, C] tensors, one a layer, without their prefix."""
     if prefix_tokens < 0:
         raise InputError(f"prefix_tokens: found {prefix_tokens}, wanted 0 or more")
-    if isinstance(tokens, Tensor | np.ndarray):
-        if tokens.ndim == 4:
+    if isinstance(tokens, Tensor | np.ndarray | str | os.PathLike):
+        if isinstance(tokens, Tensor | np.ndarray) and tokens.ndim == 4:
             raise InputError(
                 f"{name}: found one array {list(tokens.shape)}, wanted [N, prefix + P, C] or a "
                 f"sequence of them, one a layer; if the layers lie along the first axis, pass "
@@ -36,6 +39,8 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
     layers = []
     for index, array in enumerate(arrays):
         where = f"{name} (layer {index})"
+        if isinstance(array, str | os.PathLike):
+            array = open_layer(where, array)
         if not isinstance(array, Tensor | np.ndarray):
             raise InputError(f"{where}: found {type(array).__name__}, wanted a tensor or array")
         tensor = _tensor(array)
@@ -52,6 +57,15 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         ops.check_tokens(where, tensor)
         layers.append(tensor)
     return layers
+
+
+def in_files(tokens: Tokens) -> bool:
+    """Whether any layer of `tokens` is a file."""
+    if isinstance(tokens, str | os.PathLike):
+        return True
+    if isinstance(tokens, Tensor | np.ndarray):
+        return False
+    return any(isinstance(layer, str | os.PathLike) for layer in tokens)
 
 
 def _tensor(array: Tensor | NDArray[Any]) -> Tensor:

@@ -153,7 +153,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokens": broken(0, 2, -math.inf)}, r"tokens \(layer 0\): image 2 holds Inf"),
     ({"tokens": []}, "tokens: found no layer"),
     ({"tokens": torch.rand(2, 5, 9, 3)}, r"found one array \[2, 5, 9, 3\].*pass list\(tokens\)"),
-    ({"tokens": ["a"]}, r"tokens \(layer 0\): found str"),
+    ({"tokens": [3]}, r"tokens \(layer 0\): found int"),
     ({"tokens": torch.ones(3, 4, 5, dtype=torch.long)}, "found int64"),
     ({"tokens": torch.rand(5, 17, 3)}, r"17 patches are no square.*prefix_tokens=1 .* 4 x 4"),
     ({"tokens": torch.rand(5, 21, 3)}, r"21 patches are no square.*prefix_tokens=5 .* 4 x 4"),
