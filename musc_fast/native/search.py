@@ -105,14 +105,17 @@ class Search:
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
         for begin in range(first, last, chunk):
             size = min(chunk, last - begin)
-            pairs = self._pairs(begin, size)
             start = perf_counter()
-            for at in range(0, len(pairs), batch):
-                part = pairs[at : at + batch]
-                search_pairs(self.left, self.right, self.shape, part, begin, self.columns, best)
-                done = begin - first + size * (at + len(part)) / len(pairs) / 2
-                self._tell(done, last - first)
-            report.operations += operations * len(pairs)
+            step = max(1, batch // self.columns)  # queries between two looks at signals
+            for at in range(begin, begin + size, step):
+                end = min(at + step, begin + size)
+                pairs = self._pairs(at, end, begin, begin + size)
+                if len(pairs):
+                    search_pairs(
+                        self.left, self.right, self.shape, pairs, begin, self.columns, best
+                    )
+                report.operations += operations * len(pairs)
+                self._tell(begin - first + (end - begin) / 2, last - first)
             report.add("search", start)
             start = perf_counter()
             step = max(1, 2 * threads)
@@ -123,18 +126,19 @@ class Search:
             report.add("refine", start)
         report.count(self.counters)
 
-    def _pairs(self, first: int, count: int) -> Tensor:
-        """The pairs to search for queries [first, first + count): `PairsArgs` of search.hpp."""
-        queries = torch.arange(first, first + count, dtype=torch.int32)
+    def _pairs(self, begin: int, end: int, first: int, last: int) -> Tensor:
+        """The pairs of queries [begin, end) in the chunk [first, last): `PairsArgs`."""
+        count = end - begin
+        queries = torch.arange(begin, end, dtype=torch.int32)
         columns = torch.arange(self.columns, dtype=torch.int32)
         i = queries.repeat_interleave(self.columns)
         column = columns.repeat(count)
-        j = column if self.lists is None else self.lists[first : first + count].reshape(-1)
+        j = column if self.lists is None else self.lists[begin:end].reshape(-1)
         back = torch.full_like(i, -1)
         pairs = torch.stack((i, column, j, back), dim=1)
         if not self.symmetric:
             return pairs
-        inside = (j >= first) & (j < first + count)
+        inside = (j >= first) & (j < last)
         if self.lists is None:
             mirrored, at = inside, i
         else:
