@@ -55,6 +55,7 @@ def score(
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,
+    max_references: options.MaxReferencesOption = None,
     device: options.DeviceOption = "auto",
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
@@ -89,6 +90,7 @@ def score(
             image_size=options.size("--size", size),
             weights=weights,
             offline=offline,
+            max_references=max_references,
             **settings,
         )
         run = score_images(

@@ -50,6 +50,14 @@ MemoryOption = Annotated[
         help="Memory for scoring, as 4GB; default a share of what is free.", show_default=False
     ),
 ]
+MaxReferencesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Score each image against this many others only, drawn by content: for batches of "
+        "thousands. Default: all others.",
+        show_default=False,
+    ),
+]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(

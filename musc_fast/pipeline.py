@@ -24,6 +24,7 @@ from .datasets.images import find_images, read_image, to_rgb
 from .errors import ImageError, InputError
 from .features import Backbone, load_backbone
 from .progress import StageProgress, stage_bars
+from .sampling import check_max_references
 from .scoring import BatchScores, score_batch
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -85,6 +86,7 @@ class MuSc:
         backend: str = "auto",
         precision: str = "exact",
         memory_limit: int | None = None,
+        max_references: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1:
@@ -93,6 +95,7 @@ class MuSc:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        check_max_references(max_references)
         if isinstance(backbone, Backbone):
             given = {"image_size": image_size, "blocks": blocks, "weights": weights}
             for name, value in given.items():
@@ -119,6 +122,7 @@ class MuSc:
             "backend": backend,
             "precision": precision,
             "memory_limit": memory_limit,
+            "max_references": max_references,
         }
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 

@@ -63,6 +63,22 @@ def test_score_writes_everything(tmp_path: Path, weights: Path) -> None:
     assert "part4.png" in result.output
 
 
+def test_max_references(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images")
+    how = ("--backbone", TINY, "--weights", weights, "--no-maps")
+    every, fewer = tmp_path / "every", tmp_path / "fewer"
+    assert musc("score", tmp_path / "images", "--out", every, *how).exit_code == 0
+    result = musc("score", tmp_path / "images", "--out", fewer, *how, "--max-references", 2)
+    assert result.exit_code == 0, result.output
+    assert json.loads((fewer / "run.json").read_text())["max_references"] == 2
+    scores = [{row["path"]: row["raw_score"] for row in rows(out)} for out in (every, fewer)]
+    assert scores[0].keys() == scores[1].keys()
+    assert scores[0] != scores[1]
+    refused = musc("score", tmp_path / "images", "--out", fewer, *how, "--max-references", 0)
+    assert refused.exit_code != 0
+    assert "max_references" in str(refused.exception)
+
+
 def test_options_reach_the_scoring(tmp_path: Path, weights: Path) -> None:
     paths = product_folder(tmp_path / "images")
     product_folder(tmp_path / "references", count=5, defective=-1)
