@@ -17,9 +17,17 @@ from typing import Any
 
 import torch
 import triton
-from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, refine, resident
+from musc_fast.kernels import (
+    candidates,
+    interval_mean,
+    lnamd,
+    min_distance,
+    quantise,
+    refine,
+    resident,
+)
 from musc_fast.kernels.aot import Compiled, compile_kernel
-from musc_fast.kernels.tiles import pick_config
+from musc_fast.kernels.tiles import Config, pick_config, specialised
 from rich.console import Console
 from rich.table import Table
 
@@ -57,11 +65,12 @@ def search_launch(
     triangle: bool = True,
     listing: bool = False,
     descriptors: bool | None = None,
+    config: Config | None = None,
     **fixed: int,
 ) -> Launch:
     """The search, or its second pass, for P = 1369; `fixed` replaces arguments by constants."""
     kernel = candidates._candidates_kernel if listing else min_distance._min_distance_kernel
-    config = pick_config(arch, dtype, PATCHES, PATCHES, channels, listing=listing)
+    config = config or pick_config(arch, dtype, PATCHES, PATCHES, channels, listing=listing)
     norms = "*i32" if dtype == torch.int8 else "*fp32"
     arguments = _integers(kernel)
     arguments |= {
@@ -74,6 +83,7 @@ def search_launch(
         "INTEGERS": dtype == torch.int8,
         "DESCRIPTORS": False,
         "TRIANGLE": triangle,
+        "SPECIALIZE": config.warp_specialize,
         "GROUP": config.GROUP,
         "BLOCK_P": config.BLOCK_P,
         "BLOCK_Q": config.BLOCK_Q,
@@ -94,6 +104,7 @@ def search_launch(
             "q_ptr": "*i32",
         }
     what = "second pass" if listing else "search"
+    what += ", specialised warps" if config.warp_specialize else ""
     name = f"{what}, {str(dtype).removeprefix('torch.')}, {channels} channels"
     return Launch(name, kernel, arguments | fixed, config.launch(), asdict(config))
 
@@ -145,6 +156,24 @@ def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
     )  # fmt: skip
 
 
+def quantise_launch(
+    channels: int, dtype: torch.dtype, token: str = "*fp32", **fixed: int
+) -> Launch:
+    """The rounding of rows."""
+    config = quantise.pick_config(channels)
+    stages = (channels & -channels).bit_length() - 1 if dtype == torch.int8 else 0
+    arguments = _integers(quantise._quantise_kernel)
+    arguments |= {"x_ptr": token, "mean_ptr": "*fp32", "value_ptr": _TYPES[dtype]}
+    arguments |= {"norm_ptr": "*i32" if dtype == torch.int8 else "*fp32", "rho_ptr": "*fp32"}
+    arguments |= {"C": "i32:16", "STEP": "fp32", "SCALE": "fp32", "K": channels, "STAGES": stages}
+    arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_K": config.BLOCK_K}
+    return Launch(
+        f"rounding to {str(dtype).removeprefix('torch.')}, {channels} channels",
+        quantise._quantise_kernel, arguments | fixed, {"num_warps": config.num_warps},
+        asdict(config),
+    )  # fmt: skip
+
+
 def refine_launch(channels: int, **fixed: int) -> Launch:
     """The recomputation of listed candidates."""
     config = refine.pick_config(channels)
@@ -162,7 +191,12 @@ def launches(arch: int) -> Iterator[Launch]:
     """Everything the backend launches for P = 1369."""
     for channels in (384, 768, 1024):
         yield search_launch(arch, torch.float16, channels)
+        yield search_launch(arch, torch.bfloat16, channels)
         yield search_launch(arch, torch.int8, channels)
+    for dtype in (torch.float16, torch.int8):
+        config = specialised(pick_config(arch, dtype, PATCHES, PATCHES, 1024), arch)
+        if config is not None:
+            yield search_launch(arch, dtype, 1024, config=config)
     for channels in (64, 128, 256):
         yield resident_launch(arch, torch.int8, channels)
     for dtype, channels in ((torch.float16, 1024), (torch.int8, 1024), (torch.int8, 128)):
@@ -171,6 +205,9 @@ def launches(arch: int) -> Iterator[Launch]:
     yield interval_launch(4000)
     yield lnamd_launch(768)
     yield lnamd_launch(1024)
+    for channels in (128, 1024):
+        yield quantise_launch(channels, torch.int8)
+    yield quantise_launch(1024, torch.float16)
     yield refine_launch(1024)
 
 

@@ -98,7 +98,7 @@ def _candidates_kernel(
         if highest > float("-inf"):
             s = squared_tile(
                 x_ptr, y_ptr, x_norm_ptr, y_norm_ptr, i, j, tile_p, tile_q, P, Q, K, INTEGERS,
-                DESCRIPTORS, BLOCK_P, BLOCK_Q, BLOCK_K,
+                DESCRIPTORS, False, BLOCK_P, BLOCK_Q, BLOCK_K,
             )  # fmt: skip
             s = s.to(tl.float32)
             # Patches beyond their image are +inf or far beyond any limit.
@@ -135,9 +135,9 @@ def candidates(
     """
     n, p, k = x.shape
     m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x), x.dtype, p, q, k, listing=True)
+    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q, k, listing=True)
     tiles = triton.cdiv(p, chosen.BLOCK_P), triton.cdiv(q, chosen.BLOCK_Q)
-    tma = use_descriptors(arch_of(x), x.dtype, x, y) if descriptors is None else descriptors
+    tma = use_descriptors(arch_of(x.device), x.dtype, x, y) if descriptors is None else descriptors
     group = min(chosen.GROUP, max(n, m))  # no larger than there are images
     slots = torch.empty(room, dtype=torch.int64, device=x.device)
     patches = torch.empty(room, dtype=torch.int32, device=x.device)

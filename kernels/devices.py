@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+import triton
 
 # Architecture (10 * major + minor) -> bytes of shared memory that one block may use.
 SHARED_MEMORY = {
@@ -29,12 +29,29 @@ def shared_memory(arch: int) -> int:
     return SHARED_MEMORY[max(known)] if known else 48 << 10
 
 
-def arch_of(tensor: Tensor) -> int:
-    """The architecture of the GPU that holds `tensor`; 80 for CPU tensors (the interpreter)."""
-    if tensor.device.type != "cuda":
+def arch_of(device: torch.device) -> int:
+    """The architecture of a GPU; 80 for the CPU (the interpreter)."""
+    if device.type != "cuda":
         return 80
-    major, minor = torch.cuda.get_device_capability(tensor.device)
+    major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def int8_by_tcgen05(arch: int) -> bool:
+    """Whether Triton multiplies int8 by tcgen05, sm_100's own instruction.
+
+    From Triton 3.8 on (triton-lang/triton#8463), and not on sm_103, which has none (#9773).
+    """
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    return arch == 100 and (major, minor) >= (3, 8)
+
+
+def int8_gain(arch: int) -> float:
+    """int8 operations in the time of one in 16 bits, about: twice by the data sheets.
+
+    Where float16 has tcgen05 and int8 only the elder mma.sync, it is the slower one (an estimate).
+    """
+    return 0.5 if 100 <= arch < 120 and not int8_by_tcgen05(arch) else 2.0
 
 
 def next_power_of_2(value: int) -> int:

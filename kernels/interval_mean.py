@@ -163,6 +163,7 @@ def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, rank: bool) -> Ten
         BLOCK_R=config.BLOCK_R,
         BLOCK_M=config.BLOCK_M,
         num_warps=config.num_warps,
+        enable_fp_fusion=True,
     )
     return out
 

@@ -70,6 +70,7 @@ def _min_distance_kernel(
     INTEGERS: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     TRIANGLE: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -84,7 +85,7 @@ def _min_distance_kernel(
         q = tile_q * BLOCK_Q + tl.arange(0, BLOCK_Q)
         s = squared_tile(
             x_ptr, y_ptr, x_norm_ptr, y_norm_ptr, i, j, tile_p, tile_q, P, Q, K, INTEGERS,
-            DESCRIPTORS, BLOCK_P, BLOCK_Q, BLOCK_K,
+            DESCRIPTORS, SPECIALIZE, BLOCK_P, BLOCK_Q, BLOCK_K,
         )  # fmt: skip
         # Two plain reductions are cheaper than one that carries the index through every step.
         least = tl.min(s, axis=1)
@@ -134,9 +135,9 @@ def min_distance(
     """
     n, p, k = x.shape
     m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x), x.dtype, p, q, k)
+    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q, k)
     tiles = triton.cdiv(p, chosen.BLOCK_P), triton.cdiv(q, chosen.BLOCK_Q)
-    tma = use_descriptors(arch_of(x), x.dtype, x, y) if descriptors is None else descriptors
+    tma = use_descriptors(arch_of(x.device), x.dtype, x, y) if descriptors is None else descriptors
     group = min(chosen.GROUP, max(n, m))  # no larger than there are images
     count = programs(n, m, *tiles, group, triangle)
     if count == 0:
@@ -157,6 +158,7 @@ def min_distance(
         INTEGERS=x.dtype == torch.int8,
         DESCRIPTORS=tma,
         TRIANGLE=triangle,
+        SPECIALIZE=chosen.warp_specialize and tma,
         GROUP=group,
         BLOCK_P=chosen.BLOCK_P,
         BLOCK_Q=chosen.BLOCK_Q,

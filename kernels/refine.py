@@ -106,4 +106,5 @@ def refine(
         BLOCK_L=config.BLOCK_L,
         BLOCK_C=config.BLOCK_C,
         num_warps=config.num_warps,
+        enable_fp_fusion=True,
     )

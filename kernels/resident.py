@@ -127,7 +127,7 @@ def resident_min_distance(
     """`min_distance` for operands of at most LARGEST_DEPTH channels; the same arguments."""
     n, p, k = x.shape
     m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x), x.dtype, p, q)
+    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q)
     tiles = -(-p // chosen.BLOCK_P)
     group = min(chosen.GROUP, max(n, m))  # no larger than there are images
     count = programs(n, m, tiles, 1, group, triangle)
@@ -153,4 +153,5 @@ def resident_min_distance(
         BLOCK_Q=chosen.BLOCK_Q,
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
+        enable_fp_fusion=True,
     )

@@ -10,7 +10,8 @@ row tiles before the next column tile, so that the operands of a block stay in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ class Config:
     """The tile, the depth of a step of the product, GROUP images a block, and the launch.
 
     max_registers a thread (0: no bound) is what lets two blocks share a multiprocessor, one
-    multiplying while the other reduces.
+    multiplying while the other reduces. `warp_specialize`: warps of their own load and multiply
+    (see `specialised`).
     """
 
     BLOCK_P: int
@@ -36,6 +38,7 @@ class Config:
     num_warps: int
     num_stages: int
     max_registers: int = 0
+    warp_specialize: bool = False
 
     def shared_memory(self, size: int) -> int:
         """Bytes of shared memory of the pipelined operands, `size` bytes an entry."""
@@ -43,7 +46,9 @@ class Config:
 
     def launch(self) -> dict[str, int]:
         """The options of a launch."""
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        options = {
+            "num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True
+        }  # fmt: skip
         return options | ({"maxnreg": self.max_registers} if self.max_registers else {})
 
 
@@ -53,7 +58,7 @@ def pick_config(
     """The config for images of `patches` and `others` patches with `depth` channels.
 
     `listing`: for `candidates`, whose epilogue holds more, so its tiles are narrower. Sizes are
-    those that compile without spills for every architecture (tests/kernels/test_compiled.py).
+    those that compile without spills (tests/kernels/test_compiled.py, benchmarks/static_report.py).
     """
     size = torch.empty((), dtype=dtype).element_size()
     rows, columns = (_side(patches, 128), _side(others, 64 if listing else 128))
@@ -80,6 +85,20 @@ def pick_config(
         if 2 * config.shared_memory(size) <= shared_memory(arch):
             break
     return config
+
+
+def specialised(config: Config, arch: int) -> Config | None:
+    """`config` with specialised warps, or None where Triton (3.6 to 3.9) has none that serve.
+
+    sm_100 and kin: four warps more load by TMA and issue the product; 80 registers a thread (moved
+    between the roles at run time) let two blocks share a multiprocessor, without spills. Compiled
+    and inspected, never run: `pick_config` does not choose it, benchmarks/kernels.py times it.
+    sm_90: ignored with 8 warps; with 4 the compiler fails on 128 rows and on 64 rows drops the
+    product (no wgmma is left). Nothing else has such warps.
+    """
+    if not 100 <= arch < 120 or "warp_specialize" not in signature(tl.range.__init__).parameters:
+        return None
+    return replace(config, num_warps=8, max_registers=80, warp_specialize=True)
 
 
 def _side(patches: int, largest: int) -> int:
@@ -138,6 +157,7 @@ def squared_tile(
     K: tl.constexpr,
     INTEGERS: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -154,7 +174,7 @@ def squared_tile(
     row = i.to(tl.int64) * P + p
     column = j.to(tl.int64) * Q + q
     acc = tl.zeros([BLOCK_P, BLOCK_Q], tl.int32 if INTEGERS else tl.float32)
-    for start in range(0, K, BLOCK_K):
+    for start in tl.range(0, K, BLOCK_K, warp_specialize=SPECIALIZE):
         if DESCRIPTORS:
             x = x_ptr.load([i * P + tile_p * BLOCK_P, start])
             y = y_ptr.load([j * Q + tile_q * BLOCK_Q, start])

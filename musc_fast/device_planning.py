@@ -3,11 +3,13 @@
 The search holds beyond input and output
 
 - the operands: K bytes or 2 K a patch and 12 bytes of norms and bounds;
-- for a chunk of query images, 17 bytes a (patch, image): key, squared distance, limit, mark;
-- temporaries of a group of images (GROUP_BYTES) and room for lists of candidates;
+- for a chunk of query images, 16 bytes a (patch, image): key, squared distance, limit;
+- beside them, one after the other: temporaries of a group of images (GROUP_BYTES; with the marks of
+  the chunk, a byte each, while there are no limits yet), or the list of candidates;
 - for rows in host memory: two blocks of them and the rows of the chunk.
 
-A chunk of all images uses every pair of images once; smaller chunks compute pairs across chunks
+Before that, it fits a sample and rounds the rows. The plan's `bytes` is the largest of these. A
+chunk of all images uses every pair of images once; smaller chunks compute pairs across chunks
 twice. Results do not depend on the chunk, to the bit.
 """
 
@@ -23,10 +25,10 @@ from .errors import InputError
 
 GROUP_BYTES = 128 << 20  # temporaries of the bounds
 BLOCK_BYTES = 256 << 20  # of streamed rows
-_PAIR = 17  # bytes a (patch, image) of a chunk: int64 key, float32 distance and limit, a mark
+_PAIR = 16  # bytes a (patch, image) of a chunk: int64 key, float32 distance and limit
 _LISTED = 12  # bytes a candidate: int64 slot, int32 patch
-_RESERVE = 64 << 20  # samples, bases
-_ROUNDING = 6 * (64 << 20)  # six copies of the rows that are rounded at a time
+_SAMPLES = 7 * 4 * 8192  # bytes a channel: copies of the rows that bases and steps are fitted to
+_ROUNDING = 4 * (64 << 20)  # four copies of the rows that are rounded at a time
 _SHARE = 0.9  # of the free memory, where no limit is given
 _LARGEST_ROOM = 1 << 26
 _PROGRAMS, _TILE = 1 << 30, 32  # of one launch, and the narrowest tile of large images
@@ -57,13 +59,12 @@ class Plan:
     block: int | None = None
 
 
-def operand_bytes(shape: Shape) -> int:
-    """float16 operands (the widest that the search keeps), norms, rho and tail."""
+def operand_bytes(shape: Shape, operand: int) -> int:
+    """Operands of `operand` bytes a row, norms, rho and tail."""
     rows = shape.images * shape.patches
     if not shape.symmetric:
         rows += shape.others * shape.other_patches
-    padded = -(-shape.channels // 32) * 32
-    return rows * (2 * padded + 12)
+    return rows * (operand + 12)
 
 
 def image_bytes(shape: Shape) -> int:
@@ -76,25 +77,27 @@ def least_room(shape: Shape) -> int:
     return 2 * shape.patches * shape.other_patches
 
 
-def plan_search(shape: Shape, limit: int, *, copies: int = 0, streamed: bool = False) -> Plan:
-    """The chunk and the room of lists within `limit` bytes; `copies`: bytes of converted inputs.
+def plan_search(
+    shape: Shape, limit: int, *, operand: int, copies: int = 0, streamed: bool = False
+) -> Plan:
+    """The chunk and the room of lists within `limit` bytes.
 
-    `streamed`: the rows lie in host memory. Raises InputError where even one image at a time does
-    not fit.
+    operand: bytes of a rounded row. copies: bytes of converted inputs. `streamed`: the rows lie in
+    host memory. Raises InputError where even one image at a time does not fit.
     """
     each = image_bytes(shape)
-    rows = max(shape.images * shape.patches, shape.others * shape.other_patches)
     group = max(4 * each, min(GROUP_BYTES, 4 * each * shape.images))
-    fixed = operand_bytes(shape) + copies + _RESERVE + group
-    fixed += min(_ROUNDING, 24 * rows * shape.channels)
+    fixed = operand_bytes(shape, operand) + copies
+    rows = max(shape.images * shape.patches, shape.others * shape.other_patches)
+    before = max(_SAMPLES * shape.channels, fixed + min(_ROUNDING, 16 * rows * shape.channels))
     block = None
     if streamed:
         image = 4 * shape.channels * shape.other_patches
         block = max(1, min(shape.others, BLOCK_BYTES // image))
         fixed += 2 * block * image
         each += 4 * shape.channels * shape.patches
-    room = least_room(shape)
-    needed = fixed + room * _LISTED + each
+    room = max(least_room(shape), group // _LISTED)
+    needed = max(before, fixed + room * _LISTED + each)
     if needed > limit:
         raise InputError(
             f"memory_limit: this search needs at least {needed / 2**20:.0f} MiB of device memory "
@@ -108,7 +111,7 @@ def plan_search(shape: Shape, limit: int, *, copies: int = 0, streamed: bool = F
     chunk = -(-shape.images // chunks)  # of even size
     spare = (limit - fixed - chunk * each) // _LISTED
     room = max(room, min(_LARGEST_ROOM, spare, chunk * shape.others * shape.patches))
-    return Plan(chunk, room, fixed + chunk * each + room * _LISTED, block)
+    return Plan(chunk, room, max(before, fixed + chunk * each + room * _LISTED), block)
 
 
 def copies(z: Tensor, references: Tensor | None) -> int:

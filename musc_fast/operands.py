@@ -15,7 +15,7 @@ a result, only how many candidates are left to recompute.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,7 +47,7 @@ def ieee_products() -> Iterator[None]:
 class Operands:
     """The rounded rows of [N, P, C]: `step * values[n, p]` stands for row p of image n.
 
-    values: [N, P, K], float32, float16 or int8; K is a multiple of 16 except for float32.
+    values: [N, P, K], float32, float16, bfloat16 or int8; K is a multiple of 16 except for float32.
     norms: [N, P], the squared norms of `values`: float32, or int32 (exact) for int8.
     rho: [N, P] float32, see above. tail: [N, P] float32, what the values hold of a row only as a
     norm (0 where they hold all of it): upper bounds need it.
@@ -109,21 +109,33 @@ class Space:
     basis_error: float = 0.0
     tail_centre: float = 0.0
 
-    def apply(self, z: Tensor) -> Operands:
-        """Round the rows of z [N, P, C], some images at a time, on the device of the space."""
+    @property
+    def depth(self) -> int:
+        """K, the channels of the values: padded to a multiple of 32 but for float32."""
+        channels = self.mean.shape[0] if self.basis is None else self.basis.shape[1] + 1
+        return channels if self.dtype == torch.float32 else -(-channels // 32) * 32
+
+    def apply(self, z: Tensor, rounding: Rounding | None = None) -> Operands:
+        """Round the rows of z [N, P, C], some images at a time, on the device of the space.
+
+        `rounding`: in place of `round_rows`, with the same arguments and results.
+        """
         n, p, c = z.shape
         device = self.mean.device
         group = max(1, _GROUP_BYTES // (4 * p * c))
         found: list[Tensor] = []
         for first in range(0, n, group):
-            rows = z[first : first + group].to(device).float().reshape(-1, c)
-            parts = _round(self, rows - self.mean)
+            rows = z[first : first + group].to(device).reshape(-1, c)
+            parts = (rounding or round_rows)(self, rows)
             if not found:
                 found = [part.new_empty((n, p, *part.shape[1:])) for part in parts]
             for whole, part in zip(found, parts, strict=True):
                 whole[first : first + group] = part.view(-1, p, *part.shape[1:])
         values, norms, rho, tail = found
         return Operands(values, norms, rho, tail, self.step, self.basis_error)
+
+
+Rounding = Callable[[Space, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def fit_space(
@@ -175,19 +187,24 @@ def _fit(mean: Tensor, centred: Tensor, dtype: torch.dtype, basis: Tensor | None
 
 
 def choose_space(
-    z: Tensor, references: Tensor, symmetric: bool, device: torch.device | None = None
+    z: Tensor,
+    references: Tensor,
+    symmetric: bool,
+    device: torch.device | None = None,
+    int8_gain: float = 2.0,
 ) -> Space:
     """The space in which the certified search is expected to be quickest: int8 or float16.
 
     For 64 patches and up to two reference images it counts the candidates that each space would
     leave, and adds the time of two passes over the pairs and of recomputing those candidates.
+    `int8_gain`: int8 operations in the time of one in 16 bits.
     """
     device = device or z.device
     query = z[:1, :: max(1, z.shape[1] // 64)].to(device)
     chosen = [references.shape[0] - 1, references.shape[0] // 2]
     images = references[sorted({each for each in chosen if each > 0 or not symmetric})].to(device)
     truth = torch.stack([_nearest(query[0], image) for image in images.float()], dim=1)
-    options = _options(z.shape[2])
+    options = _options(z.shape[2], torch.int8 if int8_gain > 1 else torch.float16)
     mean, centred = _centred_sample(z, None if symmetric else references, device)
     sizes = [channels for _, channels in options if channels is not None]
     basis = principal_directions(centred, max(sizes)) if sizes else None
@@ -198,7 +215,7 @@ def choose_space(
         x, y = space.apply(query), space.apply(images)
         survivors = _survivors(x, y, truth)
         depth = x.values.shape[2]
-        operation = _INT8_OPERATION if dtype == torch.int8 else _HALF_OPERATION
+        operation = _OPERATION / (int8_gain if dtype == torch.int8 else 1)
         cost = 2 * references.shape[1] * (2 * depth * operation + _EPILOGUE)
         cost += _RECOMPUTED * survivors * 8 * z.shape[2] * _BYTE
         if cost < best_cost:
@@ -209,16 +226,20 @@ def choose_space(
 
 # Seconds on an H100 from its data sheet (two thirds of the peak; 16 operations an entry of the
 # epilogue; gathers through L2). Only their ratios matter, and only to speed.
-_INT8_OPERATION, _HALF_OPERATION = 1 / 1.3e15, 1 / 0.65e15
+_OPERATION = 1 / 0.65e15  # in 16 bits
 _EPILOGUE = 16 / 28e12
 _BYTE = 1 / 2.5e12
 _RECOMPUTED = 0.4  # of the images of a patch
 
 
-def _options(channels: int) -> list[tuple[torch.dtype, int | None]]:
-    """int8 in 64, 128 or 256 channels (one of them the tail), int8 and float16 in all."""
+def _options(channels: int, low: torch.dtype) -> list[tuple[torch.dtype, int | None]]:
+    """`low` in 64, 128 or 256 channels (one of them the tail), int8 and float16 in all.
+
+    float16 and not bfloat16: both run at one rate, float16 has three bits more, hence an eighth of
+    rho, and its range is no matter, since the step makes the largest entry 1.
+    """
     sizes = [size - 1 for size in (64, 128, 256) if 2 * size <= channels]
-    return [*((torch.int8, size) for size in sizes), (torch.int8, None), (torch.float16, None)]
+    return [*((low, size) for size in sizes), (torch.int8, None), (torch.float16, None)]
 
 
 def _nearest(x: Tensor, image: Tensor) -> Tensor:
@@ -299,32 +320,36 @@ def hadamard(rows: Tensor) -> Tensor:
 def _mapped(space: Space, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """T of the rows [R, C] -> rows [R, K], their tail norms and the error's bound, [R] each."""
     norms = torch.linalg.vector_norm(centred, dim=1)
-    channels = centred.shape[1]
     # Subtracting the mean and summing the norm itself: relative errors of u and C u / 2.
     lost = 4 * UNIT * norms
     tail = torch.zeros_like(norms)
     rows = centred
     if space.basis is not None:
-        inside = centred @ space.basis
-        size = space.basis.shape[1]
-        rest = torch.linalg.vector_norm(centred - inside @ space.basis.T, dim=1)
-        rows = torch.cat([inside, rest[:, None] - space.tail_centre], dim=1)
-        tail = rest
-        # |fl(B^T x) - B^T x| <= C u | |B|^T |x| | <= C u sqrt(m) |x|, and again for the rest.
-        lost = lost + 3 * channels * UNIT * math.sqrt(size) * norms
-    multiple = 1 if space.dtype == torch.float32 else 32
-    padding = -rows.shape[1] % multiple
-    if padding:
-        rows = torch.nn.functional.pad(rows, (0, padding))
+        rows, tail, lost = project(space.basis, space.tail_centre, centred)
+    if rows.shape[1] < space.depth:
+        rows = torch.nn.functional.pad(rows, (0, space.depth - rows.shape[1]))
     if space.spread:
         stages = int(math.log2(rows.shape[1] & -rows.shape[1])) + 2
         rows, lost = hadamard(rows), lost + stages * UNIT * norms
     return rows.contiguous(), tail, lost
 
 
-def _round(space: Space, centred: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centred rows [R, C] -> values [R, K], norms, rho, tail, [R] each."""
-    rows, tail, lost = _mapped(space, centred)
+def project(
+    basis: Tensor, tail_centre: float, centred: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Centred rows [R, C] -> components and tail [R, m + 1], tail norms and lost norms [R]."""
+    channels, size = basis.shape
+    norms = torch.linalg.vector_norm(centred, dim=1)
+    inside = centred @ basis
+    tail = torch.linalg.vector_norm(torch.addmm(centred, inside, basis.T, alpha=-1), dim=1)
+    # |fl(B^T x) - B^T x| <= C u | |B|^T |x| | <= C u sqrt(m) |x|, and again for the tail.
+    lost = (4 + 3 * channels * math.sqrt(size)) * UNIT * norms
+    return torch.cat([inside, tail[:, None] - tail_centre], dim=1), tail, lost
+
+
+def round_rows(space: Space, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows [R, C] -> values [R, K], norms, rho, tail, [R] each."""
+    rows, tail, lost = _mapped(space, rows.float() - space.mean)
     if space.dtype == torch.float32:
         return rows, (rows * rows).sum(1), lost, tail
     scaled = rows / space.step

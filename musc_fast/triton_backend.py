@@ -34,9 +34,11 @@ from .kernels import candidates as _candidates
 from .kernels import interval_mean as _interval_mean
 from .kernels import lnamd as _lnamd
 from .kernels import min_distance as _min_distance
+from .kernels import quantise as _quantise
 from .kernels import refine as _refine
 from .kernels import resident as _resident
-from .operands import UNIT, Space, choose_space, fit_space, ieee_products
+from .kernels.devices import arch_of, int8_gain
+from .operands import UNIT, Space, choose_space, fit_space, ieee_products, project
 from .streaming import Rows
 
 Progress = reference.Progress
@@ -102,6 +104,7 @@ def patch_to_image(
     def run(limit: int) -> None:
         for first, last, squared in Search(z, references, None, precision, limit).chunks():
             out[first:last] = squared.sqrt_().transpose(1, 2)
+            del squared  # before the next chunk is made
             if progress is not None:
                 progress(last, z.shape[0])
 
@@ -127,6 +130,7 @@ def msm(
             out[first:last] = _interval_mean.interval_mean(
                 squared.transpose(1, 2), k_min, k_max, squared=True
             )
+            del squared  # before the next chunk is made
             if progress is not None:
                 progress(last, z.shape[0])
 
@@ -158,6 +162,23 @@ def with_retry(
             f"half of that: another process may be using the card. Free some of its memory, pass a "
             "smaller memory_limit, or use backend='cpu'"
         ) from error
+
+
+def round_rows(space: Space, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`operands.round_rows` by one kernel, after the projection on a basis if there is one."""
+    mean, tail, lost = space.mean, None, None
+    if space.basis is not None:
+        rows, tail, lost = project(space.basis, space.tail_centre, rows.float() - mean)
+        mean = torch.zeros_like(rows[0])
+    values, norms, rho = _quantise.quantise(
+        rows.contiguous(), mean, space.dtype, space.step, space.depth, spread=space.spread
+    )
+    return (
+        values,
+        norms,
+        rho if lost is None else rho + lost,
+        torch.zeros_like(rho) if tail is None else tail,
+    )
 
 
 @dataclass(frozen=True)
@@ -192,22 +213,29 @@ class Search:
         given = z if references is None else references
         device = search_device(z)
         streamed = device != z.device
-        self.plan = plan or device_planning.plan_search(
-            device_planning.Shape(
-                z.shape[0], z.shape[1], given.shape[0], given.shape[1], z.shape[2], self.symmetric
-            ),
-            device_planning.limit_of(device, memory_limit),
-            copies=0 if streamed else device_planning.copies(z, references),
-            streamed=streamed,
-        )
-        self.rows = Rows(z, device, self.plan.block)
-        self.others = self.rows if references is None else Rows(given, device, self.plan.block)
         with ieee_products():
             if space is None and self.exact:
-                space = choose_space(z, given, self.symmetric, device)
+                gain = int8_gain(arch_of(device))
+                space = choose_space(z, given, self.symmetric, device, gain)
             space = space or fit_space(z, references, torch.float16, None, device)
-            self.left = space.apply(z)
-            self.right = self.left if references is None else space.apply(given)
+            self.plan = plan or device_planning.plan_search(
+                device_planning.Shape(
+                    z.shape[0],
+                    z.shape[1],
+                    given.shape[0],
+                    given.shape[1],
+                    z.shape[2],
+                    self.symmetric,
+                ),
+                device_planning.limit_of(device, memory_limit),
+                operand=space.depth * space.dtype.itemsize,
+                copies=0 if streamed else device_planning.copies(z, references),
+                streamed=streamed,
+            )
+            self.rows = Rows(z, device, self.plan.block)
+            self.others = self.rows if references is None else Rows(given, device, self.plan.block)
+            self.left = space.apply(z, round_rows)
+            self.right = self.left if references is None else space.apply(given, round_rows)
         self.error = self.left.error(max(self.left.largest(), self.right.largest()))
         # Per reference image: what rounding took from its worst patch, its longest tail.
         self.rho = self.right.rho.amax(dim=1)[None, :, None]

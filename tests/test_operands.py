@@ -12,6 +12,7 @@ CASES = [
     (torch.float32, None),
     (torch.float16, None),
     (torch.float16, 15),
+    (torch.bfloat16, None),
     (torch.int8, None),
     (torch.int8, 15),
     (torch.int8, 63),
@@ -95,9 +96,24 @@ def test_the_chosen_space_follows_the_spectrum() -> None:
     assert chosen.basis is not None
 
 
+def test_float16_rounds_closer_than_bfloat16() -> None:
+    z = rows(4, 30, 96)
+    sides = [
+        operands.fit_space(z, None, dtype).apply(z) for dtype in (torch.float16, torch.bfloat16)
+    ]
+    assert 4 * float(sides[0].rho.mean()) < float(sides[1].rho.mean())
+
+
+def test_int8_is_left_out_where_it_gains_nothing() -> None:
+    steep = rows(4, 1369, 384)[[0, 3]]
+    chosen = operands.choose_space(steep, steep, True, int8_gain=0.1)
+    assert chosen.dtype == torch.float16
+    assert chosen.basis is not None
+
+
 def test_a_constant_input_is_no_problem() -> None:
     z = torch.full((2, 5, 40), 0.25)
-    for dtype, channels in CASES[:5]:
+    for dtype, channels in CASES:
         side = operands.fit_space(z, None, dtype, channels).apply(z)
         assert bool(torch.isfinite(side.rho).all())
         assert float(side.values.float().abs().max()) < 1e-6

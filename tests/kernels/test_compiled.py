@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from musc_fast.kernels.aot import TOOLS, Compiled
-from musc_fast.kernels.devices import SHARED_MEMORY, shared_memory
-from musc_fast.kernels.tiles import pick_config
+from musc_fast.kernels.devices import SHARED_MEMORY, int8_by_tcgen05, int8_gain, shared_memory
+from musc_fast.kernels.tiles import pick_config, specialised
 
 import static_report
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 ARCHITECTURES = (80, 90, 100)
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+INT8_CORES = TENSOR_CORES | ({} if int8_by_tcgen05(100) else {100: "mma.sync"})
 
 
 @lru_cache
@@ -40,9 +41,12 @@ def check(found: Compiled) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("channels", [384, 768, 1024])
-def test_search_in_float16(arch: int, channels: int) -> None:
-    found = compiled("search_launch", arch, arch, torch.float16, channels)
+@pytest.mark.parametrize(
+    ("channels", "dtype"),
+    [*((c, torch.float16) for c in (384, 768, 1024)), (1024, torch.bfloat16)],
+)
+def test_search_in_16_bits(arch: int, channels: int, dtype: torch.dtype) -> None:
+    found = compiled("search_launch", arch, arch, dtype, channels)
     check(found)
     assert TENSOR_CORES[arch] in found.ptx
     assert ("cp.async.bulk.tensor" in found.ptx) == (arch >= 90)  # TMA
@@ -60,7 +64,14 @@ def test_search_without_descriptors() -> None:
 def test_resident_search(arch: int, channels: int) -> None:
     found = static_report.resident_launch(arch, torch.int8, channels).compile(arch)
     check(found)
-    assert TENSOR_CORES[arch] in found.ptx
+    assert INT8_CORES[arch] in found.ptx
+
+
+def test_resident_search_in_float16_where_int8_gains_nothing() -> None:
+    assert int8_gain(90) > 1 > int8_gain(103)
+    found = static_report.resident_launch(100, torch.float16, 128).compile(100)
+    check(found)
+    assert TENSOR_CORES[100] in found.ptx
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -68,7 +79,7 @@ def test_resident_search(arch: int, channels: int) -> None:
 def test_search_in_int8(arch: int, channels: int) -> None:
     found = compiled("search_launch", arch, arch, torch.int8, channels)
     check(found)
-    assert TENSOR_CORES[arch] in found.ptx
+    assert INT8_CORES[arch] in found.ptx
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -76,7 +87,24 @@ def test_search_in_int8(arch: int, channels: int) -> None:
 def test_second_pass(arch: int, dtype: torch.dtype) -> None:
     found = static_report.search_launch(arch, dtype, 768, listing=True).compile(arch)
     check(found)
-    assert TENSOR_CORES[arch] in found.ptx
+    assert (INT8_CORES if dtype == torch.int8 else TENSOR_CORES)[arch] in found.ptx
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_specialised_warps(dtype: torch.dtype) -> None:
+    usual = pick_config(100, dtype, 1369, 1369, 768)
+    assert specialised(usual, 90) is None
+    config = specialised(usual, 100)
+    assert config is not None
+    launch = static_report.search_launch(100, dtype, 768, config=config)
+    found = launch.compile(100)
+    check(found)
+    assert (INT8_CORES if dtype == torch.int8 else TENSOR_CORES)[100] in found.ptx
+    assert "setmaxnreg" in found.ptx
+    assert found.threads == 12 * 32
+    plain = static_report.search_launch(100, dtype, 768).compile(100)
+    assert "setmaxnreg" not in plain.ptx
+    assert int(found.occupancy * 2048) // found.threads == 2  # blocks a multiprocessor
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -85,8 +113,18 @@ def test_the_rest(arch: int) -> None:
         static_report.interval_launch(200),
         static_report.lnamd_launch(1024),
         static_report.refine_launch(1024),
+        *(static_report.quantise_launch(c, torch.int8) for c in (128, 384, 768, 1024)),
+        static_report.quantise_launch(1024, torch.float16),
+        static_report.quantise_launch(1024, torch.bfloat16),
     ):
         check(launch.compile(arch))
+
+
+def test_rounding_reads_and_writes_wide() -> None:
+    sass = static_report.quantise_launch(1024, torch.int8).compile(90).sass()
+    assert "LDG.E.128" in sass
+    assert "STG.E.128" in sass
+    assert "BAR.SYNC" not in sass  # a row never leaves its warp
 
 
 def test_float32_products_are_no_tf32() -> None:
@@ -108,6 +146,7 @@ def test_arguments_of_one_are_constants() -> None:
         static_report.interval_launch(1, R=1, M=1, stride_b=1, stride_m=1),
         static_report.lnamd_launch(40, "*fp16", H=1, W=1),
         static_report.lnamd_launch(40, H=1, C=1, stride_n=1, stride_p=1),
+        static_report.quantise_launch(64, torch.int8, "*fp64", R=1, C=1),
         static_report.refine_launch(40, COUNT=1, M=1, P=1, Q=1, C=1),
     ):
         assert launch.compile(90).registers > 0
@@ -115,7 +154,7 @@ def test_arguments_of_one_are_constants() -> None:
 
 def test_configs_fit_every_device() -> None:
     for arch in SHARED_MEMORY:
-        for dtype in (torch.float16, torch.int8, torch.float32):
+        for dtype in (torch.float16, torch.bfloat16, torch.int8, torch.float32):
             for patches in (1, 37, 256, 1369):
                 for depth in (32, 64, 96, 384, 768, 1024):
                     for listing in (False, True):
