@@ -215,7 +215,7 @@ def search_timings(n: int, p: int, c: int, device: torch.device) -> Iterator[dic
     ]:
         side = operands.fit_space(z, None, dtype, channels).apply(z)
         depth = side.values.shape[2]
-        usual = tiles.pick_config(arch_of(z), dtype, p, p, depth)
+        usual = tiles.pick_config(arch_of(z.device), dtype, p, p, depth)
         configs = {"": usual}
         if channels is None and p > 128:
             configs[" 128x256"] = replace(usual, BLOCK_Q=256, num_stages=3, max_registers=0)
