@@ -9,7 +9,9 @@ is around them. `backend` is "auto" or a name from `musc_fast.backends`.
     torch.ops.musc_fast.interval_mean(D, k_min, k_max, "auto") -> scores
     torch.ops.musc_fast.msm(z, None, k_min, k_max, "exact", "auto") -> scores
 
-Shapes as in `musc_fast.reference`; results are float32. Importing this module registers them.
+`patch_to_image` and `msm` take memory_limit=None besides: bytes beyond input and output, as in
+`musc_fast.ops`. There is no progress: a schema has no type for functions. Shapes as in
+`musc_fast.reference`; results are float32. Importing this module registers them.
 """
 
 from __future__ import annotations
@@ -37,14 +39,26 @@ def _lnamd_fake(
     return [tokens.new_empty(tokens.shape, dtype=torch.float32) for _ in degrees]
 
 
-def _patch_to_image(z: Tensor, references: Tensor | None, precision: str, backend: str) -> Tensor:
+def _patch_to_image(
+    z: Tensor,
+    references: Tensor | None,
+    precision: str,
+    backend: str,
+    memory_limit: int | None = None,
+) -> Tensor:
     module = resolve(backend, z.device).load()
-    found: Tensor = module.patch_to_image(z, references, precision=precision)
+    found: Tensor = module.patch_to_image(
+        z, references, precision=precision, memory_limit=memory_limit
+    )
     return found
 
 
 def _patch_to_image_fake(
-    z: Tensor, references: Tensor | None, precision: str, backend: str
+    z: Tensor,
+    references: Tensor | None,
+    precision: str,
+    backend: str,
+    memory_limit: int | None = None,
 ) -> Tensor:
     others = z if references is None else references
     return z.new_empty((z.shape[0], z.shape[1], others.shape[0]), dtype=torch.float32)
@@ -61,15 +75,29 @@ def _interval_mean_fake(distances: Tensor, k_min: int, k_max: int, backend: str)
 
 
 def _msm(
-    z: Tensor, references: Tensor | None, k_min: int, k_max: int, precision: str, backend: str
+    z: Tensor,
+    references: Tensor | None,
+    k_min: int,
+    k_max: int,
+    precision: str,
+    backend: str,
+    memory_limit: int | None = None,
 ) -> Tensor:
     module = resolve(backend, z.device).load()
-    found: Tensor = module.msm(z, references, k_min, k_max, precision=precision)
+    found: Tensor = module.msm(
+        z, references, k_min, k_max, precision=precision, memory_limit=memory_limit
+    )
     return found
 
 
 def _msm_fake(
-    z: Tensor, references: Tensor | None, k_min: int, k_max: int, precision: str, backend: str
+    z: Tensor,
+    references: Tensor | None,
+    k_min: int,
+    k_max: int,
+    precision: str,
+    backend: str,
+    memory_limit: int | None = None,
 ) -> Tensor:
     return z.new_empty(z.shape[:2], dtype=torch.float32)
 
@@ -86,7 +114,8 @@ patch_to_image = torch.library.custom_op(
     "musc_fast::patch_to_image",
     _patch_to_image,
     mutates_args=(),
-    schema="(Tensor z, Tensor? references, str precision, str backend) -> Tensor",
+    schema="(Tensor z, Tensor? references, str precision, str backend, int? memory_limit=None)"
+    " -> Tensor",
 )
 patch_to_image.register_fake(_patch_to_image_fake)
 
@@ -102,7 +131,7 @@ msm = torch.library.custom_op(
     "musc_fast::msm",
     _msm,
     mutates_args=(),
-    schema="(Tensor z, Tensor? references, int k_min, int k_max, str precision, str backend)"
-    " -> Tensor",
+    schema="(Tensor z, Tensor? references, int k_min, int k_max, str precision, str backend,"
+    " int? memory_limit=None) -> Tensor",
 )
 msm.register_fake(_msm_fake)
