@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import bank_file, ops
 from .backends import resolve
+from .checks import check_settings, describe
 from .errors import InputError
 from .scoring import BatchScores, finished
 from .tokens import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
@@ -66,7 +67,7 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
     ) -> None:
-        ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        check_settings(degrees, topmin, neighbors, precision, memory_limit)
         if not isinstance(capacity, int) or capacity < 1:
             raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
         if evict not in EVICTIONS:
@@ -193,8 +194,8 @@ class ReferenceBank:
                 same = layer.shape[1:] == held.shape[1:] and layer.device == held.device
                 if not same or layer.dtype != held.dtype:
                     raise InputError(
-                        f"tokens (layer {index}): found {ops.describe(layer)} on {layer.device}, "
-                        f"the bank holds {ops.describe(held[0])} an image on {held.device}"
+                        f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
+                        f"the bank holds {describe(held[0])} an image on {held.device}"
                     )
             if len(layers) != len(self._tokens):
                 raise InputError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
+from .checks import check_finite, check_settings, check_tokens, describe
 from .errors import InputError
 from .operands import ieee_products
 
@@ -50,8 +51,8 @@ def few_shot(
     Raises InputError naming the argument.
     """
     _check_distance(distance)
-    ops.check_tokens("z", z)
-    ops.check_tokens("references", references)
+    check_tokens("z", z)
+    check_tokens("references", references)
     if distance == "cosine":
         z, references = _normalised(z), _normalised(references)
     # The mean of the one lowest of the distances to each image is the minimum over the bank.
@@ -86,8 +87,8 @@ def dual_image(
     The visual half of Dual-Image Enhanced CLIP (Zhang et al., arXiv 2405.04782), where each image
     of a pair of unlabelled ones is the other's reference. Other arguments as in `few_shot`.
     """
-    ops.check_tokens("z", z)
-    ops.check_tokens("others", others)
+    check_tokens("z", z)
+    check_tokens("others", others)
     if others.shape[0] != z.shape[0] or others.shape[2] != z.shape[2]:
         raise InputError(
             f"others: found {list(others.shape)}, wanted [{z.shape[0]}, Q, {z.shape[2]}], one "
@@ -133,8 +134,8 @@ def batched_zero_shot(
     mistake distances for equal that differ by less than the rounding of a product, at most
     2 (C + 2) 2^-24 and about 1e-7 in practice: a score is never more than that above the truth.
     """
-    ops.check_tokens("z", z)
-    ops.check_settings((1,), (0, 1), (1,), "exact", memory_limit)
+    check_tokens("z", z)
+    check_settings((1,), (0, 1), (1,), "exact", memory_limit)
     _check_share(share)
     images, patches, channels = z.shape
     if images < 2:
@@ -168,9 +169,9 @@ def top_mean(patch_scores: Tensor, share: float = 0.01) -> Tensor:
     """
     if patch_scores.ndim < 2 or 0 in patch_scores.shape or not patch_scores.is_floating_point():
         raise InputError(
-            f"patch_scores: found {ops.describe(patch_scores)}, wanted a float [N, P] or [N, H, W]"
+            f"patch_scores: found {describe(patch_scores)}, wanted a float [N, P] or [N, H, W]"
         )
-    ops.check_finite("patch_scores", patch_scores)
+    check_finite("patch_scores", patch_scores)
     _check_share(share)
     flat = patch_scores.flatten(1)
     count = max(1, int(flat.shape[1] * share))

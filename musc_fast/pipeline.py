@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from . import ops
 from .backends import resolve
+from .checks import check_settings
 from .datasets.images import find_images, read_image, to_rgb
 from .errors import ImageError, InputError
 from .features import Backbone, load_backbone
@@ -94,7 +94,7 @@ class MuSc:
         start = perf_counter()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        check_settings(degrees, topmin, neighbors, precision, memory_limit)
         check_max_references(max_references)
         if isinstance(backbone, Backbone):
             given = {"image_size": image_size, "blocks": blocks, "weights": weights}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import ops, reference
 from .backends import resolve
+from .checks import check_settings
 from .large import Checkpoint, parts_of, pooled_file, scratch
 from .progress import stage_bars
 from .sampling import check_max_references, sample_others, sample_references
@@ -89,7 +90,7 @@ def score_batch(
     n, p = layers[0].shape[:2]
     shape = grid_of(grid, p, prefix_tokens)
     size = map_size(image_size, shape)
-    ops.check_settings(degrees, topmin, neighbors, precision, memory_limit)
+    check_settings(degrees, topmin, neighbors, precision, memory_limit)
     check_max_references(max_references)
     resolve(backend, layers[0].device)
     classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])

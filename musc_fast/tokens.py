@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import ops
+from .checks import check_finite, check_tokens, describe
 from .errors import InputError
 from .large import open_layer
 
@@ -46,7 +46,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         tensor = _tensor(array)
         if tensor.ndim != 3 or not tensor.is_floating_point():
             raise InputError(
-                f"{where}: found {ops.describe(tensor)}, wanted a float [N, prefix + P, C]"
+                f"{where}: found {describe(tensor)}, wanted a float [N, prefix + P, C]"
             )
         if tensor.shape[1] <= prefix_tokens:
             raise InputError(
@@ -54,7 +54,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
                 f"{prefix_tokens} prefix tokens"
             )
         tensor = tensor[:, prefix_tokens:]
-        ops.check_tokens(where, tensor)
+        check_tokens(where, tensor)
         layers.append(tensor)
     return layers
 
@@ -150,7 +150,7 @@ def class_tokens(cls_tokens: Tensor | NDArray[Any], layer: Tensor) -> Tensor:
     classes = _tensor(cls_tokens)
     if classes.ndim != 2 or classes.shape[0] != layer.shape[0] or not classes.is_floating_point():
         raise InputError(
-            f"cls_tokens: found {ops.describe(classes)}, wanted a float [{layer.shape[0]}, D]"
+            f"cls_tokens: found {describe(classes)}, wanted a float [{layer.shape[0]}, D]"
         )
-    ops.check_finite("cls_tokens", classes)
+    check_finite("cls_tokens", classes)
     return classes.to(layer.device)
