@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import Dataset
 
 import killed_run
 from musc_fast import InputError, large, score_batch
@@ -165,3 +166,36 @@ def test_memory_stays_within_the_limit(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "tokens.npy"), str(60 << 20)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 4 << 20 < int(done.stdout) <= 60 << 20
+
+
+class Images(Dataset[list[torch.Tensor]]):
+    """A dataset of tokens: an item is the layers of one image."""
+
+    def __init__(self, layers: list[torch.Tensor], odd: int | None = None) -> None:
+        self.layers, self.odd, self.read = layers, odd, 0
+
+    def __len__(self) -> int:
+        return len(self.layers[0])
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        self.read += 1
+        return [layer[index, int(index == self.odd) :] for layer in self.layers]
+
+
+def test_a_dataset_of_tokens(tmp_path: Path) -> None:
+    layers = batch(7)
+    data = Images(layers)
+    how: dict[str, Any] = {"prefix_tokens": 1, "image_size": 9}
+    assert same(score_batch(data, checkpoint=tmp_path, **how), score_batch(layers, **how))
+    assert data.read == 7
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".npy") == [".json"]
+    others = [layer + 1 for layer in layers]
+    found = score_batch(layers, references=Images(others), **how)
+    assert same(found, score_batch(layers, references=others, **how))
+
+
+def test_wrong_datasets_are_refused() -> None:
+    with pytest.raises(InputError, match=r"item 3 .* \[16, 24\] .* \[17, 24\]"):
+        score_batch(Images(batch(5), odd=3))
+    with pytest.raises(InputError, match="no layer"):
+        score_batch(Images(batch(0)))
