@@ -15,6 +15,7 @@ from . import options
 from ._version import __version__
 from .cli_common import console, errors, interruptible, load
 from .cli_evaluate import evaluate
+from .cli_watch import watch
 from .errors import BackendError, MuscFastError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
     "The images score each other (MuSc, ICLR 2024).",
 )
 app.command()(evaluate)
+app.command()(watch)
 
 
 @app.command()

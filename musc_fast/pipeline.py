@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .backends import resolve
+from .bank import Eviction, ReferenceBank
 from .checks import check_settings
 from .datasets.images import find_images, read_image, to_rgb
 from .errors import ImageError, InputError
@@ -26,6 +27,7 @@ from .features import Backbone, load_backbone
 from .progress import StageProgress, stage_bars
 from .sampling import check_max_references
 from .scoring import BatchScores, score_batch
+from .stream import StreamScore, new_bank, stream
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -172,6 +174,29 @@ class MuSc:
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         return result
+
+    def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
+        """An empty `ReferenceBank` for this backbone and these settings."""
+        return new_bank(self, capacity, evict=evict)
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        bank: ReferenceBank | None = None,
+        start: int = 10,
+    ) -> Iterator[StreamScore]:
+        """Score images one after another, each against the bank of those before it.
+
+        images: any iterable, also an endless one, of images as for `score`.
+        bank: continues an earlier one (`new_bank`, `ReferenceBank.load`); it takes up every image
+            that is scored. None: a new one of 200 images.
+        start: with an empty bank, the first images are scored against each other, and yielded when
+            there are so many; fewer, if `images` ends before.
+        Yields raw scores (RsCIN needs a whole batch). Raises ImageError at an unreadable image,
+        which ends the stream, InputError for a wrong argument.
+        """
+        yield from stream(self, images, bank=bank, start=start)
 
     def extract(
         self,

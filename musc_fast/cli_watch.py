@@ -1,0 +1,112 @@
+"""`musc-fast watch`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from . import options
+from .cli_common import console, errors, interruptible, load
+from .errors import ImageError, InputError
+
+if TYPE_CHECKING:
+    from .watch import Row
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Folder that new images appear in.")],
+    bank: Annotated[
+        Path,
+        typer.Option(help="File of the reference bank: made if absent, else gone on with."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The record, one line an image. Default: scores.csv beside the bank.",
+            show_default=False,
+        ),
+    ] = None,
+    backbone: options.BackboneOption = "dinov2-vit-s-14",
+    size: options.SizeOption = None,
+    capacity: Annotated[int, typer.Option(help="Images a new bank holds at most.")] = 200,
+    evict: Annotated[
+        Literal["oldest", "anomalous"],
+        typer.Option(help="What a full bank gives up: the oldest image, or the most anomalous."),
+    ] = "oldest",
+    start: Annotated[
+        int, typer.Option(help="Images that are scored against each other to begin with.")
+    ] = 10,
+    threshold: options.ThresholdOption = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Score the images that are there, then end.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(help="Seconds between two looks; a file that changed in between waits."),
+    ] = 2.0,
+    save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
+    degrees: options.DegreesOption = "1,3,5",
+    topmin: options.TopminOption = "0,0.3",
+    backend: options.BackendOption = "auto",
+    precision: options.PrecisionOption = "exact",
+    memory_limit: options.MemoryOption = None,
+    device: options.DeviceOption = "auto",
+    weights: options.WeightsOption = None,
+    offline: options.OfflineOption = False,
+) -> None:
+    """Score the images of a folder as they appear, each against a bank of those before it.
+
+    Every image gets one line in the record, whatever happens: stopped or killed and started again
+    with the same files, the command goes on where it was. Move an image into the folder when it is
+    complete (write it under a name with a leading dot, then rename). Ctrl-C ends the watch.
+    """
+    from .watch import Settings, watching
+
+    if interval <= 0:
+        raise InputError(f"--interval: found {interval:g}, wanted seconds above 0")
+    settings = options.scoring(
+        degrees=degrees, topmin=topmin, neighbors="1", rscin=False, backend=backend,
+        precision=precision, memory_limit=memory_limit, device=device, batch_size=1,
+    )  # fmt: skip
+    record = bank.with_name("scores.csv") if out is None else out
+    how = Settings(capacity, evict, start, save_every, threshold)
+    with interruptible(f"the bank is saved, all scores are in {record}"):
+        musc = load(
+            backbone,
+            image_size=options.size("--size", size),
+            weights=weights,
+            offline=offline,
+            **settings,
+        )
+        with watching(musc, folder, bank, record, how, shown=True) as watched:
+            for name in watched.gone:
+                errors.print(
+                    f"{name} was scored, but is gone: left out of the bank",
+                    markup=False, highlight=False,
+                )  # fmt: skip
+            while True:
+                ready = watched.look(settled=once)
+                for row in watched.score(ready, last=once):
+                    _tell(row)
+                if once:
+                    break
+                time.sleep(interval)
+    if not watched.done:
+        raise ImageError(f"{folder}: {len(ready)} images, wanted two readable ones to begin with")
+    count = len(watched.done)
+    console.print(f"{count} images in {record}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(row: Row) -> None:
+    """One line an image: its raw score, and what it was scored against."""
+    if row.reason:
+        text = f"[yellow]unreadable[/]  {escape(row.reason)}"
+    else:
+        mark = "  [red]flagged[/]" if row.flagged == "1" else ""
+        name = escape(row.file.encode("utf-8", "replace").decode())
+        text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"
+    console.print(text, highlight=False, soft_wrap=True)
