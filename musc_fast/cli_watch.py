@@ -40,7 +40,10 @@ def watch(
     start: Annotated[
         int, typer.Option(help="Images that are scored against each other to begin with.")
     ] = 10,
-    threshold: options.ThresholdOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Mark images whose raw score is at least this.", show_default=False),
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Score the images that are there, then end.")
     ] = False,
@@ -60,9 +63,11 @@ def watch(
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
-    Every image gets one line in the record, whatever happens: stopped or killed and started again
-    with the same files, the command goes on where it was. Move an image into the folder when it is
-    complete (write it under a name with a leading dot, then rename). Ctrl-C ends the watch.
+    Every image gets one line in the record; stopped or killed, the command goes on where it was.
+
+    Write an image under a name with a leading dot, then rename it: it is complete when it appears.
+
+    Ctrl-C ends the watch.
     """
     from .watch import Settings, watching
 

@@ -201,7 +201,7 @@ def test_kill_at_any_point_and_go_on(musc: MuSc, weights: Path, tmp_path: Path) 
         while not bank.with_name("done").exists():
             child = context.Process(target=killed_run.watch, args=(folder, bank, weights, how))
             child.start()
-            child.join(timeout=generator.uniform(0.3, 1.5))
+            child.join(timeout=generator.uniform(0.02, 0.6))
             if child.is_alive():
                 child.kill()
                 kills += 1
