@@ -238,7 +238,7 @@ class MuSc:
             if progress is not None:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
-            raise _unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+            raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
         seconds = perf_counter() - start
         return BatchFeatures(
             tokens=tuple(room[:filled] for room in layers),
@@ -319,7 +319,8 @@ def _room(count: int, like: Tensor) -> Tensor:
     return torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=like.device)
 
 
-def _unreadable(bad: list[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+    """The error that lists (name, reason) of the images that cannot be read."""
     listing = "\n".join(f"  {reason}" for _, reason in bad)
     way_out = (
         "remove them, or skip them (skip_bad=True, --skip-bad)" if can_skip else "none is left"

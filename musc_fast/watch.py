@@ -256,7 +256,8 @@ class Watch:
         )  # fmt: skip
 
     def _failed(self, path: Path, error: ImageError) -> Row:
-        return Row(self._name(path), "", "", "", "", _now(), " ".join(str(error).split()))
+        reason = str(error).splitlines()[-1].strip()  # the line that names the file
+        return Row(self._name(path), "", "", "", "", _now(), reason)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
