@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from musc_fast.distributed import ring_bytes, round_bytes
+from musc_fast.ring import ring_bytes, round_bytes
 
 PATCHES, CHANNELS = 1369, 1024
 
@@ -33,7 +33,7 @@ CLUSTERS = (Cluster("8 x H100, NVLink", 8, 450e9), Cluster("16 x H100, 100 GbE",
 
 
 def rounds_of(images: int, cluster: Cluster) -> int:
-    """The rounds in which a rank's images are scored: as `distributed` chooses them."""
+    """The rounds in which a rank's images are scored: as `ring` chooses them."""
     own, rounds = -(-images // cluster.ranks), 1
     while 2 * round_bytes(-(-own // rounds), PATCHES, images, CHANNELS) > cluster.memory:
         rounds += 1

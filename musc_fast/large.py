@@ -129,7 +129,7 @@ class Checkpoint:
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        key = json.dumps({**settings, "tokens": [_digest(layer) for layer in layers]})
+        key = json.dumps({**settings, "tokens": [digest(layer) for layer in layers]})
         file = self.folder / "run.json"
         if not file.exists():
             if any(self.folder.glob("part-*.npy")):
@@ -161,7 +161,8 @@ class Checkpoint:
             os.fsync(file.fileno())
 
 
-def _digest(layer: Tensor) -> str:
+def digest(layer: Tensor) -> str:
+    """Of a layer's dtype, shape and values, in 32 hex digits."""
     digest = hashlib.blake2b(f"{layer.dtype} {list(layer.shape)}".encode(), digest_size=16)
     for image in layer:
         digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

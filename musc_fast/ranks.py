@@ -49,6 +49,11 @@ class Ranks:
         self._group = joined
         self._through_host = dist.get_backend(self._group) == "gloo"
 
+    @property
+    def device(self) -> torch.device:
+        """Where tensors lie that this rank has none of its own for."""
+        return torch.device("cpu" if self._through_host else "cuda")
+
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Turn what torch raises while we wait `what` into DistributedError."""

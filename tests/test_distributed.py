@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 import ranks_run
 from musc_fast import InputError, score_batch
-from musc_fast.distributed import ring_bytes, score_shard
+from musc_fast.distributed import score_shard
+from musc_fast.ring import ring_bytes
 from tiny import TINY, product_folder, tiny_weights
 
 pytestmark = pytest.mark.skipif(
