@@ -98,6 +98,12 @@ def watch(
                     f"{_shown(name)} was scored, but is gone: left out of the bank",
                     markup=False, highlight=False,
                 )  # fmt: skip
+            held = watched.bank.added
+            begin = f"the bank has {held}" if held else f"the first {start} are scored together"
+            errors.print(
+                f"watching {_shown(folder)}: {len(watched.done)} images done, {begin}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
             watched.look()
             while _waited(interval, stopped):
                 ready = watched.look()
