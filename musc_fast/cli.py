@@ -43,12 +43,12 @@ def _start(context: typer.Context) -> None:
     from .launch import launched
 
     rank, ranks = launched()
+    console.quiet = errors.quiet = rank > 0
     if ranks > 1 and context.invoked_subcommand != "score":
         raise InputError(
             f"{context.invoked_subcommand}: of the commands only score runs under torchrun; start "
             "this one without"
         )
-    console.quiet = errors.quiet = rank > 0
 
 
 app.command()(evaluate)

@@ -66,11 +66,22 @@ def test_ranks_give_the_bits_of_one_process(
     assert same(found, score_batch(layers, cls_tokens=classes, **how))
 
 
-def test_little_memory_takes_more_rounds_and_gives_the_same_bits(tmp_path: Path) -> None:
-    layers = batch(11, p=400)
-    limit = 75 << 20
-    found = run([6, 5], tmp_path / "out", layers, degrees=(1,), memory_limit=limit)
-    assert same(found, score_batch(layers, degrees=(1,)))
+@pytest.mark.parametrize("counts", [[6, 5], [4, 1, 3]])
+def test_rounds_of_fewer_queries_give_the_same_bits(tmp_path: Path, counts: list[int]) -> None:
+    layers = batch(sum(counts))
+    found = run(counts, tmp_path / "out", layers, queries=2)
+    assert same(found, score_batch(layers))
+
+
+def test_too_little_memory_is_told(tmp_path: Path) -> None:
+    how = {"memory_limit": 1000}
+    children = started(
+        ranks_run.score, [(r, [2, 2], tmp_path / "out", batch(4), how) for r in range(2)]
+    )
+    for child in children:
+        child.join(60)
+    told = (tmp_path / "out.error0").read_text()
+    assert "memory_limit: scoring over 2 ranks needs at least" in told
 
 
 def test_references_are_those_of_every_rank(tmp_path: Path) -> None:
@@ -83,29 +94,32 @@ def test_references_are_those_of_every_rank(tmp_path: Path) -> None:
 def test_a_checkpoint_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     counts, layers = [9, 8], batch(17, p=49)
     expected = score_batch(layers)
-    how = {"checkpoint": tmp_path / "kept", "part": 3}
     generator = random.Random(0)
-    stamps: dict[Path, int] = {}
-    kills = 0
-    for attempt in range(40):
-        out = tmp_path / f"out{attempt}"
-        arguments = [(rank, counts, out, layers, how) for rank in range(2)]
-        children = started(ranks_run.score, arguments)
-        deadline = time.monotonic() + generator.uniform(0.1, 0.5 + 0.2 * attempt)
-        while time.monotonic() < deadline and any(child.is_alive() for child in children):
-            time.sleep(0.01)
-        for child in children:
-            kills += child.is_alive()
-            child.kill()
-            child.join()
-        for part in (tmp_path / "kept").glob("part-*.npy"):  # never made again
-            stamp = part.stat().st_mtime_ns
-            assert stamps.setdefault(part, stamp) == stamp
-        if out.exists() and kills >= 6:
-            break
-    assert kills >= 6
-    assert same(torch.load(out), expected)
-    assert len(stamps) == 6 * (3 + 3)
+    kills = rounds = attempt = 0
+    while kills < 8:
+        kept = tmp_path / f"kept{rounds}"
+        rounds += 1
+        stamps: dict[Path, int] = {}
+        out = tmp_path / "none"
+        while not out.exists():
+            attempt += 1
+            out = tmp_path / f"out{attempt}"
+            how = {"checkpoint": kept, "part": 3}
+            children = started(
+                ranks_run.score, [(rank, counts, out, layers, how) for rank in range(2)]
+            )
+            deadline = time.monotonic() + generator.uniform(0.1, 0.3 + 0.05 * attempt)
+            while time.monotonic() < deadline and any(child.is_alive() for child in children):
+                time.sleep(0.01)
+            for child in children:
+                kills += child.is_alive()
+                child.kill()
+                child.join()
+            for part in kept.glob("part-*.npy"):  # never made again
+                stamp = part.stat().st_mtime_ns
+                assert stamps.setdefault(part, stamp) == stamp
+        assert same(torch.load(out), expected)
+        assert len(stamps) == 6 * (3 + 3)
 
 
 def test_a_dead_rank_ends_the_others(tmp_path: Path) -> None:
