@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,10 +67,12 @@ def watch(
     """Score the images of a folder as they appear, each against a bank of those before it.
 
     Every image gets one line in the record; stopped or killed, the command goes on where it was.
+    A file is known by its full path. One that cannot be read gets a line with the reason, and
+    another when it has changed.
 
     Write an image under a name with a leading dot, then rename it: it is complete when it appears.
 
-    Ctrl-C ends the watch.
+    Ctrl-C or SIGTERM ends the watch after the image under way; a second one at once.
     """
     from .watch import Settings, watching
 
@@ -79,7 +84,7 @@ def watch(
     )  # fmt: skip
     record = bank.with_name("scores.csv") if out is None else out
     how = Settings(capacity, evict, start, save_every, threshold)
-    with interruptible(f"the bank is saved, all scores are in {record}"):
+    with interruptible("started again, the command goes on where it was"):
         musc = load(
             backbone,
             image_size=options.size("--size", size),
@@ -87,31 +92,75 @@ def watch(
             offline=offline,
             **settings,
         )
-        with watching(musc, folder, bank, record, how, shown=True) as watched:
+        with watching(musc, folder, bank, record, how, shown=True) as watched, _stops() as stopped:
             for name in watched.gone:
                 errors.print(
-                    f"{name} was scored, but is gone: left out of the bank",
+                    f"{_shown(name)} was scored, but is gone: left out of the bank",
                     markup=False, highlight=False,
                 )  # fmt: skip
-            while True:
-                ready = watched.look(settled=once)
+            held = watched.bank.added
+            begin = f"the bank has {held}" if held else f"the first {start} are scored together"
+            errors.print(
+                f"watching {_shown(folder)}: {len(watched.done)} images done, {begin}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            watched.look()
+            while _waited(interval, stopped):
+                ready = watched.look()
                 for row in watched.score(ready, last=once):
-                    _tell(row)
+                    _tell(row, watched.folder)
+                    if stopped():
+                        break
                 if once:
                     break
-                time.sleep(interval)
-    if not watched.done:
-        raise ImageError(f"{folder}: {len(ready)} images, wanted two readable ones to begin with")
     count = len(watched.done)
-    console.print(f"{count} images in {record}", markup=False, highlight=False, soft_wrap=True)
+    if once and not count and not stopped():
+        raise ImageError(f"{folder}: {len(ready)} images, wanted two readable ones to begin with")
+    text = f"{count} images in {_shown(record)}, the bank has {watched.bank.added}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if stopped() == signal.SIGINT:
+        raise typer.Exit(130)
 
 
-def _tell(row: Row) -> None:
+@contextmanager
+def _stops() -> Iterator[Callable[[], int]]:
+    """Yield a function that tells the signal which asked to stop, 0: none; a second one kills."""
+    asked = [0]
+
+    def note(number: int, frame: object) -> None:
+        asked[0] = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: asked[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _waited(seconds: float, stopped: Callable[[], int]) -> bool:
+    """Wait, in short naps since a signal does not end a sleep; False where one came."""
+    end = time.monotonic() + seconds
+    while not stopped() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+    return not stopped()
+
+
+def _shown(name: str | Path) -> str:
+    """A file name as text that any terminal takes, on one line."""
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return " ".join(text.splitlines())
+
+
+def _tell(row: Row, folder: Path) -> None:
     """One line an image: its raw score, and what it was scored against."""
+    name = escape(_shown(Path(row.file).relative_to(folder)))
     if row.reason:
-        text = f"[yellow]unreadable[/]  {escape(row.reason)}"
+        text = f"[yellow]unreadable[/]  {name}  {escape(_shown(row.reason))}"
     else:
         mark = "  [red]flagged[/]" if row.flagged == "1" else ""
-        name = escape(row.file.encode("utf-8", "replace").decode())
         text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"
     console.print(text, highlight=False, soft_wrap=True)

@@ -181,21 +181,24 @@ class MuSc:
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: str | os.PathLike[str] | Iterable[ImageLike],
         *,
         bank: ReferenceBank | None = None,
         start: int = 10,
     ) -> Iterator[StreamScore]:
         """Score images one after another, each against the bank of those before it.
 
-        images: any iterable, also an endless one, of images as for `score`.
+        images: a folder, or any iterable, also an endless one, of images as for `score`.
         bank: continues an earlier one (`new_bank`, `ReferenceBank.load`); it takes up every image
             that is scored. None: a new one of 200 images.
         start: with an empty bank, the first images are scored against each other, and yielded when
             there are so many; fewer, if `images` ends before.
         Yields raw scores (RsCIN needs a whole batch). Raises ImageError at an unreadable image,
-        which ends the stream, InputError for a wrong argument.
+        which ends the stream, InputError for a wrong argument, BankError for a bank of another
+        backbone or other settings.
         """
+        if isinstance(images, str | os.PathLike):
+            images = find_images([Path(images)])
         yield from stream(self, images, bank=bank, start=start)
 
     def extract(

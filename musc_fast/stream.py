@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .bank import Eviction, ReferenceBank
-from .errors import InputError
+from .errors import BankError, InputError
 from .scoring import score_batch
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ def stream(
     bank = new_bank(musc) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
+    if bank.source != source_of(musc):
+        raise BankError(
+            f"bank: made for {bank.source or 'an unknown source'}, wanted {source_of(musc)}; make "
+            "it with new_bank"
+        )
     names: list[str] = []
     waiting: list[tuple[Tensor, ...]] = []
     for index, image in enumerate(images):
@@ -128,6 +133,7 @@ def stream(
         waiting.append(tokens)
         if len(waiting) == start:
             yield from score_first(musc, bank, names, waiting)
+            waiting.clear()
     if len(bank) == 0 and names:
         if len(names) == 1:
             raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from musc_fast import ImageError, InputError, MuSc, ReferenceBank, score_batch
+from musc_fast import BankError, ImageError, InputError, MuSc, ReferenceBank, score_batch
 from musc_fast.stream import source_of
 from tiny import TINY, product_folder, tiny_weights
 
@@ -52,6 +52,9 @@ def test_a_bank_goes_on_where_it_was(musc: MuSc, tmp_path: Path) -> None:
     bank = ReferenceBank.load(tmp_path / "bank.safetensors", source=source_of(musc))
     parts += [score.raw_score for score in musc.stream(paths[5:], bank=bank)]
     assert parts == whole
+    with pytest.raises(BankError, match="bank: made for"):
+        list(MuSc(musc.backbone, degrees=(1,)).stream(paths, bank=bank))
+    assert [score.raw_score for score in musc.stream(tmp_path / "images", start=3)] == whole
 
 
 def test_few_images_and_wrong_ones(musc: MuSc, tmp_path: Path) -> None:
