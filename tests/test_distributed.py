@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 import ranks_run
+from forked import CONTEXT
 from musc_fast import InputError, score_batch
 from musc_fast.distributed import score_shard
 from musc_fast.ring import ring_bytes
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available() and sys.platform == "linux"),
     reason="needs torch.distributed with gloo, on Linux",
 )
-CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def batch(n: int, c: int = 24, p: int = 16) -> list[torch.Tensor]:
@@ -33,7 +32,6 @@ def batch(n: int, c: int = 24, p: int = 16) -> list[torch.Tensor]:
 
 
 def started(target: Any, arguments: list[tuple[Any, ...]]) -> list[Any]:
-    CONTEXT.set_forkserver_preload(["ranks_run", "musc_fast.native"])
     children = [CONTEXT.Process(target=target, args=each) for each in arguments]
     for child in children:
         child.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 import killed_run
+from forked import CONTEXT
 from musc_fast import InputError, large, score_batch
 from musc_fast.backends import BACKENDS
 
@@ -118,15 +118,13 @@ def test_kill_at_any_point_and_go_on(tmp_path: Path) -> None:
     layers = batch(24, c=32, p=49)
     paths = files(tmp_path, layers)
     expected = score_batch(layers, prefix_tokens=1).patch_scores
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_run", "musc_fast.native"])
     generator = random.Random(0)
     kills, rounds, stamps = 0, 0, dict[str, int]()
     while kills < 20:
         kept, out = tmp_path / f"kept{rounds}", tmp_path / f"scores{rounds}.npy"
         rounds += 1
         while not out.exists():
-            child = context.Process(target=killed_run.score, args=(paths, kept, out))
+            child = CONTEXT.Process(target=killed_run.score, args=(paths, kept, out))
             child.start()
             child.join(timeout=generator.uniform(0.02, 0.4))
             if child.is_alive():

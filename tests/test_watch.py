@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import killed_run
+from forked import CONTEXT
 from musc_fast import BankError, InputError, MuSc, ReferenceBank
 from musc_fast.cli import app
 from musc_fast.watch import Row, Settings, Watch, watching
@@ -313,9 +313,7 @@ def test_kill_at_any_point_and_go_on(musc: MuSc, weights: Path, tmp_path: Path) 
     (folder / "broken.png").write_bytes(b"no image")
     how = Settings(capacity=8, start=4, save_every=3, evict="anomalous")
     whole = tmp_path / "whole" / "bank"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_run", "musc_fast.native", "timm"])
-    child = context.Process(target=killed_run.watch, args=(folder, whole, weights, how))
+    child = CONTEXT.Process(target=killed_run.watch, args=(folder, whole, weights, how))
     child.start()
     child.join()
     expected = untimed(whole.with_name("scores.csv"))
@@ -327,7 +325,7 @@ def test_kill_at_any_point_and_go_on(musc: MuSc, weights: Path, tmp_path: Path) 
         rounds += 1
         seen = 0
         while not bank.with_name("done").exists():
-            child = context.Process(target=killed_run.watch, args=(folder, bank, weights, how))
+            child = CONTEXT.Process(target=killed_run.watch, args=(folder, bank, weights, how))
             child.start()
             child.join(timeout=generator.uniform(0.02, 0.6))
             if child.is_alive():
