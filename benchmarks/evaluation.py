@@ -47,7 +47,8 @@ def main() -> None:
             table.add_row(name, str(result["images"]), stage, f"{seconds:.1f}", share)
     Console(width=120).print(table)
     if arguments.json is not None:
-        write_json(arguments.json, {k: str(v) for k, v in vars(arguments).items()}, results)
+        settings = {"backbone": arguments.backbone, "size": arguments.size}
+        write_json(arguments.json, settings, results)
 
 
 def evaluated(root: Path, backbone: str, size: str) -> dict[str, Any]:
