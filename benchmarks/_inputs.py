@@ -42,21 +42,27 @@ def real_images(count: int) -> list[Path] | None:
 
 
 def backbone_tokens(
-    name: str, size: int, blocks: list[int], count: int
+    name: str, size: int, blocks: list[int], count: int, *, mirrored: bool = False
 ) -> tuple[list[Tensor], tuple[int, int]] | None:
-    """Patch tokens [N, P, C] of each block for real images, and the grid."""
+    """Patch tokens [N, P, C] of each block for real images, and the grid.
+
+    `mirrored`: a quarter of them, then their mirror images, left to right, upside down, and both.
+    """
     from musc_fast.features import load_backbone
 
-    files = real_images(count)
+    turns: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1)) if mirrored else ((),)
+    files = real_images(-(-count // len(turns)))
     if files is None:
         return None
+    views = [(path, turn) for turn in turns for path in files][:count]
     backbone = load_backbone(name, image_size=size, blocks=blocks)
     parts: list[list[Tensor]] = [[] for _ in blocks]
     for at in range(0, count, 4):
         batch = []
-        for path in files[at : at + 4]:
+        for path, turn in views[at : at + 4]:
             with Image.open(path) as image:
-                batch.append(backbone.preprocess(image.convert("RGB")))
+                picture = backbone.preprocess(image.convert("RGB"))
+            batch.append(picture.flip([axis + 1 for axis in turn]))
         for part, tokens in zip(
             parts, backbone.extract(torch.stack(batch), cls=False).tokens, strict=True
         ):

@@ -1,122 +1,205 @@
 """The label-free threshold rules on real scores: F1 beside the best possible, and false alarms.
 
-    python benchmarks/thresholds.py --data DATA --cache features/
+    python benchmarks/thresholds.py                              # rules alone, on the stored scores
+    python benchmarks/thresholds.py --rescore --cache features/  # scores the images anew (an hour)
 
-Each set is scored once as a whole and once with its good images alone. The rules then see raw image
-scores of random sub-batches: N images of which a share is defective. The best possible F1 uses the
-labels of the same sub-batch. For sub-batches of good images the share of flagged images is given.
+From each set batches are drawn, good images alone and with some defects, and every batch is scored
+by itself, as a user would. The raw scores are kept (`--scores`), so that rules can be compared in
+seconds. "sample" is the procedural sample of `musc-fast demo`. The best possible F1 uses the labels
+of the same batch. Simulated all-normal batches of several shapes follow.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from common import SHARED, write_json
+from common import ROOT, SHARED, machine, write_json
 from musc_fast import MuSc
 from musc_fast.datasets.layouts import load_mvtec
+from musc_fast.datasets.sample import draw_sample
 from musc_fast.feature_cache import extract_cached
+from musc_fast.files import replacing
 from musc_fast.metrics import image_metrics
+from musc_fast.pipeline import BatchFeatures
 from musc_fast.progress import stage_bars
 from musc_fast.threshold import RULES, find_threshold
 
-SUB_BATCHES = ((20, 0.05), (20, 0.2), (40, 0.05), (40, 0.2), (40, 0.4), (60, 0.4))
+SCORES = ROOT / "tests" / "golden" / "batch_scores.json"
+SAMPLE = "sample"
+# Good by its label, but with a glare that outshines every defect: in whole and good alone.
+GLARE = "train_00021.png"
+BATCHES = ((10, 0), (20, 0), (20, 1), (20, 4), (40, 2), (40, 8), (40, 16))  # images, defective
+SHAPES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
+    "gaussian": lambda rng, n: 0.45 + 0.06 * rng.standard_normal(n),
+    "gumbel": lambda rng, n: 0.45 + 0.06 * rng.gumbel(size=n),
+    "lognormal 0.2": lambda rng, n: 0.4 * np.exp(0.2 * rng.standard_normal(n)),
+    "lognormal 0.5": lambda rng, n: 0.4 * np.exp(0.5 * rng.standard_normal(n)),
+    "lognormal 0.8": lambda rng, n: 0.4 * np.exp(0.8 * rng.standard_normal(n)),
+    "gamma 4": lambda rng, n: 0.1 * rng.gamma(4, size=n),
+    "gamma 2": lambda rng, n: 0.1 * rng.gamma(2, size=n),
+    "exponential": lambda rng, n: 0.25 + 0.1 * rng.exponential(size=n),
+    "uniform": lambda rng, n: 0.3 + 0.2 * rng.random(n),
+}
+SIZES = (5, 10, 20, 40, 100, 500)
 
 
 def main() -> None:
-    """Score the sets, draw sub-batches, print one row a set, size and share."""
+    """Read or make the scores, print one row a set, backbone and kind of batch."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--scores", type=Path, default=SCORES, help="where the scores are kept")
+    parser.add_argument("--rescore", action="store_true", help="score the images anew")
     parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of the sets")
-    parser.add_argument("--sets", nargs="+", default=["mpdd_metal_plate", "kolektorsdd"])
-    parser.add_argument("--backbone", default="dinov2-vit-s-14")
-    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--sets", nargs="+", default=["mpdd_metal_plate", "kolektorsdd", SAMPLE])
+    parser.add_argument("--backbones", nargs="+", default=["dinov2-vit-s-14", "clip-vit-b-16"])
+    parser.add_argument("--draws", type=int, default=10, help="batches of a kind (half: double)")
     parser.add_argument("--cache", type=Path, help="keep features here")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
 
-    musc = MuSc(arguments.backbone)
-    results: list[dict[str, Any]] = []
-    for name in arguments.sets:
-        whole, good, labels = raw_scores(musc, arguments.data / name, arguments.cache)
-        results += rows(name, whole, good, labels, arguments.draws)
-    table = Table(title=f"F1 of label-free thresholds, {arguments.backbone}")
-    for heading in ("set", "images", "defective", "best possible", *RULES):
-        table.add_column(heading)
-    for row in results:
-        table.add_row(
-            row["set"], str(row["images"]), str(row["defective"]),
-            "" if row["best"] is None else f"{row['best']:.2f}",
-            *(
-                f"{row[rule]:.3f} flagged" if row["best"] is None else f"{row[rule]:.2f}"
-                for rule in RULES
-            ),
-        )  # fmt: skip
-    Console(width=140).print(table)
+    if arguments.rescore:
+        write_scores(arguments)
+    stored = json.loads(arguments.scores.read_text(encoding="utf-8"))
+    results = [row for each in stored["sets"] for row in rows(each)]
+    show("F1 (normal batches: share flagged at all)", ("set", "backbone", "batch"), results)
+    simulated = [simulate(shape, count) for shape in SHAPES for count in SIZES]
+    show("Simulated normal batches, share flagged", ("shape",), simulated)
     if arguments.json is not None:
-        write_json(arguments.json, {k: str(v) for k, v in vars(arguments).items()}, results)
+        settings = {"scores": arguments.scores.name, "made_on": stored["machine"]}
+        write_json(arguments.json, settings, results + simulated)
 
 
-def raw_scores(musc: MuSc, root: Path, cache: Path | None) -> tuple[Any, Any, Any]:
-    """Raw image scores of the whole set, of its good images scored alone, and the labels."""
+def show(title: str, names: tuple[str, ...], found: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    for heading in (*names, "images", "defective", "batches", "best", *RULES):
+        table.add_column(heading)
+    for row in found:
+        best = "" if row["best"] is None else f"{row['best']:.2f}"
+        numbers = (str(row[key]) for key in ("images", "defective", "batches"))
+        table.add_row(*(row[n] for n in names), *numbers, best, *(f"{row[r]:.2f}" for r in RULES))
+    Console(width=140).print(table)
+
+
+def rows(each: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row for each kind of batch of a set."""
+    for kind in dict.fromkeys(batch["batch"] for batch in each["batches"]):
+        batches = [batch for batch in each["batches"] if batch["batch"] == kind]
+        scores = [np.array(batch["raw"]) for batch in batches]
+        defective = batches[0]["defective"]
+        yield {
+            "set": each["set"],
+            "backbone": each["backbone"],
+            "batch": kind,
+            **judged(scores, defective),
+        }
+
+
+def simulate(shape: str, count: int, batches: int = 300) -> dict[str, Any]:
+    generator = np.random.default_rng([count, list(SHAPES).index(shape)])
+    return {
+        "shape": shape,
+        **judged([SHAPES[shape](generator, count) for _ in range(batches)], 0),
+    }
+
+
+def judged(scores: list[NDArray[np.float64]], defective: int) -> dict[str, Any]:
+    """Mean F1 of each rule, without defects the share of batches with any flag.
+
+    The last `defective` scores of each batch are those of defective images.
+    """
+    truth = np.arange(scores[0].size) >= scores[0].size - defective
+    best = float(np.mean([image_metrics(truth, x).f1_max for x in scores])) if defective else None
+    values = {}
+    for rule in RULES:
+        flags = [find_threshold(x, rule=rule).flagged for x in scores]
+        values[rule] = float(
+            np.mean([2 * (f & truth).sum() / (f.sum() + defective) for f in flags])
+            if defective
+            else np.mean([f.any() for f in flags])
+        )
+    count = {"images": scores[0].size, "defective": defective, "batches": len(scores)}
+    return {**count, "best": best, **values}
+
+
+def write_scores(arguments: argparse.Namespace) -> None:
+    """Score every batch of every set by itself and keep the raw scores."""
+    sets = []
+    with tempfile.TemporaryDirectory() as folder:
+        if SAMPLE in arguments.sets:
+            draw_sample(Path(folder) / SAMPLE, count=84, defects=24)
+        for backbone in arguments.backbones:
+            musc = MuSc(backbone)
+            for name in arguments.sets:
+                root = (Path(folder) if name == SAMPLE else arguments.data) / name
+                found = scored(musc, root, arguments.draws, arguments.cache)
+                sets.append({
+                    "set": name, "backbone": backbone, "weights": musc.backbone.source,
+                    "size": list(musc.backbone.image_size), "batches": found,
+                })  # fmt: skip
+                print(f"{name}, {backbone}: {len(found)} batches", flush=True)
+    about = "raw image scores of batches scored by themselves; the defective images come last"
+    document = {"about": about, "command": "benchmarks/thresholds.py --rescore"}
+    with replacing(arguments.scores) as temporary:
+        text = json.dumps({**document, "machine": machine(), "sets": sets})
+        temporary.write_text(text.replace('{"batch"', '\n{"batch"') + "\n", encoding="utf-8")
+
+
+def scored(musc: MuSc, root: Path, draws: int, cache: Path | None) -> list[dict[str, Any]]:
+    """Batches of one set: name, number of defective images and raw scores, those last."""
     samples = load_mvtec(root)[0].samples
-    labels = np.array([sample.label is True for sample in samples])
     with stage_bars() as report:
-        features = extract_cached(musc, [s.image for s in samples], cache, progress=report)
-        whole = musc.score_features(features, progress=report).raw_image_scores.numpy()
-        good = [s.image for s in samples if not s.label]
-        features = extract_cached(musc, good, cache, progress=report)
-        alone = musc.score_features(features, progress=report).raw_image_scores.numpy()
-    return whole, alone, labels
-
-
-def rows(name: str, whole: Any, good: Any, labels: Any, draws: int) -> list[dict[str, Any]]:
-    found = [
-        row(name, [whole], [labels]),
-        row(name, [good], [np.zeros(len(good), dtype=bool)]),
-    ]
+        paths = [sample.image for sample in samples]
+        features = extract_cached(musc, paths, cache, progress=report)
+    defective = np.array([sample.label is True for sample in samples])
+    good, bad = np.flatnonzero(~defective), np.flatnonzero(defective)
+    drawn = np.array([i for i in good if paths[i].name != GLARE])
     generator = np.random.default_rng(0)
-    for n, share in SUB_BATCHES:
-        defects = max(1, round(n * share))
-        batches = [
-            np.concatenate([
-                generator.choice(np.flatnonzero(~labels), n - defects, replace=False),
-                generator.choice(np.flatnonzero(labels), defects, replace=False),
-            ])
-            for _ in range(draws)
-            if n - defects <= (~labels).sum() and defects <= labels.sum()
-        ]  # fmt: skip
-        if batches:
-            found.append(row(name, [whole[b] for b in batches], [labels[b] for b in batches]))
-    for n in (20, 30):
-        batches = [generator.choice(len(good), n, replace=False) for _ in range(draws)]
-        found.append(row(name, [good[b] for b in batches], [np.zeros(n, dtype=bool)] * draws))
+    chosen = [("whole", good, bad), ("good", good, bad[:0])]
+    if len(drawn) < len(good):
+        chosen.append((f"good without {Path(GLARE).stem}", drawn, bad[:0]))
+    for _ in range(2 * draws):
+        half = generator.choice(drawn, len(good) // 2, replace=False)
+        chosen.append(("half of good", half, bad[:0]))
+    chosen += [
+        (
+            f"{count} with {faulty}",
+            generator.choice(drawn, count - faulty, replace=False),
+            generator.choice(bad, faulty, replace=False),
+        )
+        for count, faulty in BATCHES
+        for _ in range(draws)
+    ]
+    found = []
+    for name, normal, faults in chosen:
+        scores = musc.score_features(take(features, np.concatenate([normal, faults])))
+        raw = [round(float(score), 5) for score in scores.raw_image_scores]
+        found.append({"batch": name, "defective": len(faults), "raw": raw})
     return found
 
 
-def row(name: str, scores: list[Any], labels: list[Any]) -> dict[str, Any]:
-    """Mean F1 of each rule, or for good images the share of images that are flagged."""
-    normal = not labels[0].any()
-    pairs = list(zip(scores, labels, strict=True))
-    best = None if normal else float(np.mean([image_metrics(y, x).f1_max for x, y in pairs]))
-    values = {}
-    for rule in RULES:
-        flags = [find_threshold(x, rule=rule).flagged for x, _ in pairs]
-        each = [
-            float(flag.mean()) if normal else 2 * (flag & y).sum() / max(1, flag.sum() + y.sum())
-            for flag, (_, y) in zip(flags, pairs, strict=True)
-        ]
-        values[rule] = float(np.mean(each))
-    return {
-        "set": name, "images": len(scores[0]), "batches": len(scores),
-        "defective": int(labels[0].sum()), "best": best, **values,
-    }  # fmt: skip
+def take(features: BatchFeatures, rows: NDArray[np.int64]) -> BatchFeatures:
+    """The features of some of the images, in this order."""
+    index = rows.tolist()
+    return replace(
+        features,
+        tokens=tuple(layer[index] for layer in features.tokens),
+        cls_tokens=None if features.cls_tokens is None else features.cls_tokens[index],
+        names=tuple(features.names[i] for i in index),
+        sources=tuple(range(len(index))),
+        sizes=tuple(features.sizes[i] for i in index),
+    )
 
 
 if __name__ == "__main__":

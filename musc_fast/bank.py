@@ -146,6 +146,10 @@ class ReferenceBank:
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found
 
+    def pass_over(self) -> None:
+        """Count an image as added that cannot be had: the next keeps its number."""
+        self._added += 1
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
         bank_file.save(path, self.settings(), self.entries, self._added, self.tokens())

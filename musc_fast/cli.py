@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,8 @@ from . import options
 from ._version import __version__
 from .cli_common import console, errors, interruptible, load
 from .cli_evaluate import evaluate
-from .errors import BackendError, MuscFastError
+from .cli_watch import watch
+from .errors import BackendError, DistributedError, InputError, MuscFastError
 
 if TYPE_CHECKING:
     from .datasets.sample import SampleImage
@@ -30,7 +33,26 @@ app = typer.Typer(
     help="Find defects in a folder of product images: no training, no labels, no prompts. "
     "The images score each other (MuSc, ICLR 2024).",
 )
+
+
+@app.callback()
+def _start(context: typer.Context) -> None:
+    """Only rank 0 of several speaks, and only `score` is for several."""
+    if "WORLD_SIZE" not in os.environ:  # torch takes seconds to import
+        return
+    from .launch import launched
+
+    rank, ranks = launched()
+    console.quiet = errors.quiet = rank > 0
+    if ranks > 1 and context.invoked_subcommand != "score":
+        raise InputError(
+            f"{context.invoked_subcommand}: of the commands only score runs under torchrun; start "
+            "this one without"
+        )
+
+
 app.command()(evaluate)
+app.command()(watch)
 
 
 @app.command()
@@ -72,8 +94,11 @@ def score(
 
     A higher score is more anomalous. Give one product at a time, ten images or more, most of them
     good. Results appear in --out only when the run is complete.
+
+    Several processes share the work under `torchrun --nproc-per-node 2 -m musc_fast score ...`.
     """
     from .datasets.images import find_images
+    from .launch import joined, score_over_ranks
     from .report.results import check_target
     from .run import score_images
 
@@ -84,7 +109,7 @@ def score(
     paths = find_images(images)
     others = None if references is None else find_images([references])
     check_target(out, [*paths, *(others or ())])
-    with interruptible("no result was written, an earlier one is untouched"):
+    with interruptible("no result was written, an earlier one is untouched"), joined() as rank:
         musc = load(
             backbone,
             image_size=options.size("--size", size),
@@ -93,6 +118,9 @@ def score(
             max_references=max_references,
             **settings,
         )
+        if rank > 0:
+            score_over_ranks(musc, paths, others, skip_bad=skip_bad)
+            return
         run = score_images(
             musc, paths, out,
             references=others, maps=maps, skip_bad=skip_bad, threshold=threshold,
@@ -274,6 +302,10 @@ def main() -> None:
     try:
         app()
     except (MuscFastError, OSError) as error:
+        if errors.quiet and not isinstance(error, DistributedError):
+            time.sleep(3)  # torchrun ends the others at once; rank 0 tells the same error
+            sys.exit(1)
+        errors.quiet = False
         errors.print("error:", style="bold red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

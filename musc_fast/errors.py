@@ -29,3 +29,7 @@ class WeightsError(MuscFastError):
 
 class BankError(MuscFastError):
     """A reference bank's file is missing, damaged, or made with other settings."""
+
+
+class DistributedError(MuscFastError, RuntimeError):
+    """A rank of a run over several processes died, fell behind, or differs from the others."""

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from . import ops
 from .errors import InputError
@@ -47,10 +50,46 @@ def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
     raise InputError(f"{where}: {file} is neither .npy nor .safetensors")
 
 
+def dataset_files(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
+    """The items of a dataset of tokens, written one by one to a .npy file of `folder` a layer.
+
+    An item is one image: its tokens [prefix + P, C], or a sequence of them, one a layer. Raises
+    InputError naming the item that differs from the first.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    files: list[NDArray[Any]] = []
+    for index in range(count):
+        item = dataset[index]
+        layers = [item] if isinstance(item, Tensor | np.ndarray) else list(item)
+        arrays = [
+            np.asarray(layer.cpu() if isinstance(layer, Tensor) else layer) for layer in layers
+        ]
+        if index == 0:
+            for layer, array in enumerate(arrays):
+                path = os.path.join(folder, f"{name}-{layer}.npy")
+                shape = (count, *array.shape)
+                files.append(open_memmap(path, mode="w+", dtype=array.dtype, shape=shape))
+        shapes = [(array.shape, array.dtype) for array in arrays]
+        wanted = [(file.shape[1:], file.dtype) for file in files]
+        if shapes != wanted:
+            raise InputError(
+                f"{name}: item {index} of the dataset holds {_listed(shapes)}, item 0 "
+                f"{_listed(wanted)}"
+            )
+        for file, array in zip(files, arrays, strict=True):
+            file[index] = array
+    return [Path(folder) / f"{name}-{layer}.npy" for layer in range(len(files))]
+
+
+def _listed(shapes: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
+    return " and ".join(f"{dtype} {list(shape)}" for shape, dtype in shapes) or "no tensors"
+
+
 def scratch(folder: Path | None) -> AbstractContextManager[str]:
-    """A folder for scratch files, removed afterwards: beside the checkpoint, where there is one."""
+    """A folder for scratch files, removed afterwards: in the checkpoint's, if there is one."""
     if folder is None:
         return tempfile.TemporaryDirectory(prefix="musc_fast-")
+    folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder)
 
 
@@ -90,7 +129,7 @@ class Checkpoint:
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        key = json.dumps({**settings, "tokens": [_digest(layer) for layer in layers]})
+        key = json.dumps({**settings, "tokens": [digest(layer) for layer in layers]})
         file = self.folder / "run.json"
         if not file.exists():
             if any(self.folder.glob("part-*.npy")):
@@ -122,7 +161,8 @@ class Checkpoint:
             os.fsync(file.fileno())
 
 
-def _digest(layer: Tensor) -> str:
+def digest(layer: Tensor) -> str:
+    """Of a layer's dtype, shape and values, in 32 hex digits."""
     digest = hashlib.blake2b(f"{layer.dtype} {list(layer.shape)}".encode(), digest_size=16)
     for image in layer:
         digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

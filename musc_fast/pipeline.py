@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .backends import resolve
+from .bank import Eviction, ReferenceBank
 from .checks import check_settings
 from .datasets.images import find_images, read_image, to_rgb
 from .errors import ImageError, InputError
@@ -26,6 +27,7 @@ from .features import Backbone, load_backbone
 from .progress import StageProgress, stage_bars
 from .sampling import check_max_references
 from .scoring import BatchScores, score_batch
+from .stream import StreamScore, new_bank, stream
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -173,6 +175,32 @@ class MuSc:
         self.timings["scoring"] = perf_counter() - start
         return result
 
+    def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
+        """An empty `ReferenceBank` for this backbone and these settings."""
+        return new_bank(self, capacity, evict=evict)
+
+    def stream(
+        self,
+        images: str | os.PathLike[str] | Iterable[ImageLike],
+        *,
+        bank: ReferenceBank | None = None,
+        start: int = 10,
+    ) -> Iterator[StreamScore]:
+        """Score images one after another, each against the bank of those before it.
+
+        images: a folder, or any iterable, also an endless one, of images as for `score`.
+        bank: continues an earlier one (`new_bank`, `ReferenceBank.load`); it takes up every image
+            that is scored. None: a new one of 200 images.
+        start: with an empty bank, the first images are scored against each other, and yielded when
+            there are so many; fewer, if `images` ends before.
+        Yields raw scores (RsCIN needs a whole batch). Raises ImageError at an unreadable image,
+        which ends the stream, InputError for a wrong argument, BankError for a bank of another
+        backbone or other settings.
+        """
+        if isinstance(images, str | os.PathLike):
+            images = find_images([Path(images)])
+        yield from stream(self, images, bank=bank, start=start)
+
     def extract(
         self,
         images: Images,
@@ -213,7 +241,7 @@ class MuSc:
             if progress is not None:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
-            raise _unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+            raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
         seconds = perf_counter() - start
         return BatchFeatures(
             tokens=tuple(room[:filled] for room in layers),
@@ -294,7 +322,8 @@ def _room(count: int, like: Tensor) -> Tensor:
     return torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=like.device)
 
 
-def _unreadable(bad: list[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+    """The error that lists (name, reason) of the images that cannot be read."""
     listing = "\n".join(f"  {reason}" for _, reason in bad)
     way_out = (
         "remove them, or skip them (skip_bad=True, --skip-bad)" if can_skip else "none is left"

@@ -1,6 +1,7 @@
 """Memory budget -> chunks: pure arithmetic, no tensors.
 
-The CPU search holds, beyond input and output, the rounded operands of every image and, for a chunk
+The CPU search holds, beyond input and output, the rounded operands of every image (in a scratch
+file where memory is too small for them) and, for a chunk
 of query images, the best score of every (patch, reference image, segment of its patches). Larger
 segments need less memory and more time in the second pass; smaller chunks lose the symmetry of
 pairs in different chunks.
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from .errors import InputError
 
+_MAPPED = 1.25  # cost of a search whose operands lie in a file, roughly
 _SHARE = 0.5  # of the free memory, where no limit is given
 _RESERVE = 32 << 20  # scratch: samples, bases, the refinement's lists
 SEGMENTS = (48, 96, 192, 384, 768, 1536)
@@ -23,11 +26,15 @@ PANEL = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """`chunk` query images at a time, `segment` patches a score; `bytes` is the peak's estimate."""
+    """`chunk` query images at a time, `segment` patches a score; `bytes` is the peak's estimate.
+
+    `mapped`: the operands lie in a scratch file and are not counted.
+    """
 
     chunk: int
     segment: int
     bytes: int
+    mapped: bool = False
 
 
 def free_memory() -> int:
@@ -81,16 +88,17 @@ def plan_search(
 
     `words`: 32-bit words of a rounded row, `extra`: bytes of its closer representations.
     `columns`: references that one query is compared with.
-    `memory_limit` None: half of what is free. Raises InputError where even one image at a time
-    does not fit.
+    `memory_limit` None: half of what is free. Operands that do not fit beside the scores of a good
+    chunk lie in a scratch file. Raises InputError where even the scores of one image do not fit.
     """
-    fixed = operand_bytes(images, patches, words, extra) + _RESERVE
+    operands = operand_bytes(images, patches, words, extra)
     if not symmetric:
-        fixed += operand_bytes(references, reference_patches, words, extra)
+        operands += operand_bytes(references, reference_patches, words, extra)
     limit = int(free_memory() * _SHARE) if memory_limit is None else memory_limit
     best: tuple[float, Plan] | None = None
     finest = 0 if words > _LONG_ROW else 1
-    for segment in SEGMENTS[finest:]:
+    for mapped, segment in product((False, True), SEGMENTS[finest:]):
+        fixed = _RESERVE + (0 if mapped else operands)
         each = score_bytes(patches, columns, reference_patches, segment)
         chunk = min(images, (limit - fixed) // each)
         if chunk < 1:
@@ -99,12 +107,12 @@ def plan_search(
         chunk = -(-images // chunks)  # of even size
         # Pairs within a chunk cost half; a segment twice as large costs a tenth more.
         pairs = images * (columns * (1 - chunk / (2 * references)) if symmetric else columns)
-        cost = pairs * (1 + 0.1 * (SEGMENTS.index(segment) - finest))
-        plan = Plan(chunk, segment, fixed + chunk * each)
+        cost = pairs * (1 + 0.1 * (SEGMENTS.index(segment) - finest)) * (_MAPPED if mapped else 1)
+        plan = Plan(chunk, segment, fixed + chunk * each, mapped)
         if best is None or cost < best[0]:
             best = (cost, plan)
     if best is None:
-        needed = fixed + score_bytes(patches, columns, reference_patches, SEGMENTS[-1])
+        needed = _RESERVE + score_bytes(patches, columns, reference_patches, SEGMENTS[-1])
         raise InputError(
             f"memory_limit: this search needs at least {needed / 2**20:.0f} MiB beyond input and "
             f"output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"

@@ -15,10 +15,12 @@ import torch
 from ._version import __version__
 from .backends import resolve
 from .errors import ImageError, InputError
+from .launch import launched, score_over_ranks
 from .pipeline import BatchFeatures, MuSc, check_apart
-from .progress import stage_bars
+from .progress import StageProgress, stage_bars
 from .report.heatmap import MapScale, scale_of
 from .report.results import Run, staged, write_results, write_settings
+from .scoring import BatchScores
 from .threshold import find_threshold
 
 
@@ -41,6 +43,7 @@ def score_images(
     are flagged by the rule of `find_threshold` on the raw scores; `threshold` flags raw scores from
     there on instead, `expected_defect_rate` that share of the batch. map_scale "image" gives each
     picture a scale of its own.
+    Under torchrun this is for rank 0; the others call `score_over_ranks` meanwhile.
     Raises ImageError listing the unreadable images unless `skip_bad`, InputError where an option is
     out of range or `out` holds something else than an earlier run.
     """
@@ -54,21 +57,7 @@ def score_images(
         )
     check_apart(paths, references or ())
     with staged(out, [*paths, *(references or ())]) as stage, stage_bars(shown) as report:
-        query = musc.extract(paths, skip_bad=skip_bad, progress=report)
-        others = (
-            None
-            if references is None
-            else musc.extract(
-                references,
-                skip_bad=skip_bad,
-                progress=lambda _, done, total: report("reference features", done, total),
-            )
-        )
-        if others is None and len(query.sources) < 2:
-            raise ImageError(
-                f"only {len(query.sources)} of {len(paths)} images can be read; 2 are needed"
-            )
-        scores = musc.score_features(query, others, progress=report)
+        query, others, scores = _scored(musc, paths, references, skip_bad, report)
         raw_scores = scores.raw_image_scores.cpu().numpy()
         run = Run(
             paths=[paths[source] for source in query.sources],
@@ -89,6 +78,35 @@ def score_images(
         run.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
         write_settings(stage, run, map_scale)
     return run
+
+
+def _scored(
+    musc: MuSc,
+    paths: Sequence[Path],
+    references: Sequence[Path] | None,
+    skip_bad: bool,
+    report: StageProgress,
+) -> tuple[BatchFeatures, BatchFeatures | None, BatchScores]:
+    """Features and scores, in this process or, on rank 0 of several, with the others."""
+    if launched()[1] > 1:
+        found = score_over_ranks(musc, paths, references, skip_bad=skip_bad, progress=report)
+        assert found is not None  # this is rank 0
+        return found
+    query = musc.extract(paths, skip_bad=skip_bad, progress=report)
+    others = (
+        None
+        if references is None
+        else musc.extract(
+            references,
+            skip_bad=skip_bad,
+            progress=lambda _, done, total: report("reference features", done, total),
+        )
+    )
+    if others is None and len(query.sources) < 2:
+        raise ImageError(
+            f"only {len(query.sources)} of {len(paths)} images can be read; 2 are needed"
+        )
+    return query, others, musc.score_features(query, others, progress=report)
 
 
 def run_settings(

@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from . import ops, reference
 from .backends import resolve
 from .checks import check_settings
-from .large import Checkpoint, parts_of, pooled_file, scratch
+from .large import Checkpoint, dataset_files, parts_of, pooled_file, scratch
 from .progress import stage_bars
 from .sampling import check_max_references, sample_others, sample_references
 from .tokens import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
@@ -42,10 +44,10 @@ class BatchScores:
 
 @torch.no_grad()
 def score_batch(
-    tokens: Tokens,
+    tokens: Tokens | Dataset[Any],
     *,
     cls_tokens: Tensor | NDArray[Any] | None = None,
-    references: Tokens | None = None,
+    references: Tokens | Dataset[Any] | None = None,
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
@@ -64,7 +66,9 @@ def score_batch(
     tokens: patch tokens of one layer [N, prefix + P, C], or a sequence of such arrays, one a layer
         (C may differ by layer); torch or numpy, any floating dtype, finite. A layer may also be
         the path of a .npy or .safetensors file: it is mapped, not loaded, and LNAMD's results are
-        scratch files then, so that memory does not grow with N P C.
+        scratch files then, so that memory does not grow with N P C. Or a torch Dataset whose items
+        are single images, [prefix + P, C] or a sequence of them, one a layer: it is read once, one
+        image at a time, into such files.
     cls_tokens: [N, D] class tokens for RsCIN; None leaves the raw image scores.
     references: tokens of other images in the same form as `tokens`, scored against instead of the
         batch itself; needed for N = 1.
@@ -84,38 +88,47 @@ def score_batch(
     Raises InputError naming the argument (and image and layer), what was found and what is wanted.
     Method: Li et al., MuSc, ICLR 2024.
     """
-    layers = token_layers("tokens", tokens, prefix_tokens)
-    others = None if references is None else token_layers("references", references, prefix_tokens)
-    check_layers(layers, others)
-    n, p = layers[0].shape[:2]
-    shape = grid_of(grid, p, prefix_tokens)
-    size = map_size(image_size, shape)
-    check_settings(degrees, topmin, neighbors, precision, memory_limit)
-    check_max_references(max_references)
-    resolve(backend, layers[0].device)
-    classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
+    with scratch(None if checkpoint is None else Path(checkpoint)) as folder:
+        if isinstance(tokens, Dataset):
+            tokens = dataset_files("tokens", tokens, folder)
+        if isinstance(references, Dataset):
+            references = dataset_files("references", references, folder)
+        layers = token_layers("tokens", tokens, prefix_tokens)
+        others = (
+            None if references is None else token_layers("references", references, prefix_tokens)
+        )
+        check_layers(layers, others)
+        n, p = layers[0].shape[:2]
+        shape = grid_of(grid, p, prefix_tokens)
+        size = map_size(image_size, shape)
+        check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        check_max_references(max_references)
+        resolve(backend, layers[0].device)
+        classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
 
-    lists: Tensor | None = None
-    if max_references is not None and others is None:
-        lists = sample_others(layers[0], max_references)
-    elif max_references is not None and others is not None:
-        chosen = sample_references(others[0], max_references)
-        others = others if chosen is None else [layer[chosen] for layer in others]
-    settings: dict[str, Any] = {
-        "grid": list(shape), "degrees": [int(r) for r in degrees], "topmin": list(topmin),
-        "precision": precision, "max_references": max_references,
-        "backend": resolve(backend, layers[0].device).name,
-    }  # fmt: skip
-    kept = (
-        None if checkpoint is None else Checkpoint(checkpoint, [*layers, *(others or ())], settings)
-    )
-    with reporter(progress) as report, scratch(kept.folder if kept else None) as folder:
-        run = _Run(
-            shape, tuple(degrees), topmin, lists, backend, precision, memory_limit, kept, report,
-            folder if in_files(tokens) else None,
-        )  # fmt: skip
-        patch_scores = _patch_scores(layers, others, run).reshape(n, *shape)
-    return finished(patch_scores, size, classes, neighbors)
+        lists: Tensor | None = None
+        if max_references is not None and others is None:
+            lists = sample_others(layers[0], max_references)
+        elif max_references is not None and others is not None:
+            chosen = sample_references(others[0], max_references)
+            others = others if chosen is None else [layer[chosen] for layer in others]
+        settings: dict[str, Any] = {
+            "grid": list(shape), "degrees": [int(r) for r in degrees], "topmin": list(topmin),
+            "precision": precision, "max_references": max_references,
+            "backend": resolve(backend, layers[0].device).name,
+        }  # fmt: skip
+        kept = (
+            None
+            if checkpoint is None
+            else Checkpoint(checkpoint, [*layers, *(others or ())], settings)
+        )
+        with reporter(progress) as report:
+            run = _Run(
+                shape, tuple(degrees), topmin, lists, backend, precision, memory_limit, kept,
+                report, folder if in_files(tokens) else None,
+            )  # fmt: skip
+            patch_scores = _patch_scores(layers, others, run).reshape(n, *shape)
+        return finished(patch_scores, size, classes, neighbors)
 
 
 def finished(

@@ -1,4 +1,4 @@
-"""What test_large.py runs in processes that it kills: importable from a process of its own."""
+"""What tests run in processes that they kill: importable from a process of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from musc_fast import large
+from musc_fast import MuSc, large
 from musc_fast.scoring import score_batch
+from musc_fast.watch import Settings, watching
+from tiny import TINY
 
 
 def score(paths: list[Path], kept: Path, out: Path) -> None:
@@ -19,3 +21,13 @@ def score(paths: list[Path], kept: Path, out: Path) -> None:
     with out.with_suffix(".tmp").open("wb") as file:
         np.save(file, scores.patch_scores.numpy())
     out.with_suffix(".tmp").rename(out)
+
+
+def watch(folder: Path, bank: Path, weights: Path, settings: Settings) -> None:
+    """Score what is in a folder, as `musc-fast watch --once`; the last file made is `done`."""
+    torch.set_num_threads(1)
+    musc = MuSc(TINY, weights=weights, image_size=96)
+    with watching(musc, folder, bank, bank.with_name("scores.csv"), settings) as watched:
+        for _ in watched.score(watched.look(settled=True), last=True):
+            pass
+    bank.with_name("done").touch()

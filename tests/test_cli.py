@@ -162,7 +162,10 @@ def test_an_interrupted_run_leaves_no_output(tmp_path: Path, weights: Path) -> N
         sys.executable, "-m", "musc_fast", "score", str(tmp_path / "images"),
         "--out", str(tmp_path / "out"), "--backbone", TINY, "--weights", str(weights),
     ]  # fmt: skip
+    # A shell's background job ignores SIGINT and hands that on; this run must not.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ignored)
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob(".out-partial-*")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import subprocess
 import sys
@@ -13,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import Dataset
 
 import killed_run
+from forked import CONTEXT
 from musc_fast import InputError, large, score_batch
 from musc_fast.backends import BACKENDS
 
@@ -117,15 +118,13 @@ def test_kill_at_any_point_and_go_on(tmp_path: Path) -> None:
     layers = batch(24, c=32, p=49)
     paths = files(tmp_path, layers)
     expected = score_batch(layers, prefix_tokens=1).patch_scores
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_run", "musc_fast.native"])
     generator = random.Random(0)
     kills, rounds, stamps = 0, 0, dict[str, int]()
     while kills < 20:
         kept, out = tmp_path / f"kept{rounds}", tmp_path / f"scores{rounds}.npy"
         rounds += 1
         while not out.exists():
-            child = context.Process(target=killed_run.score, args=(paths, kept, out))
+            child = CONTEXT.Process(target=killed_run.score, args=(paths, kept, out))
             child.start()
             child.join(timeout=generator.uniform(0.02, 0.4))
             if child.is_alive():
@@ -165,3 +164,36 @@ def test_memory_stays_within_the_limit(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "tokens.npy"), str(60 << 20)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 4 << 20 < int(done.stdout) <= 60 << 20
+
+
+class Images(Dataset[list[torch.Tensor]]):
+    """A dataset of tokens: an item is the layers of one image."""
+
+    def __init__(self, layers: list[torch.Tensor], odd: int | None = None) -> None:
+        self.layers, self.odd, self.read = layers, odd, 0
+
+    def __len__(self) -> int:
+        return len(self.layers[0])
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        self.read += 1
+        return [layer[index, int(index == self.odd) :] for layer in self.layers]
+
+
+def test_a_dataset_of_tokens(tmp_path: Path) -> None:
+    layers = batch(7)
+    data = Images(layers)
+    how: dict[str, Any] = {"prefix_tokens": 1, "image_size": 9}
+    assert same(score_batch(data, checkpoint=tmp_path, **how), score_batch(layers, **how))
+    assert data.read == 7
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix != ".npy") == [".json"]
+    others = [layer + 1 for layer in layers]
+    found = score_batch(layers, references=Images(others), **how)
+    assert same(found, score_batch(layers, references=others, **how))
+
+
+def test_wrong_datasets_are_refused() -> None:
+    with pytest.raises(InputError, match=r"item 3 .* \[16, 24\] .* \[17, 24\]"):
+        score_batch(Images(batch(5), odd=3))
+    with pytest.raises(InputError, match="no layer"):
+        score_batch(Images(batch(0)))

@@ -56,6 +56,13 @@ def test_references_add_their_operands() -> None:
     assert own.bytes > planning.operand_bytes(60, 1369, 16, 600)
 
 
+def test_operands_that_do_not_fit_lie_in_a_file() -> None:
+    assert not plan(limit=300 * MIB).mapped
+    found = plan(limit=90 * MIB)
+    assert found.mapped
+    assert found.bytes <= 90 * MIB < planning.operand_bytes(100, 1369, 16, 600)
+
+
 def test_impossible_limits_name_what_is_needed() -> None:
     with pytest.raises(InputError, match=r"at least (\d+) MiB") as caught:
         plan(limit=10 * MIB)

@@ -61,7 +61,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # real path -> path as found
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(_walk(path), key=natural_key)
+            inside = sorted(walk_images(path), key=natural_key)
             if not inside:
                 if is_results_folder(path):
                     raise ImageError(
@@ -224,7 +224,7 @@ def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk_images(folder: Path) -> Iterator[Path]:
     """Image files under `folder`; links to folders are followed, each real folder once.
 
     Our own pictures of an earlier run are left out; what else lies in its folder is not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -304,13 +304,17 @@ def prepare(
         symmetric=references is None,
         memory_limit=settings.memory_limit,
     )
-    plan = planning.Plan(settings.chunk or plan.chunk, settings.segment or plan.segment, plan.bytes)
+    plan = replace(
+        plan, chunk=settings.chunk or plan.chunk, segment=settings.segment or plan.segment
+    )
     report.space, report.scale = space.channels, space.scale
     report.chunk, report.segment = plan.chunk, plan.segment
     report.add("space", start)
     start = perf_counter()
-    left = Side(z, space, isa).fill()
-    right = None if references is None else Side(references, space, isa).fill()
+    left = Side(z, space, isa, mapped=plan.mapped).fill()
+    right = None
+    if references is not None:
+        right = Side(references, space, isa, mapped=plan.mapped).fill()
     search = Search(left, right, plan, settings, lists=lists)
     report.add("round", start)
     return search

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import torch
 from torch import Tensor
 
@@ -34,24 +36,38 @@ def words_of(space: Space, isa: str) -> int:
     return -(-space.channels // elements)
 
 
+def _anonymous(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype)
+
+
+def _mapped(size: int, dtype: torch.dtype) -> Tensor:
+    """As `torch.empty`, in a file that has no name any more: the system may drop its pages."""
+    if size == 0:
+        return torch.empty(0, dtype=dtype)
+    with tempfile.NamedTemporaryFile(prefix="musc_fast-") as file:
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype)
+
+
 class Side:
     """Operands of x [images, rows, C] float32 in `space`; `fill` makes those of some images.
 
-    `handle` points into the tensors held here, and into x.
+    `handle` points into the tensors held here, and into x. `mapped`: they lie in a scratch file of
+    the system's temporary folder, which goes with them.
     """
 
-    def __init__(self, x: Tensor, space: Space, isa: str) -> None:
+    def __init__(self, x: Tensor, space: Space, isa: str, *, mapped: bool = False) -> None:
         images, rows, _ = x.shape
         padded = planning.padded(rows)
         self.x, self.space, self.isa = x, space, isa
         self.words = words_of(space, isa)
-        self.left = torch.empty(images * padded * self.words, dtype=torch.int32)
-        self.right = torch.empty_like(self.left)
-        self.inits = torch.empty(2, images, padded, dtype=torch.int32)
-        self.bounds = torch.empty(images, rows, 4, dtype=torch.float32)
+        room = _mapped if mapped else _anonymous
+        self.left = room(images * padded * self.words, torch.int32)
+        self.right = room(images * padded * self.words, torch.int32)
+        self.inits = room(2 * images * padded, torch.int32).view(2, images, padded)
+        self.bounds = room(images * rows * 4, torch.float32).view(images, rows, 4)
         fine_stride, rest_stride = strides(space)
-        self.fine = torch.empty(images * rows * fine_stride, dtype=torch.int16)
-        self.rest = torch.empty(images * rows * rest_stride, dtype=torch.int8)
+        self.fine = room(images * rows * fine_stride, torch.int16)
+        self.rest = room(images * rows * rest_stride, torch.int8)
         self.handle = _C.Operands(
             left=self.left.data_ptr(),
             right=self.right.data_ptr(),

@@ -48,6 +48,38 @@ def test_peak_memory_stays_within_the_limit(references: int) -> None:
     assert len(sums) == 1  # and the result depends on none of it
 
 
+MAPPED = """
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+before, seen, files = anonymous(), [], []
+def look(done, total):
+    seen.append(anonymous())
+    files.append("musc_fast-" in open("/proc/self/maps").read())
+out = native.msm(z, others, 0, 8, memory_limit=limit, progress=look)
+print(max(seen) - before, float(out.sum()), any(files))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("references", [0, 1])
+def test_operands_beyond_the_limit_lie_in_a_file(references: int) -> None:
+    """The system may drop pages of a file; the memory beside them stays within the limit."""
+    script = SCRIPT[: SCRIPT.index("before =")] + MAPPED
+    sums = []
+    for limit, mapped in ((40 << 20, "True"), (1 << 30, "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(limit), "100", str(references)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, total, found = done.stdout.split()
+        assert (int(used) <= limit, found) == (True, mapped)
+        sums.append(total)
+    assert sums[0] == sums[1]
+
+
 def test_limit_that_nothing_fits_is_an_error_with_the_way_out() -> None:
     z = torch.nn.functional.normalize(torch.randn(4, 100, 40), dim=2)
     with pytest.raises(InputError, match=r"memory_limit.*at least \d+ MiB"):
