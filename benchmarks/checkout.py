@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 if importlib.util.find_spec("musc_fast") is None:
-    sys.path.insert(0, str(ROOT))
+    sys.path.append(str(ROOT))  # last: its `kernels/` must not hide kernels.py beside this file
 if importlib.util.find_spec("musc_fast.kernels") is None:
     _spec = importlib.util.spec_from_file_location(
         "musc_fast.kernels", ROOT / "kernels" / "__init__.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -109,6 +110,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "musc_fast": musc_fast.__version__,
+    }
+
+
+def described(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings of a run; of a path its name alone, for where it lay tells nobody anything."""
+    return {
+        key: value.name if isinstance(value, Path) else str(value)
+        for key, value in vars(arguments).items()
+        if key != "json"
     }
 
 

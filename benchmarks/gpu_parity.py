@@ -66,7 +66,7 @@ def operator_checks(device: torch.device, large: bool) -> Iterator[Check]:
     if large:
         shapes += [(4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
     elif runs_triton(device):  # the interpreter is slow
-        shapes = shapes[:1] + [(4, (2, 3), 40)]
+        shapes = [*shapes[:1], (4, (2, 3), 40)]
     for n, grid, c in shapes:
         tokens = features(n, grid[0] * grid[1], c, device)
         if n > 2:

@@ -44,6 +44,12 @@ def main() -> None:
 
         settings, results = cpu_kernels.measure(arguments.large, arguments.scaling, arguments.runs)
     else:
+        import gpu_parity
+
+        checks = gpu_parity.operator_checks(device, arguments.side >= 16)
+        failed = [each for each in checks if not each.passed]
+        if failed:
+            raise SystemExit(f"parity failed, no speed is reported: {failed}")
         settings = {"runs": arguments.runs}
         results = device_kernels(
             arguments.images, arguments.side, arguments.channels, device, arguments.runs
@@ -55,13 +61,9 @@ def main() -> None:
 def device_kernels(
     images: int, side: int, channels: int, device: torch.device, runs: int
 ) -> list[dict[str, Any]]:
-    """The Triton kernels on `device` after their parity; prints tables, returns their rows."""
+    """The Triton kernels on `device`; prints tables, returns their rows. Check parity before."""
     import gpu_kernels
-    import gpu_parity
 
-    failed = [each for each in gpu_parity.operator_checks(device, side >= 16) if not each.passed]
-    if failed:
-        raise SystemExit(f"parity failed, no speed is reported: {failed}")
     results: list[dict[str, Any]] = []
     for rows in gpu_kernels.measure(images, side, channels, device, runs):
         show(rows)
@@ -71,7 +73,8 @@ def device_kernels(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """A table of rows with a "what" and numbers."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "what"))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if name not in ("what", "usual")]
     table = Table()
     table.add_column("what")
     for name in names:
