@@ -39,8 +39,11 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/mypy kernels
 
-gpu-check: $(STAMP)
-	@$(BIN)/python benchmarks/gpu_check.py
+# On a machine whose own Python has torch, triton and a GPU nothing is installed.
+gpu-check:
+	@if $(PYTHON) -c 'import triton, torch, sys; sys.exit(not torch.cuda.is_available())' \
+	  2>/dev/null; then $(PYTHON) benchmarks/gpu_check.py; \
+	else $(MAKE) $(STAMP) && $(BIN)/python benchmarks/gpu_check.py; fi
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

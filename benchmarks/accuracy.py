@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import SHARED, write_json
+from common import SHARED, described, write_json
 from musc_fast import MuSc
 from musc_fast.datasets.layouts import Sample, load_mvtec, sample_mask
 from musc_fast.metrics import image_metrics, pixel_metrics
@@ -96,7 +96,7 @@ def main() -> None:
     if gaps:
         console.print(f"largest difference from the official figures: {max(gaps):.4f}")
     if arguments.json is not None and max(gaps, default=0.0) <= TOLERANCE:
-        write_json(arguments.json, {key: str(v) for key, v in vars(arguments).items()}, results)
+        write_json(arguments.json, described(arguments), results)
     if max(gaps, default=0.0) > TOLERANCE:
         raise SystemExit(f"figures differ by more than {TOLERANCE}; nothing was written")
 

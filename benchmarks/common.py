@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import musc_fast
 from musc_fast.files import replacing
@@ -58,6 +60,28 @@ def interleaved(calls: dict[str, Callable[[], Any]], runs: int, warm: int = 1) -
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
+def features(
+    n: int, p: int, c: int, device: torch.device, seed: int = 0
+) -> Tensor:  # fmt: skip
+    """Tokens [N, P, C] float32 with the spectrum of real ones, drawn.
+
+    A template of patches and each image's own deviation, spectrum 1 / k, noise, a hot channel.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    scale = torch.arange(1, c + 1, device=device).float() ** -1.0
+    rotation = torch.linalg.qr(draw(c, c)).Q
+    template = draw(1, p, c) * scale
+    tokens = torch.empty(n, p, c, device=device)
+    for i in range(n):
+        tokens[i] = ((template[0] + 0.5 * draw(p, c) * scale) @ rotation) + 0.002 * draw(p, c)
+    tokens[..., c // 3] *= 20
+    return tokens
+
+
 def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -86,6 +110,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "musc_fast": musc_fast.__version__,
+    }
+
+
+def described(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings of a run; of a path its name alone, for where it lay tells nobody anything."""
+    return {
+        key: value.name if isinstance(value, Path) else str(value)
+        for key, value in vars(arguments).items()
+        if key != "json"
     }
 
 

@@ -1,397 +1,219 @@
-"""Everything a machine with a GPU can tell, in one command: parity first, then speed.
+"""Everything a machine with a GPU can tell, in one command: parity, then speed, then verdicts.
 
     python benchmarks/gpu_check.py [--json benchmarks/results/gpu.json]
+    python benchmarks/gpu_check.py --device cpu --quick   # rehearsal in Triton's interpreter
 
-Needs torch, triton, and neither network nor backbones. Parity: every operator of the triton and
-torch backends and `score_batch`, against fp64 and tests/golden; results must be the same to the bit
-when repeated, in chunks, and from host memory. A failure ends the run before any speed. Timings
-are medians of interleaved runs between CUDA events; inputs are features with the spectrum of real
-ones (power law, one template for all images), larger than the L2 cache.
-
-What the work needs, hence the time no version can beat (dense peaks of the data sheets: H100 SXM
-989 TFLOPS in 16 bits, 1979 TOPS in int8, 3.35 TB/s; RTX 4090 165 TFLOPS in 16 bits with 32-bit
-sums, 661 TOPS, 1.0 TB/s), a layer and degree of N = 200, P = 1369, C = 1024:
-
-    operator            operations or bytes                        H100        RTX 4090
-    search, 16 bits     N (N-1) P^2 C        = 76.4 TFLOP          77 ms       463 ms
-    search, int8        the same             = 76.4 TOP            39 ms       116 ms
-    subspace, m = 128   N (N-1) P^2 m        =  9.5 TOP             5 ms        14 ms
-      second pass       the same again                              5 ms        14 ms
-    refinement          8 C bytes a candidate (0.3 N^2 P of them,
-                        L2 or memory)        = 135 GB              40 ms       134 ms
-    keys                16 N^2 P bytes       = 0.88 GB            0.3 ms       0.9 ms
-    LNAMD, 3 degrees    16 N P C bytes       = 4.5 GB             1.3 ms       4.5 ms
-    interval mean       4 N^2 P bytes        = 0.22 GB           0.07 ms      0.22 ms
-
-The official code does 2 N (N-1) P^2 C operations (no symmetry) and stores each distance.
+Needs torch and triton, neither network nor an installation. Parity (`gpu_parity.py`): every
+operator of every backend and `score_batch`, against fp64 and tests/golden; one failure ends the
+run before any speed. Speed: `kernels.py`, `score_batch` on four layers of features, then
+`throughput.py` from images to maps where the backbone and its weights are at hand. The verdicts
+compare what was measured with what the kernels are meant to reach; any FAIL makes the exit status
+1. What the work needs at least stands in `gpu_kernels.py`.
 """
 
 from __future__ import annotations
 
+import checkout  # isort: skip
 import argparse
-import importlib
-import statistics
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
-import triton
-from musc_fast.kernels import candidates, interval_mean, min_distance, resident, tiles
-from musc_fast.kernels.devices import arch_of
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-
-from common import ROOT, SHARED, write_json
-from musc_fast import device_planning, operands, reference
-from musc_fast.backends import BACKENDS
-from musc_fast.scoring import score_batch
-from musc_fast.triton_backend import Search
-
-TOLERANCE = 1e-5
-FAST_TOLERANCE = 5e-3
-console = Console()
+MINUTES = 8.0
 
 
-def backend(name: str) -> ModuleType:
-    return importlib.import_module(f"musc_fast.{name}_backend")
+@dataclass(frozen=True)
+class Sizes:
+    """Of the timed work; a GPU with less memory than it takes gets fewer images."""
+
+    images: int
+    side: int
+    channels: int
+    layers: int
+    runs: int
 
 
-def features(n: int, p: int, c: int, device: torch.device, seed: int = 0) -> Tensor:
-    """Tokens [N, P, C]: a template of patches and each image's own deviation, spectrum 1 / k."""
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=device)
-
-    scale = torch.arange(1, c + 1, device=device).float() ** -1.0
-    rotation = torch.linalg.qr(draw(c, c)).Q
-    template = draw(1, p, c) * scale
-    tokens = torch.empty(n, p, c, device=device)
-    for i in range(n):
-        tokens[i] = ((template[0] + 0.5 * draw(p, c) * scale) @ rotation) + 0.002 * draw(p, c)
-    tokens[..., c // 3] *= 20  # a hot channel
-    return tokens
+FULL = Sizes(images=200, side=37, channels=1024, layers=4, runs=5)
+QUICK = Sizes(images=4, side=3, channels=40, layers=2, runs=1)
 
 
-def difference(found: Tensor, wanted: Tensor) -> float:
-    if not torch.equal(torch.isinf(found), torch.isinf(wanted)):
-        return float("nan")
-    return float((found - wanted).nan_to_num(0, 0, 0).abs().max())
+@dataclass(frozen=True)
+class Verdict:
+    """A figure beside its limit; a figure that is missing does not pass."""
+
+    what: str
+    value: float | None
+    limit: float
+    at_least: bool = True
+
+    @property
+    def passed(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-def operator_parity(device: torch.device, large: bool) -> Iterator[tuple[str, float, float]]:
-    """(what, error, tolerance) of every operator of both backends."""
-    shapes = [(2, (1, 1), 40), (5, (1, 37), 40), (11, (4, 9), 72)]
-    if large:
-        shapes += [(4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
-    for name in ("triton", "torch"):
-        module = backend(name)
-        for n, grid, c in shapes:
-            tokens = features(n, grid[0] * grid[1], c, device)
-            if n > 2:
-                tokens[1] = tokens[0]
-                tokens[2] = tokens[0] + 1e-4 * tokens[2]
-            label = f"{name}, N = {n}, grid {grid}, C = {c}"
-            pooled = reference.lnamd(tokens.double(), grid, [1, 3, 5])
-            for z, truth in zip(module.lnamd(tokens, grid, [1, 3, 5]), pooled, strict=True):
-                yield f"lnamd, {label}", difference(z, truth), TOLERANCE
-            z = pooled[1].float()
-            truth = reference.patch_to_image(z.double())
-            for precision, limit in (("exact", TOLERANCE), ("fast", FAST_TOLERANCE)):
-                found = module.patch_to_image(z, precision=precision)
-                yield f"patch_to_image {precision}, {label}", difference(found, truth), limit
-            k_min, k_max = reference.interval((0.0, 0.3), n - 1)
-            wanted = reference.interval_mean(truth, k_min, k_max)
-            found = module.interval_mean(truth.float(), k_min, k_max)
-            yield f"interval_mean, {label}", difference(found, wanted), TOLERANCE
-            found = module.msm(z, None, k_min, k_max)
-            yield f"msm, {label}", difference(found, wanted), TOLERANCE
-            again = module.msm(z, None, k_min, k_max)
-            yield f"msm repeated, {label}", difference(again, found), 0.0
-            truth = reference.patch_to_image(z[:1].double(), z[1:].double())
-            found = module.patch_to_image(z[:1], z[1:])
-            yield f"references, {label}", difference(found, truth), TOLERANCE
-            host = module.msm(z.cpu(), None, k_min, k_max).to(device)
-            limit = 0.0 if name == "triton" else TOLERANCE
-            yield f"msm from host memory, {label}", difference(host, again), limit
-    z = reference.lnamd(features(6, 36, 72, device), (6, 6), [1])[0]
-    plans = [
-        device_planning.Plan(chunk, 2 * 36 * 36, 0, block) for chunk, block in ((6, None), (4, 3))
+def verdicts(rows: list[dict[str, Any]], device: str, minutes: float) -> list[Verdict]:
+    """What the measured rows say; the seconds of `score_batch` are judged on an H100 alone."""
+    named = {row["what"]: row for row in rows}
+
+    def figure(what: str, key: str) -> float | None:
+        return named.get(what, {}).get(key)
+
+    def ratio(slow: str, fast: str) -> float | None:
+        pair = figure(slow, "seconds"), figure(fast, "seconds")
+        return None if pair[0] is None or pair[1] is None else pair[0] / pair[1]
+
+    found = [
+        Verdict(f"{row['what']}: share of the product", row["of_product"], 0.75)
+        for row in rows
+        if row["what"].startswith("search, ") and "float16" in row["what"] and row.get("usual")
+    ] or [Verdict("16-bit search: share of the product", None, 0.75)]
+    for precision in ("exact", "fast"):
+        times = ratio(f"msm, torch {precision}", f"msm, triton {precision}")
+        found.append(Verdict(f"msm {precision}: times as fast as unfused", times, 1.5))
+    found += [
+        Verdict(f"{what}: share of the copy", figure(what, "of_copy"), 0.8)
+        for what in ("LNAMD, 3 degrees", "interval mean, [N, P, M]", "interval mean, [N, M, P]")
     ]
-    whole, parts = (
-        torch.cat([s for *_, s in Search(z, None, None, "exact", None, plan=plan).chunks()])
-        for plan in plans
-    )
-    yield "chunks and streamed rows", difference(parts, whole), 0.0
+    peak = figure("peak memory of msm", "of_plan")
+    off = None if peak is None else abs(peak - 1)
+    found.append(Verdict("peak memory: off the plan by", off, 0.05, at_least=False))
+    if "H100" in device:
+        for precision, limit in (("exact", 1.0), ("fast", 3.0)):
+            seconds = figure(f"score_batch, {precision}", "seconds")
+            found.append(Verdict(f"score_batch {precision}: seconds", seconds, limit, False))
+    return [*found, Verdict("this check: minutes", minutes, MINUTES, at_least=False)]
 
 
-def golden_parity(device: torch.device) -> Iterator[tuple[str, float, float]]:
-    """score_batch against the outputs of the official code."""
-    known = {each.name for each in BACKENDS}
-    paths = sorted([*(ROOT / "tests/golden").glob("*.npz"), *(SHARED / "golden").glob("*.npz")])
-    for path in {path.stem: path for path in paths}.values():
-        with np.load(path) as arrays:
-            if "tokens" not in arrays or not np.isfinite(arrays["patch_scores"]).all():
-                continue
-            case = dict(arrays)
-        tokens = [torch.from_numpy(layer).float().to(device) for layer in case["tokens"]]
-        wanted = torch.from_numpy(case["patch_scores"]).to(device)
-        for name in sorted({"triton", "torch"} & known):
-            found = score_batch(
-                tokens,
-                prefix_tokens=1,
-                degrees=[int(r) for r in case["degrees"]],
-                topmin=tuple(float(k) for k in case["topmin"]),
-                backend=name,
-            )
-            error = difference(found.patch_scores.reshape(wanted.shape), wanted)
-            yield f"score_batch, {name}, golden {path.stem}", error, 2e-5
+def official_ratio(rows: list[dict[str, Any]]) -> float:
+    """Time a pair of images of the official mutual scoring over that of the exact Triton one."""
+    pair = {row["what"]: row.get("microseconds_a_pair") for row in rows}
+    return float(pair["msm, official (cdist)"] / pair["msm, triton exact"])
 
 
-def parity(device: torch.device, large: bool) -> list[dict[str, Any]]:
-    """Run every check; exit with the list of failures if there are any."""
-    results, failed = [], []
-    for checks in (operator_parity(device, large), golden_parity(device)):
-        for what, error, limit in checks:
-            results.append({"check": what, "error": error, "limit": limit})
-            if not error <= limit:
-                failed.append(f"{what}: {error:.2e}, limit {limit:.0e}")
-    if failed:
-        sys.exit("parity failed, no speed is reported:\n" + "\n".join(failed))
-    console.print(f"parity: {len(results)} checks passed")
-    return results
+def batch_rows(sizes: Sizes, device: Any) -> Iterator[dict[str, Any]]:
+    """`score_batch` whole: exact by the certified search, fast by the full 16-bit search."""
+    from functools import partial
 
+    import gpu_kernels
+    from common import features
+    from musc_fast.scoring import score_batch
 
-def timed(
-    calls: dict[str, Callable[[], Any]], device: torch.device, runs: int = 5
-) -> dict[str, tuple[float, float]]:
-    """Median seconds and spread (max - min) / median of each call, taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(runs + 1):
-        for name, call in calls.items():
-            taken = _once(call, device)
-            if turn:
-                seconds[name].append(taken)
-    return {
-        name: (statistics.median(each), (max(each) - min(each)) / statistics.median(each))
-        for name, each in seconds.items()
-    }
-
-
-def _once(call: Callable[[], Any], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) / 1000
-
-
-def search_timings(n: int, p: int, c: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The search alone beside cuBLAS, in executed operations, and other configs for float16."""
-    z = torch.nn.functional.normalize(features(n, p, c, device), dim=2)
-    executed = n * (n - 1) * p * p
-    calls: dict[str, Callable[[], Any]] = {}
-    work: dict[str, float] = {}
-    half = z.reshape(-1, c).half()
-    rows = min(half.shape[0], 16384)
-    calls["cuBLAS float16"] = lambda: half[:rows] @ half[:rows].T
-    work["cuBLAS float16"] = 2.0 * rows * rows * c
-    for dtype, channels in [(torch.float16, None), (torch.int8, None)] + [
-        (torch.int8, m - 1) for m in (64, 128, 256) if 2 * m <= c
-    ]:
-        side = operands.fit_space(z, None, dtype, channels).apply(z)
-        depth = side.values.shape[2]
-        usual = tiles.pick_config(arch_of(z.device), dtype, p, p, depth)
-        configs = {"": usual}
-        if channels is None and p > 128:
-            configs[" 128x256"] = replace(usual, BLOCK_Q=256, num_stages=3, max_registers=0)
-            configs[" unbounded"] = replace(usual, max_registers=0)
-            configs[" group x2"] = replace(usual, GROUP=2 * usual.GROUP)
-        keys = min_distance.new_keys(n, n, p, device)
-        variants = {suffix: (config, None) for suffix, config in configs.items()}
-        if channels is None:
-            variants[" by pointers"] = (usual, False)
-        for suffix, (config, descriptors) in variants.items():
-            name = f"search {str(dtype).removeprefix('torch.')} {depth} channels{suffix}"
-            calls[name] = partial(
-                min_distance.min_distance,
-                *(side.values, side.norms, side.values, side.norms, keys),
-                triangle=True,
-                config=config,
-                descriptors=descriptors,
-            )
-            work[name] = float(executed) * depth
-        if depth <= resident.LARGEST_DEPTH:
-            name = f"resident search {str(dtype).removeprefix('torch.')} {depth} channels"
-            calls[name] = lambda side=side, keys=keys: resident.resident_min_distance(
-                side.values, side.norms, side.values, side.norms, keys, triangle=True
-            )
-            work[name] = float(executed) * depth
-        limits = torch.full(keys.shape, -torch.inf, device=device)
-        limits[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
-        name = f"second pass {str(dtype).removeprefix('torch.')} {depth} channels"
-        calls[name] = lambda side=side, keys=keys, limits=limits: candidates.candidates(
-            side.values, side.norms, side.values, side.norms, keys, limits, 1 << 20, triangle=True
-        )
-        work[name] = float(executed) * depth
-    for name, (seconds, spread) in timed(calls, device).items():
-        yield {
-            "what": name, "seconds": seconds, "spread": spread,
-            "executed_tflops": work[name] / seconds / 1e12,
-        }  # fmt: skip
-
-
-def memory_timings(n: int, grid: tuple[int, int], c: int, device: torch.device
-                   ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """LNAMD and the interval mean beside a copy, in bytes they must move."""
-    p = grid[0] * grid[1]
-    tokens = features(n, p, c, device)
-    target = torch.empty_like(tokens)
-    distances = torch.rand(n, p, n, device=device)
-    squared = torch.rand(n, n, p, device=device)
-    module = backend("triton")
-    k = max(1, int(0.3 * (n - 1)))
+    name = "triton" if device.type == "cuda" else "torch"
+    n, p, c = fitting(sizes, device), sizes.side**2, sizes.channels
+    layers = [features(n, p, c, device, seed) for seed in range(sizes.layers)]
+    grid = (sizes.side, sizes.side)
     calls: dict[str, Callable[[], Any]] = {
-        "copy": lambda: target.copy_(tokens),
-        "LNAMD, 3 degrees": lambda: module.lnamd(tokens, grid, [1, 3, 5]),
-        "interval mean [N, P, M]": lambda: module.interval_mean(distances, 0, k),
-        "interval mean [N, M, P]": lambda: interval_mean.interval_mean(
-            squared.transpose(1, 2), 0, k, squared=True
-        ),
+        f"score_batch, {precision}": partial(
+            score_batch, layers, grid=grid, backend=name, precision=precision
+        )
+        for precision in ("exact", "fast")
     }
-    moved = [8 * n * p * c, 16 * n * p * c, 4 * n * n * p, 4 * n * n * p]
-    found = timed(calls, device)
-    for (name, (seconds, spread)), count in zip(found.items(), moved, strict=True):
-        yield {"what": name, "seconds": seconds, "spread": spread, "tb_s": count / seconds / 1e12}
-
-
-def official(z: Tensor) -> Tensor:
-    """The official mutual scoring: torch.cdist of every image with every other."""
-    rows = []
-    for i in range(z.shape[0]):
-        others = [torch.cdist(z[i], z[j]).amin(1) for j in range(z.shape[0]) if j != i]
-        k = max(1, int(0.3 * len(others)))
-        rows.append(torch.stack(others, 1).topk(k, largest=False).values.mean(1))
-    return torch.stack(rows)
-
-
-def msm_timings(n: int, p: int, c: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Mutual scoring whole: ours on N images, the unfused and the official code on a few."""
-    z = torch.nn.functional.normalize(features(n, p, c, device), dim=2)
-    few = z[: min(n, 12)]
-    ours, unfused = backend("triton"), backend("torch")
-    k, k_few = max(1, int(0.3 * (n - 1))), max(1, int(0.3 * (few.shape[0] - 1)))
-    calls: dict[str, tuple[Tensor, Callable[[], Any]]] = {
-        "triton exact": (z, lambda: ours.msm(z, None, 0, k)),
-        "triton fast": (z, lambda: ours.msm(z, None, 0, k, precision="fast")),
-        "torch fast": (few, lambda: unfused.msm(few, None, 0, k_few, precision="fast")),
-        "torch exact": (few, lambda: unfused.msm(few, None, 0, k_few)),
-        "official (cdist)": (few, lambda: official(few)),
-    }
-    found = timed({name: call for name, (_, call) in calls.items()}, device, runs=3)
-    for name, (seconds, spread) in found.items():
-        m = calls[name][0].shape[0]
-        pairs = m * (m - 1)
+    for what, timing in gpu_kernels.timed(calls, device, min(sizes.runs, 3)).items():
         yield {
-            "what": f"msm, {name}", "images": m, "seconds": seconds, "spread": spread,
-            "microseconds_a_pair": 1e6 * seconds / pairs,
-            "effective_tflops": 2.0 * pairs * p * p * c / seconds / 1e12,
+            "what": what, "images": n, "seconds": timing.median, "spread": timing.spread,
+            "images_per_second": n / timing.median,
         }  # fmt: skip
-    if device.type == "cuda":
-        yield peak_memory(z, k)
 
 
-def peak_memory(z: Tensor, k: int) -> dict[str, Any]:
-    """The peak of one exact msm beside its plan."""
-    n, p, c = z.shape
-    limit = device_planning.limit_of(z.device, None)
-    plan = device_planning.plan_search(device_planning.Shape(n, p, n, p, c, True), limit)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    backend("triton").msm(z, None, 0, k)
-    used = torch.cuda.max_memory_allocated() - before
-    return {"what": "peak memory of msm", "planned_bytes": plan.bytes, "peak_bytes": used}
+def fitting(sizes: Sizes, device: Any) -> int:
+    """Images whose layers, their pooled copies and the search fit half the free memory."""
+    import torch
+
+    if device.type != "cuda":
+        return sizes.images
+    image = 4 * sizes.side**2 * sizes.channels * (sizes.layers + 5)
+    return max(2, min(sizes.images, int(0.5 * torch.cuda.mem_get_info(device)[0] / image)))
 
 
-def batch_timing(n: int, grid: tuple[int, int], c: int, device: torch.device) -> dict[str, Any]:
-    """score_batch: four layers, three degrees."""
-    layers = [features(n, grid[0] * grid[1], c, device, seed) for seed in range(4)]
-    found = timed({"": lambda: score_batch(layers, grid=grid, backend="triton")}, device, runs=2)
-    seconds, spread = found[""]
-    return {
-        "what": "score_batch, 4 layers, 3 degrees, exact", "images": n, "seconds": seconds,
-        "spread": spread, "images_per_second": n / seconds,
-    }  # fmt: skip
+def throughput(json: Path) -> str:
+    """Run `throughput.py` on the GPU; what came of it, in a sentence."""
+    command = [sys.executable, str(Path(__file__).with_name("throughput.py"))]
+    command += ["--device", "cuda", "--backend", "triton", "--json", str(json)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+    return f"throughput.py: not measured here: {said}"
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table()
-    table.add_column("what")
-    table.add_column("result")
-    for row in rows:
-        values = [f"{key} {value:.4g}" for key, value in row.items() if key != "what"]
-        table.add_row(row["what"], ", ".join(values))
-    console.print(table)
-
-
-def main() -> None:
-    """Parity, timings, JSON."""
+def main() -> int:
+    """Parity, timings, verdicts, JSON; the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--side", type=int, default=37, help="patches a side of the grid")
-    parser.add_argument("--channels", type=int, default=1024)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/gpu.json")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    parser.add_argument(
+        "--json", type=Path, help="write here (a GPU's default: benchmarks/results/gpu.json)"
+    )
     arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+    import torch
+
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA GPU: this check measures one; `make test` checks the rest")
-    start = time.perf_counter()
-    n, side, c = arguments.images, arguments.side, arguments.channels
-    if device.type == "cuda":  # four layers of tokens, z of three degrees and the search
-        free = torch.cuda.mem_get_info(device)[0]
-        n = min(n, int(0.5 * free / (4 * side * side * c * 9)))
-    checks = parity(device, large=side >= 16)
-    p = side * side
-    results: list[dict[str, Any]] = []
-    for part in (
-        search_timings(min(n, 48), p, c, device),
-        memory_timings(n, (side, side), c, device),
-        msm_timings(n, p, c, device),
-    ):
-        rows = list(part)
-        show(rows)
-        results += rows
-    if "triton" in {each.name for each in BACKENDS}:
-        results.append(batch_timing(n, (side, side), c, device))
-        show(results[-1:])
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        print("no CUDA GPU: this check measures one; `make test` checks the rest", file=sys.stderr)
+        return 1
+    path = arguments.json
+    if path is None and device.type == "cuda":
+        path = checkout.ROOT / "benchmarks" / "results" / "gpu.json"
+    return check(device, QUICK if arguments.quick else FULL, path)
+
+
+def check(device: Any, sizes: Sizes, path: Path | None) -> int:
+    """Everything, in order; nothing is timed after a red parity."""
+    import torch
+    import triton
+    from rich.console import Console
+
+    import gpu_parity
+    import kernels
+    from common import write_json
+
+    start, console = time.perf_counter(), Console()
+    checks = gpu_parity.all_checks(device, large=sizes.side >= 16)
+    failed = [each for each in checks if not each.passed]
+    for each in failed:
+        console.print(f"FAIL {each.what}: error {each.error:.2e}, limit {each.limit:.0e}")
+    console.print(f"parity: {len(checks) - len(failed)} of {len(checks)} checks passed")
+    if failed:
+        return 1
+    rows = kernels.device_kernels(sizes.images, sizes.side, sizes.channels, device, sizes.runs)
+    batch = list(batch_rows(sizes, device))
+    kernels.show(batch)
+    ratio = official_ratio(rows)
+    console.print(f"exact mutual scoring, a pair: {ratio:.3g} times as fast as the official code")
+    on_gpu = device.type == "cuda"
+    if on_gpu and path is not None:
+        console.print(throughput(path.with_name("throughput_gpu.json")))
+    minutes = (time.perf_counter() - start) / 60
+    name = torch.cuda.get_device_name(device) if on_gpu else "rehearsal on a CPU"
+    judged = verdicts([*rows, *batch], name, minutes) if on_gpu else []
+    for each in judged:
+        value = "not measured" if each.value is None else f"{each.value:.3g}"
+        sign = ">=" if each.at_least else "<="
+        verdict = "PASS" if each.passed else "FAIL"
+        console.print(f"{verdict} {each.what} {value} ({sign} {each.limit:g})")
     settings = {
-        "images": n, "patches": p, "channels": c, "triton": triton.__version__,
-        "checks": len(checks), "largest_error": max(check["error"] for check in checks),
-        "minutes": (time.perf_counter() - start) / 60,
+        **asdict(sizes), "device": name, "triton": triton.__version__, "checks": len(checks),
+        "largest_error": max(each.error for each in checks), "minutes": minutes,
+        "times_official": ratio,
+        "verdicts": [asdict(each) | {"passed": each.passed} for each in judged],
     }  # fmt: skip
-    write_json(arguments.json, settings, results)
-    console.print(f"{arguments.json} written after {settings['minutes']:.1f} minutes")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings, [*rows, *batch])
+        console.print(f"{path} written after {minutes:.1f} minutes")
+    return 0 if all(each.passed for each in judged) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

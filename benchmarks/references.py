@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from accuracy import SIZES, chosen
-from common import SHARED, write_json
+from common import SHARED, described, write_json
 from musc_fast import MuSc, score_batch
 from musc_fast.datasets.layouts import load_mvtec, sample_mask
 from musc_fast.metrics import image_metrics, pixel_metrics
@@ -62,7 +62,7 @@ def main() -> None:
                 results.append({"set": name, "backbone": backbone, **row})
     Console(width=160).print(table)
     if arguments.json is not None:
-        write_json(arguments.json, {key: str(v) for key, v in vars(arguments).items()}, results)
+        write_json(arguments.json, described(arguments), results)
 
 
 def measured(

@@ -10,6 +10,7 @@ symmetry), LNAMD reads and writes 4 N P C bytes a layer and degree.
 
 from __future__ import annotations
 
+import checkout  # noqa: F401  # isort: skip
 import argparse
 import tempfile
 import time
@@ -20,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import Timing, peak_memory, synchronise, write_json
+from common import Timing, described, peak_memory, synchronise, write_json
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
 from musc_fast.datasets.images import find_images, read_image
@@ -164,7 +165,7 @@ def report(
     console.print(", ".join(f"{name} {value:.2f}" for name, value in memory.items()))
     if arguments.json is not None:
         settings = {
-            **{key: str(value) for key, value in vars(arguments).items()},
+            **described(arguments),
             "image_size": musc.backbone.image_size,
             "weights": musc.backbone.source,
             "shape": {"N": n, "P": p, "C": c, "steps": steps},

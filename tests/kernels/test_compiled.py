@@ -43,7 +43,7 @@ def check(found: Compiled) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("channels", "dtype"),
-    [*((c, torch.float16) for c in (384, 768, 1024)), (1024, torch.bfloat16)],
+    [(c, dtype) for c in (384, 768, 1024) for dtype in (torch.float16, torch.bfloat16)],
 )
 def test_search_in_16_bits(arch: int, channels: int, dtype: torch.dtype) -> None:
     found = compiled("search_launch", arch, arch, dtype, channels)
@@ -83,9 +83,10 @@ def test_search_in_int8(arch: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [384, 768, 1024])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
-def test_second_pass(arch: int, dtype: torch.dtype) -> None:
-    found = static_report.search_launch(arch, dtype, 768, listing=True).compile(arch)
+def test_second_pass(arch: int, dtype: torch.dtype, channels: int) -> None:
+    found = static_report.search_launch(arch, dtype, channels, listing=True).compile(arch)
     check(found)
     assert (INT8_CORES if dtype == torch.int8 else TENSOR_CORES)[arch] in found.ptx
 
@@ -111,8 +112,8 @@ def test_specialised_warps(dtype: torch.dtype) -> None:
 def test_the_rest(arch: int) -> None:
     for launch in (
         static_report.interval_launch(200),
-        static_report.lnamd_launch(1024),
-        static_report.refine_launch(1024),
+        *(static_report.lnamd_launch(c) for c in (384, 768, 1024)),
+        *(static_report.refine_launch(c) for c in (384, 768, 1024)),
         *(static_report.quantise_launch(c, torch.int8) for c in (128, 384, 768, 1024)),
         static_report.quantise_launch(1024, torch.float16),
         static_report.quantise_launch(1024, torch.bfloat16),

@@ -1,0 +1,281 @@
+"""The Triton kernels one by one beside the limits of the device; see `kernels.py`.
+
+Limits measured in the same run: matrix products of cuBLAS in float16, bfloat16 and int8, and a copy
+of device memory. Medians of interleaved runs between CUDA events, each of as many calls as take
+20 ms; inputs are features with the spectrum of real ones, larger than the L2 cache.
+
+What the work needs, hence the time no version can beat (dense peaks of the data sheets: H100 SXM
+989 TFLOPS in 16 bits, 1979 TOPS in int8, 3.35 TB/s; RTX 4090 165 TFLOPS in 16 bits with 32-bit
+sums, 661 TOPS, 1.0 TB/s), a layer and degree of N = 200, P = 1369, C = 1024:
+
+    operator            operations or bytes                        H100        RTX 4090
+    search, 16 bits     N (N-1) P^2 C        = 76.4 TFLOP          77 ms       463 ms
+    search, int8        the same             = 76.4 TOP            39 ms       116 ms
+    subspace, m = 128   N (N-1) P^2 m        =  9.5 TOP             5 ms        14 ms
+      second pass       the same again                              5 ms        14 ms
+    refinement          8 C bytes a candidate (0.3 N^2 P of them,
+                        L2 or memory)        = 135 GB              40 ms       134 ms
+    keys                16 N^2 P bytes       = 0.88 GB            0.3 ms       0.9 ms
+    LNAMD, 3 degrees    16 N P C bytes       = 4.5 GB             1.3 ms       4.5 ms
+    rounding to int8    5 N P C bytes        = 1.4 GB             0.4 ms       1.4 ms
+    interval mean       4 N^2 P bytes        = 0.22 GB           0.07 ms      0.22 ms
+
+The official code does 2 N (N-1) P^2 C operations (no symmetry) and stores each distance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, resident, tiles
+from musc_fast.kernels.devices import arch_of
+from torch import Tensor
+
+from common import Timing, features
+from gpu_parity import backend, backends_of, runs_triton
+from musc_fast import operands
+
+Row = dict[str, Any]
+Call = Callable[[], Any]
+
+
+def timed(calls: dict[str, Call], device: torch.device, runs: int) -> dict[str, Timing]:
+    """Seconds of each call, taking turns after a warm-up."""
+    inner = {}
+    for name, call in calls.items():
+        call()
+        inner[name] = max(1, min(100, int(0.02 / _seconds(call, device, 1))))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(runs):
+        for name, call in calls.items():
+            seconds[name].append(_seconds(call, device, inner[name]))
+    return {name: Timing(tuple(each)) for name, each in seconds.items()}
+
+
+def _seconds(call: Call, device: torch.device, times: int) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        return max(1e-9, (time.perf_counter() - start) / times)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(times):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return max(1e-9, float(begin.elapsed_time(end)) / 1000 / times)
+
+
+def _row(what: str, timing: Timing, **more: Any) -> Row:
+    return {"what": what, "seconds": timing.median, "spread": timing.spread, **more}
+
+
+def product_limits(size: int, device: torch.device, runs: int) -> Iterator[Row]:
+    """Matrix products [size, size] x [size, size]: what the device's own library reaches."""
+    calls: dict[str, Call] = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        x, y = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        calls[f"matrix product, {name_of(dtype)}"] = partial(torch.mm, x, y.T)
+    x, y = (torch.randint(-127, 128, (size, size), device=device).to(torch.int8) for _ in "xy")
+    calls["matrix product, int8"] = partial(torch._int_mm, x, y.T)
+    for name, timing in timed(calls, device, runs).items():
+        yield _row(name, timing, tera_operations=2 * size**3 / timing.median / 1e12)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sides(z: Tensor) -> Iterator[operands.Operands]:
+    """The operands that are timed: all channels, and subspaces in int8."""
+    whole = [torch.float16, torch.bfloat16, torch.int8]
+    if z.device.type != "cuda":
+        whole.remove(torch.bfloat16)  # wrong in the interpreter
+    spaces = [(dtype, None) for dtype in whole]
+    spaces += [(torch.int8, m - 1) for m in (64, 128, 256) if 2 * m <= z.shape[2]]
+    for dtype, channels in spaces:
+        yield operands.fit_space(z, None, dtype, channels).apply(z)
+
+
+def _configs(side: operands.Operands) -> dict[str, tuple[tiles.Config, bool | None]]:
+    """Configs to compare, and whether to load by descriptors; the usual one first."""
+    _, p, depth = side.values.shape
+    arch = arch_of(side.values.device)
+    usual = tiles.pick_config(arch, side.values.dtype, p, p, depth)
+    found: dict[str, tuple[tiles.Config, bool | None]] = {"": (usual, None)}
+    if depth <= resident.LARGEST_DEPTH or p <= 128:
+        return found
+    found[", 128 x 256"] = (replace(usual, BLOCK_Q=256, num_stages=3, max_registers=0), None)
+    found[", registers unbounded"] = (replace(usual, max_registers=0), None)
+    found[", group x 2"] = (replace(usual, GROUP=2 * usual.GROUP), None)
+    found[", by pointers"] = (usual, False)
+    specialised = tiles.specialised(usual, arch)
+    if specialised is not None:
+        found[", specialised warps"] = (specialised, None)
+    return found
+
+
+def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]:
+    """The search alone in executed operations, its configs and its second pass."""
+    n, p, _ = z.shape
+    for side in _sides(z):
+        depth, dtype = side.values.shape[2], name_of(side.values.dtype)
+        keys = min_distance.new_keys(n, n, p, z.device)
+        both = (side.values, side.norms, side.values, side.norms)
+        calls: dict[str, Call] = {}
+        for suffix, (config, descriptors) in _configs(side).items():
+            calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
+                min_distance.min_distance, *both, keys, triangle=True, config=config,
+                descriptors=descriptors,
+            )  # fmt: skip
+        if depth <= resident.LARGEST_DEPTH:
+            calls[f"resident search, {dtype}, {depth} channels"] = partial(
+                resident.resident_min_distance, *both, keys, triangle=True
+            )
+        wanted: Tensor | None = None
+        for name, call in calls.items():
+            keys.fill_(min_distance.UNSET)
+            call()
+            found = min_distance.decode(keys, side.exact)[0]
+            wanted = found if wanted is None else wanted
+            allowed = 2 * side.error(side.largest()) / side.step**2
+            same = torch.where(torch.isinf(wanted), 0.0, found - wanted).abs().max()
+            if not float(same) <= allowed:
+                raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
+        least = torch.full(keys.shape, -torch.inf, device=z.device)
+        least[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
+        calls[f"second pass, {dtype}, {depth} channels"] = partial(
+            candidates.candidates, *both, keys, least, 1 << 20, triangle=True
+        )
+        work = n * (n - 1) * p * p * depth / 1e12
+        for name, timing in timed(calls, z.device, runs).items():
+            rate = work / timing.median
+            row = _row(name, timing, tera_operations=rate, of_product=rate / limits[dtype])
+            # The one that the library itself takes at this shape.
+            yield row | ({"usual": 1} if name == next(iter(calls)) else {})
+
+
+def memory_rows(
+    n: int, grid: tuple[int, int], c: int, device: torch.device, runs: int
+) -> Iterator[Row]:
+    """What moves bytes, beside a copy: its share of the copy's bandwidth."""
+    p = grid[0] * grid[1]
+    tokens = features(n, p, c, device)
+    rows = torch.nn.functional.normalize(tokens, dim=2).view(-1, c)
+    target = torch.empty_like(tokens)
+    distances = torch.rand(n, p, n, device=device)
+    squared = torch.rand(n, n, p, device=device)
+    mean = rows[:: max(1, n * p // 4096)].mean(0)
+    depth = -(-c // 32) * 32
+    module = backend("triton")
+    k = max(1, int(0.3 * (n - 1)))
+    size = n * p * c
+    calls: dict[str, tuple[int, Call]] = {
+        "copy": (8 * size, lambda: target.copy_(tokens)),
+        "LNAMD, 3 degrees": (16 * size, lambda: module.lnamd(tokens, grid, [1, 3, 5])),
+        "rounding to int8": (
+            (4 * c + depth + 8) * n * p,
+            lambda: quantise.quantise(rows, mean, torch.int8, 0.003, depth, spread=True),
+        ),
+        "rounding to float16": (
+            (4 * c + 2 * depth + 8) * n * p,
+            lambda: quantise.quantise(rows, mean, torch.float16, 1.0, depth, spread=False),
+        ),
+        "interval mean, [N, P, M]": (
+            4 * n * n * p,
+            lambda: interval_mean.interval_mean(distances, 0, k),
+        ),
+        "interval mean, [N, M, P]": (
+            4 * n * n * p,
+            lambda: interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True),
+        ),
+    }
+    found = timed({name: call for name, (_, call) in calls.items()}, device, runs)
+    copied = calls["copy"][0] / found["copy"].median
+    for name, timing in found.items():
+        rate = calls[name][0] / timing.median
+        yield _row(name, timing, tb_s=rate / 1e12, of_copy=rate / copied)
+
+
+def official(z: Tensor) -> Tensor:
+    """The official mutual scoring: torch.cdist of every image with every other."""
+    rows = []
+    for i in range(z.shape[0]):
+        others = [torch.cdist(z[i], z[j]).amin(1) for j in range(z.shape[0]) if j != i]
+        k = max(1, int(0.3 * len(others)))
+        rows.append(torch.stack(others, 1).topk(k, largest=False).values.mean(1))
+    return torch.stack(rows)
+
+
+def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
+    """Mutual scoring whole by every backend, and the official code on a few images."""
+    n, p, c = z.shape
+    few = z[: min(n, 12)]
+    k = max(1, int(0.3 * (n - 1)))
+    calls: dict[str, tuple[Tensor, Call]] = {
+        f"msm, {name} {precision}": (
+            z, partial(backend(name).msm, z, None, 0, k, precision=precision)
+        )
+        for name in backends_of(z.device)
+        for precision in ("exact", "fast")
+    }  # fmt: skip
+    calls["msm, official (cdist)"] = (few, lambda: official(few))
+    found = timed({name: call for name, (_, call) in calls.items()}, z.device, min(runs, 3))
+    for name, timing in found.items():
+        m = calls[name][0].shape[0]
+        pairs = m * (m - 1)
+        yield _row(
+            name, timing, images=m, microseconds_a_pair=1e6 * timing.median / pairs,
+            effective_tflops=2.0 * pairs * p * p * c / timing.median / 1e12,
+        )  # fmt: skip
+
+
+def memory_peak(z: Tensor) -> Row:
+    """The peak of one exact msm on a GPU beside its plan."""
+    from musc_fast.triton_backend import Search
+
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    k = max(1, int(0.3 * (z.shape[0] - 1)))
+    search = Search(z, None, k, "exact", None)
+    for _, _, squared in search.chunks():
+        interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True)
+        del squared
+    used = torch.cuda.max_memory_allocated() - before
+    planned = search.plan.bytes
+    return {
+        "what": "peak memory of msm", "planned_bytes": planned, "peak_bytes": used,
+        "of_plan": used / planned,
+    }  # fmt: skip
+
+
+def measure(
+    images: int, side: int, channels: int, device: torch.device, runs: int = 5
+) -> Iterator[list[Row]]:
+    """Rows of every part, one part after another."""
+    p = side * side
+    large = device.type == "cuda"
+    if large:  # tokens, their copy, three degrees and the search
+        free = torch.cuda.mem_get_info(device)[0]
+        images = max(2, min(images, int(0.5 * free / (4 * p * channels * 7))))
+    products = list(product_limits(8192 if large else 256, device, runs))
+    yield products
+    limits = {each["what"].split(", ")[1]: each["tera_operations"] for each in products}
+    if runs_triton(device):
+        few = features(min(images, 48), p, channels, device)
+        yield list(search_rows(torch.nn.functional.normalize(few, dim=2), limits, runs))
+        del few
+        yield list(memory_rows(images, (side, side), channels, device, runs))
+    z = torch.nn.functional.normalize(features(images, p, channels, device), dim=2)
+    yield list(msm_rows(z, runs))
+    if large:
+        yield [memory_peak(z)]

@@ -1,0 +1,158 @@
+"""Parity of every operator and of `score_batch` on one device, against fp64 and golden files."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import ROOT, SHARED, features
+from musc_fast import device_planning, reference
+from musc_fast.backends import BACKENDS
+from musc_fast.scoring import score_batch
+
+TOLERANCE = 1e-5
+FAST_TOLERANCE = 5e-3
+GOLDEN_TOLERANCE = 2e-5  # the official code works in fp32
+_MODULES = {"cpu": "native", "triton": "triton_backend", "torch": "torch_backend"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the largest error found and what it may be; NaN never passes."""
+
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit
+
+
+def runs_triton(device: torch.device) -> bool:
+    """On a GPU; on CPU tensors where TRITON_INTERPRET=1 switches Triton's interpreter on."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def backend(name: str) -> ModuleType:
+    return importlib.import_module(f"musc_fast.{_MODULES[name]}")
+
+
+def backends_of(device: torch.device) -> list[str]:
+    """Names of the backends that can run on `device`, the reference apart."""
+    usable = [each.name for each in BACKENDS if each.why_not(device) is None]
+    if runs_triton(device) and "triton" not in usable:
+        usable.append("triton")
+    return [name for name in usable if name != "reference"]
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape or not torch.equal(torch.isinf(found), torch.isinf(wanted)):
+        return float("nan")
+    same = torch.where(torch.isinf(found), 0.0, found - wanted)
+    return float(same.abs().max())
+
+
+def operator_checks(device: torch.device, large: bool) -> Iterator[Check]:
+    """Every operator of every backend across sizes, with duplicates and near-duplicates."""
+    shapes = [(2, (1, 1), 40), (5, (1, 37), 40), (11, (4, 9), 72)]
+    if large:
+        shapes += [(4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
+    elif runs_triton(device):  # the interpreter is slow
+        shapes = [*shapes[:1], (4, (2, 3), 40)]
+    for n, grid, c in shapes:
+        tokens = features(n, grid[0] * grid[1], c, device)
+        if n > 2:
+            tokens[1] = tokens[0]
+            tokens[2] = tokens[0] + 1e-4 * tokens[2]
+        for name in backends_of(device):
+            for check in _operators(name, tokens, grid):
+                label = f"{check.what}, {name}, N = {n}, grid {grid}, C = {c}"
+                yield Check(label, check.error, check.limit)
+
+
+def _operators(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Check]:
+    module, n = backend(name), tokens.shape[0]
+    pooled = reference.lnamd(tokens.double(), grid, [1, 3, 5])
+    for z, truth in zip(module.lnamd(tokens, grid, [1, 3, 5]), pooled, strict=True):
+        yield Check("lnamd", difference(z, truth), TOLERANCE)
+    z = pooled[1].float()
+    truth = reference.patch_to_image(z.double())
+    for precision, limit in (("exact", TOLERANCE), ("fast", FAST_TOLERANCE)):
+        found = module.patch_to_image(z, precision=precision)
+        yield Check(f"patch_to_image {precision}", difference(found, truth), limit)
+    k_min, k_max = reference.interval((0.0, 0.3), n - 1)
+    wanted = reference.interval_mean(truth, k_min, k_max)
+    found = module.interval_mean(truth.float(), k_min, k_max)
+    yield Check("interval_mean", difference(found, wanted), TOLERANCE)
+    found = module.msm(z, None, k_min, k_max)
+    yield Check("msm", difference(found, wanted), TOLERANCE)
+    again = module.msm(z, None, k_min, k_max)
+    yield Check("msm repeated", difference(again, found), 0.0)
+    host = module.msm(z.cpu(), None, k_min, k_max).to(z.device)
+    # Triton streams rows from host memory to the GPU; the others work where the tensors lie.
+    yield Check("msm from host memory", difference(host, again), 0.0 if name == "triton" else 1e-5)
+    truth = reference.patch_to_image(z[:1].double(), z[1:].double())
+    found = module.patch_to_image(z[:1], z[1:])
+    yield Check("references", difference(found, truth), TOLERANCE)
+
+
+def chunk_checks(device: torch.device) -> Iterator[Check]:
+    """The Triton search in chunks and with streamed rows: the same to the bit."""
+    if not runs_triton(device):
+        return
+    from musc_fast.triton_backend import Search
+
+    side = 6 if device.type == "cuda" else 3
+    p = side * side
+    z = reference.lnamd(features(6, p, 72, device), (side, side), [1])[0]
+    plans = [
+        device_planning.Plan(chunk, 2 * p * p, 0, block) for chunk, block in ((6, None), (4, 3))
+    ]
+    whole, parts = (
+        torch.cat([s for *_, s in Search(z, None, None, "exact", None, plan=plan).chunks()])
+        for plan in plans
+    )
+    yield Check("chunks and streamed rows", difference(parts, whole), 0.0)
+
+
+def golden_checks(device: torch.device) -> Iterator[Check]:
+    """`score_batch` against the outputs of the official code."""
+    paths = sorted([*(ROOT / "tests/golden").glob("*.npz"), *(SHARED / "golden").glob("*.npz")])
+    names = [each.name for each in BACKENDS if each.why_not(device) is None]
+    for path in {path.stem: path for path in paths}.values():
+        with np.load(path) as arrays:
+            if "tokens" not in arrays or not np.isfinite(arrays["patch_scores"]).all():
+                continue
+            case = dict(arrays)
+        tokens = [torch.from_numpy(layer).float().to(device) for layer in case["tokens"]]
+        size = int(case["image_size"])
+        for name in names:
+            found = score_batch(
+                tokens,
+                prefix_tokens=1,
+                image_size=size,
+                degrees=[int(r) for r in case["degrees"]],
+                topmin=tuple(float(k) for k in case["topmin"]),
+                backend=name,
+            )
+            for what, values in (
+                ("patch_scores", found.patch_scores.flatten(1)),
+                ("anomaly_maps", found.anomaly_maps),
+                ("image_scores_raw", found.raw_image_scores),
+            ):
+                wanted = torch.from_numpy(case[what]).to(device)
+                error = difference(values.double(), wanted.double())
+                yield Check(f"score_batch {what}, {name}, {path.stem}", error, GOLDEN_TOLERANCE)
+
+
+def all_checks(device: torch.device, large: bool) -> list[Check]:
+    """Every check, in order."""
+    return [*operator_checks(device, large), *chunk_checks(device), *golden_checks(device)]
