@@ -39,9 +39,9 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/mypy kernels
 
-# On a machine whose own Python has torch, triton and a GPU nothing is installed.
+# On a machine whose own Python has what the check needs, and a GPU, nothing is installed.
 gpu-check:
-	@if $(PYTHON) -c 'import triton, torch, sys; sys.exit(not torch.cuda.is_available())' \
+	@if $(PYTHON) -c 'import numpy, rich, triton, torch, sys; sys.exit(not torch.cuda.is_available())' \
 	  2>/dev/null; then $(PYTHON) benchmarks/gpu_check.py; \
 	else $(MAKE) $(STAMP) && $(BIN)/python benchmarks/gpu_check.py; fi
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,20 +33,23 @@ def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
     the file.
     """
     file = Path(path)
+    if file.suffix not in (".npy", ".safetensors"):
+        raise InputError(f"{where}: {file} is neither .npy nor .safetensors")
+    # Here, so that scoring tensors needs PyTorch alone.
+    from safetensors import SafetensorError, safe_open
+
     try:
         if file.suffix == ".npy":
             array = np.load(file, mmap_mode="c", allow_pickle=False)
             return torch.from_numpy(array)
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as stored:
-                names = list(stored.keys())
-                if len(names) != 1:
-                    raise InputError(f"{where}: {file} holds {len(names)} tensors, wanted one")
-                tensor: Tensor = stored.get_tensor(names[0])
-                return tensor
+        with safe_open(file, framework="pt") as stored:
+            names = list(stored.keys())
+            if len(names) != 1:
+                raise InputError(f"{where}: {file} holds {len(names)} tensors, wanted one")
+            tensor: Tensor = stored.get_tensor(names[0])
+            return tensor
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(f"{where}: {file} cannot be read as tokens: {error}") from None
-    raise InputError(f"{where}: {file} is neither .npy nor .safetensors")
 
 
 def dataset_files(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -181,3 +183,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         score_batch(**arguments)
+
+
+def test_tensors_are_scored_without_the_packages_for_files_and_images() -> None:
+    """`make gpu-check` runs on machines that have PyTorch, Triton and NumPy alone."""
+    code = (
+        "import sys\n"
+        "for name in ('safetensors', 'PIL', 'scipy', 'sklearn', 'open_clip', 'timm', 'typer'):\n"
+        "    sys.modules[name] = None\n"
+        "import torch\n"
+        "from musc_fast import score_batch\n"
+        "found = score_batch([torch.randn(4, 9, 8)], grid=(3, 3))\n"
+        "assert found.patch_scores.isfinite().all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
