@@ -3,9 +3,9 @@
     python benchmarks/gpu_check.py [--json benchmarks/results/gpu.json]
     python benchmarks/gpu_check.py --device cpu --quick   # rehearsal in Triton's interpreter
 
-Needs torch, triton, numpy and rich; neither network nor an installation. Parity (`gpu_parity.py`): every
-operator of every backend and `score_batch`, against fp64 and tests/golden; one failure ends the
-run before any speed. Speed: `kernels.py`, `score_batch` on four layers of features, then
+Needs torch, triton, numpy and rich; neither network nor an installation. Parity (`gpu_parity.py`):
+every operator of every backend and `score_batch`, against fp64 and tests/golden; one failure ends
+the run before any speed. Speed: `kernels.py`, `score_batch` on four layers of features, then
 `throughput.py` from images to maps where the backbone and its weights are at hand. The verdicts
 compare what was measured with what the kernels are meant to reach; any FAIL makes the exit status
 1. What the work needs at least stands in `gpu_kernels.py`.
