@@ -19,7 +19,7 @@ from .errors import InputError
 _MAPPED = 1.25  # cost of a search whose operands lie in a file, roughly
 _SHARE = 0.5  # of the free memory, where no limit is given
 _RESERVE = 32 << 20  # scratch: samples, bases, the refinement's lists
-SEGMENTS = (48, 96, 192, 384, 768, 1536)
+SEGMENTS = (16, 48, 96, 192, 384, 768, 1536)
 _LONG_ROW = 32  # words; from here on a finer segment saves more than its score costs
 PANEL = 16
 
@@ -61,6 +61,11 @@ def padded(patches: int) -> int:
     return -(-patches // PANEL) * PANEL
 
 
+def finest_segment(words: int) -> int:
+    """The segment for rows of `words` words where memory is no matter."""
+    return SEGMENTS[0 if words > _LONG_ROW else 3]
+
+
 def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
     """The rounded operands of `images` images: two layouts, two inits, bounds, `extra` a row."""
     return images * padded(patches) * (2 * 4 * words + 24 + extra)
@@ -96,7 +101,7 @@ def plan_search(
         operands += operand_bytes(references, reference_patches, words, extra)
     limit = int(free_memory() * _SHARE) if memory_limit is None else memory_limit
     best: tuple[float, Plan] | None = None
-    finest = 0 if words > _LONG_ROW else 1
+    finest = SEGMENTS.index(finest_segment(words))
     for mapped, segment in product((False, True), SEGMENTS[finest:]):
         fixed = _RESERVE + (0 if mapped else operands)
         each = score_bytes(patches, columns, reference_patches, segment)

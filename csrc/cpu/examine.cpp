@@ -6,158 +6,216 @@ namespace musc {
 namespace {
 
 constexpr int kFastCandidates = 4;
+constexpr int64_t kKeptScores = 8192;  // of a batch's best segments: what the nearest cache holds
+
+size_t sized(int64_t count) { return static_cast<size_t>(count); }
 
 }  // namespace
 
-// Scores of one patch against one segment, into scores_; returns how many.
-int64_t Examiner::scan(int64_t image, int64_t p, int64_t j, int64_t segment) {
-  const int64_t begin = segment * shape_.segment;
-  const int64_t width = std::min(shape_.segment, r_.padded - begin);
-  const int64_t row = image * q_.padded + p;
+Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& references,
+                   const SearchShape& shape, const RefineArgs& args, const Bounds* segment_bounds)
+    : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
+      segment_bounds_(segment_bounds),
+      segments_((references.padded + shape.segment - 1) / shape.segment),
+      batch_(std::min(kBatch, std::max<int64_t>(1, kKeptScores / shape.segment))),
+      inverse_(1.0 / shape.scale),
+      fine_inverse_(shape.fine_stride != 0 ? 1.0 / shape.fine_scale : 0.0),
+      t_(sized(segments_ * kBatch)), scores_(sized(batch_ * shape.segment)),
+      spare_(sized(shape.segment)), chosen_(sized(shape.segment + kPanel)) {
+  const size_t most = sized(batch_ * references.padded);
+  for (auto* list : {&slots_, &rows_, &others_, &squares_, &rests_}) list->resize(most);
+  distances_.resize(most);
+}
+
+void Examiner::examine(int64_t image, int64_t column, const Wanted* wanted, int64_t count,
+                       Hit* hits) {
+  const int64_t j = image_of(image, column);
+  counters[0] += count;
+  for (int64_t at = 0; at < count; at += batch_) {
+    const Batch batch{image, j,         column,
+                      wanted + at, std::min(batch_, count - at), hits + at,
+                      wanted[at].worst == kInfinity};
+    gather_segments(batch);
+    if (batch.fresh) {
+      start(batch);
+    } else {
+      for (int64_t n = 0; n < batch.count; ++n) {
+        batch.hits[n] = {batch.wanted[n].worst, static_cast<int32_t>(column), -1};
+      }
+    }
+    if (!args_.certified) {
+      for (int64_t n = 0; n < batch.count; ++n) look_at_best(batch, n);
+      continue;
+    }
+    collect(batch);
+    if (shape_.fine_stride != 0) look_closer(batch);
+    if (shape_.rest_stride != 0) look_at_rest(batch);
+    recompute(batch);
+  }
+}
+
+void Examiner::gather_segments(const Batch& batch) {
+  const uint16_t* best_of = best(batch.image, batch.column);
+  uint32_t least[kBatch];  // score and segment
+  std::fill_n(least, kBatch, 0xffffffffu);
+  for (int64_t s = 0; s < segments_; ++s, best_of += q_.padded) {
+    uint16_t* t = t_.data() + s * kBatch;
+    for (int64_t n = 0; n < batch.count; ++n) t[n] = best_of[batch.wanted[n].patch];
+    for (int64_t n = 0; n < kBatch; ++n) {
+      const uint32_t key = static_cast<uint32_t>(t[n]) << 16 | static_cast<uint32_t>(s);
+      least[n] = key < least[n] ? key : least[n];
+    }
+  }
+  for (int64_t n = 0; n < batch.count; ++n) first_[n] = least[n] & 0xffffu;
+}
+
+// Scores of one patch against one segment; returns how many.
+int64_t Examiner::scan(const Batch& batch, int64_t n, int64_t segment, int32_t* scores) {
+  const int64_t begin = segment * shape_.segment, p = batch.wanted[n].patch;
+  const int64_t row = batch.image * q_.padded + p, column = batch.j * r_.padded + begin;
   const uint32_t* left = q_.left + (row - p % kTileRows) * shape_.words + p % kTileRows;
-  isa_.int8.scan(left, r_.right + (j * r_.padded + begin) * shape_.words, shape_.words,
-                 width / kPanel, q_.left_init[row], r_.right_init + j * r_.padded + begin,
-                 scores_.data());
+  isa_.int8.scan(left, r_.right + column * shape_.words, shape_.words, width(segment) / kPanel,
+                 q_.left_init[row], r_.right_init + column, scores);
   ++counters[1];
-  return width;
+  return width(segment);
 }
 
-// The closer looks at the `count` candidates chosen_: those that stay are moved to the front.
-int64_t Examiner::closer(int64_t row, int64_t j, int64_t segment, int64_t count, double bound) {
-  const Bounds& mine = q_.bounds[row];
-  const Bounds& others = segment_bounds_[j * segments_ + segment];
-  const int64_t base = j * r_.rows + segment * shape_.segment;
-  const int16_t* x = q_.fine + row * shape_.fine_stride;
-  const int16_t* y = r_.fine + base * shape_.fine_stride;
-  isa_.fine_squares(x, y, shape_.fine_stride, chosen_.data(), count, squares_.data());
-  counters[4] += count;
-  const double rho = static_cast<double>(mine.fine) + others.fine;
-  const double reach = (bound + rho) * (1.0 + 1e-12) * fine_inverse_;
-  const double most = std::min(reach * reach, 2147483647.0);
-  const int32_t limit = static_cast<int32_t>(most);
-  int64_t kept = 0;
-  for (int64_t n = 0; n < count; ++n) {
-    const int32_t index = chosen_[n], square = squares_[n];
-    chosen_[kept] = index;
-    squares_[kept] = square;
-    kept += square <= limit ? 1 : 0;
+// The exact distance to the candidate of best score, for a start.
+void Examiner::start(const Batch& batch) {
+  for (int64_t n = 0; n < batch.count; ++n) {
+    int32_t* scores = scores_.data() + n * shape_.segment;
+    const int64_t count = scan(batch, n, first_[n], scores);
+    isa_.select(scores, count, isa_.largest(scores, count), chosen_.data());
+    rows_[sized(n)] = batch.wanted[n].patch;
+    others_[sized(n)] = static_cast<int32_t>(first_[n] * shape_.segment + chosen_[0]);
   }
-  if (shape_.rest_stride == 0 || kept == 0) return kept;
-
-  count = kept;
-  isa_.rest_squares(q_.rest + row * shape_.rest_stride, r_.rest + base * shape_.rest_stride,
-                    shape_.rest_stride, chosen_.data(), count, rests_.data());
-  counters[5] += count;
-  const double ceiling = bound * bound * (1.0 + 1e-12);
-  const int32_t own = x[shape_.prefix];  // the tail norm, not part of the prefix
-  kept = 0;
-  for (int64_t n = 0; n < count; ++n) {
-    const int32_t index = chosen_[n];
-    const int32_t apart = own - y[index * shape_.fine_stride + shape_.prefix];
-    const double prefix = std::sqrt(static_cast<double>(squares_[n] - apart * apart));
-    const double tail = std::sqrt(static_cast<double>(rests_[n]));
-    const Bounds& other = r_.bounds[base + index];
-    const double a =
-        std::max(0.0, prefix * shape_.fine_scale - (static_cast<double>(mine.fine) + other.fine));
-    const double b =
-        std::max(0.0, tail * shape_.rest_scale - (static_cast<double>(mine.rest) + other.rest));
-    chosen_[kept] = index;
-    kept += a * a + b * b <= ceiling ? 1 : 0;
-  }
-  return kept;
-}
-
-// Recomputes what the bounds leave of the scanned segment.
-void Examiner::examine_segment(int64_t row, int64_t j, int64_t segment, int64_t width, Hit* hit) {
-  const int64_t begin = segment * shape_.segment;
-  double bound = distance(hit->square);
-  const Bounds& mine = q_.bounds[row];
-  const int64_t widest = limit(bound + mine.rho + segment_bounds_[j * segments_ + segment].rho);
-  const int64_t count = isa_.select(scores_.data(), width, static_cast<int32_t>(-widest),
-                                    chosen_.data());
-  const float* x = q_.x + row * shape_.channels;
-  const int64_t base = j * r_.rows + begin;
-  int64_t kept = 0;  // padding may have been chosen where nothing is known yet
-  while (kept < count && begin + chosen_[kept] < r_.rows) ++kept;
-  if (shape_.fine_stride != 0) kept = closer(row, j, segment, kept, bound);
-  for (int64_t n = 0; n < kept; ++n) {
-    const int64_t patch = begin + chosen_[n];
-    if (patch == hit->patch) continue;
-    const int64_t other = base + chosen_[n];
-    if (shape_.fine_stride == 0) {
-      const int64_t t = -static_cast<int64_t>(scores_[chosen_[n]]);
-      if (t > limit(bound + mine.rho + r_.bounds[other].rho)) continue;
-    }
-    if (n + 1 < kept) prefetch(r_.x + (base + chosen_[n + 1]) * shape_.channels);
-    const float square =
-        isa_.squared_distance(x, r_.x + other * shape_.channels, shape_.channels);
-    ++counters[2];
-    if (square < hit->square ||
-        (square == hit->square && (hit->patch < 0 || patch < hit->patch))) {
-      hit->square = square;
-      hit->patch = static_cast<int32_t>(patch);
-      bound = distance(square);
-    }
+  candidates_ = batch.count;
+  isa_.squared_distances(q_.x + batch.image * q_.rows * shape_.channels,
+                         r_.x + batch.j * r_.rows * shape_.channels, shape_.channels, picks(),
+                         distances_.data());
+  counters[2] += batch.count;
+  for (int64_t n = 0; n < batch.count; ++n) {
+    batch.hits[n] = {distances_[sized(n)], static_cast<int32_t>(batch.column), others_[sized(n)]};
   }
 }
 
 // Without the certificate: the next few scores of the segment, whatever the bound says.
-void Examiner::look_at_best(int64_t row, int64_t j, int64_t segment, int64_t width, Hit* hit) {
-  const int64_t begin = segment * shape_.segment;
-  scores_[static_cast<size_t>(hit->patch - begin)] = std::numeric_limits<int32_t>::min();
-  for (int n = 1; n < kFastCandidates; ++n) {
-    isa_.select(scores_.data(), width, isa_.largest(scores_.data(), width), chosen_.data());
+void Examiner::look_at_best(const Batch& batch, int64_t n) {
+  const int64_t begin = first_[n] * shape_.segment, count = width(first_[n]);
+  int32_t* scores = scores_.data() + n * shape_.segment;
+  candidates_ = 0;
+  scores[batch.hits[n].patch - begin] = std::numeric_limits<int32_t>::min();
+  while (candidates_ < kFastCandidates - 1) {
+    isa_.select(scores, count, isa_.largest(scores, count), chosen_.data());
     const int64_t patch = begin + chosen_[0];
-    if (patch >= r_.rows) return;
-    scores_[static_cast<size_t>(chosen_[0])] = std::numeric_limits<int32_t>::min();
-    const float square = isa_.squared_distance(
-        q_.x + row * shape_.channels, r_.x + (j * r_.rows + patch) * shape_.channels,
-        shape_.channels);
-    ++counters[2];
-    if (square < hit->square || (square == hit->square && patch < hit->patch)) {
-      hit->square = square;
-      hit->patch = static_cast<int32_t>(patch);
+    if (patch >= r_.rows || scores[chosen_[0]] == std::numeric_limits<int32_t>::min()) break;
+    scores[chosen_[0]] = std::numeric_limits<int32_t>::min();
+    slots_[sized(candidates_)] = static_cast<int32_t>(n);
+    rows_[sized(candidates_)] = batch.wanted[n].patch;
+    others_[sized(candidates_++)] = static_cast<int32_t>(patch);
+  }
+  recompute(batch);
+}
+
+// The candidates of a scanned segment that the bound leaves.
+void Examiner::choose(const Batch& batch, int64_t n, int64_t segment, const int32_t* scores) {
+  const int64_t begin = segment * shape_.segment;
+  const double reach = reach_[n] + bounds_of(batch, n).rho;
+  const int64_t widest = limit(reach + segment_bounds_[batch.j * segments_ + segment].rho);
+  const int64_t count =
+      isa_.select(scores, width(segment), static_cast<int32_t>(-widest), chosen_.data());
+  const Bounds* bounds = r_.bounds + batch.j * r_.rows + begin;
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t at = chosen_[sized(k)], patch = begin + at;
+    if (patch >= r_.rows) break;  // padding, where nothing is known yet
+    bool keep = patch != batch.hits[n].patch;
+    if (shape_.fine_stride == 0) keep = keep && -scores[at] <= limit(reach + bounds[at].rho);
+    slots_[sized(candidates_)] = static_cast<int32_t>(n);
+    rows_[sized(candidates_)] = batch.wanted[n].patch;
+    others_[sized(candidates_)] = static_cast<int32_t>(patch);
+    candidates_ += keep ? 1 : 0;
+  }
+}
+
+// All candidates of the batch that the scores leave.
+void Examiner::collect(const Batch& batch) {
+  candidates_ = 0;
+  const Bounds* others = segment_bounds_ + batch.j * segments_;
+  float most = 0.0f;
+  for (int64_t s = 0; s < segments_; ++s) most = std::max(most, others[s].rho);
+  for (int64_t n = 0; n < batch.count; ++n) {
+    reach_[n] = distance(batch.hits[n].square);
+    if (batch.fresh) choose(batch, n, first_[n], scores_.data() + n * shape_.segment);
+    const double reach = reach_[n] + bounds_of(batch, n).rho;
+    const int64_t widest = limit(reach + most) >> shape_.shift;
+    for (int64_t s = 0; s < segments_; ++s) {
+      const int64_t t = t_[sized(s * kBatch + n)];
+      if (t > widest || (batch.fresh && s == first_[n])) continue;
+      if (t > (limit(reach + others[s].rho) >> shape_.shift)) continue;
+      scan(batch, n, s, spare_.data());
+      choose(batch, n, s, spare_.data());
     }
   }
 }
 
-// The nearest patch of the image of `column`, if it is not farther than `worst` (a squared distance).
-Hit Examiner::examine(int64_t image, int64_t p, int64_t column, float worst) {
-  ++counters[0];
-  const int64_t j = image_of(image, column);
-  const uint16_t* t = best(image, column) + p;
-  int64_t first = 0;
-  for (int64_t s = 1; s < segments_; ++s) {
-    if (t[s * q_.padded] < t[first * q_.padded]) first = s;
+// The first closer look, at the same vectors in 12 bits: only those that stay are kept.
+void Examiner::look_closer(const Batch& batch) {
+  const int64_t mine = batch.image * q_.rows, theirs = batch.j * r_.rows;
+  isa_.fine_squares(q_.fine + mine * shape_.fine_stride, r_.fine + theirs * shape_.fine_stride,
+                    shape_.fine_stride, picks(), squares_.data());
+  counters[4] += candidates_;
+  int64_t kept = 0;
+  for (int64_t n = 0; n < candidates_; ++n) {
+    const size_t at = sized(n);
+    const double rho = static_cast<double>(q_.bounds[mine + rows_[at]].fine) +
+                       r_.bounds[theirs + others_[at]].fine;
+    const double reach = (reach_[slots_[at]] + rho) * (1.0 + 1e-12) * fine_inverse_;
+    const int32_t square = squares_[at];
+    move(n, kept);
+    squares_[sized(kept)] = square;
+    kept += square <= reach * reach ? 1 : 0;
   }
-  const int64_t row = image * q_.rows + p;
-  Hit hit{worst, static_cast<int32_t>(column), -1};
-  int64_t width = scan(image, p, j, first);
-  if (worst == kInfinity) {  // Nothing is known yet: start from the best score.
-    const int32_t top = isa_.largest(scores_.data(), width);
-    isa_.select(scores_.data(), width, top, chosen_.data());
-    const int64_t patch = first * shape_.segment + chosen_[0];
-    hit.square = isa_.squared_distance(q_.x + row * shape_.channels,
-                                       r_.x + (j * r_.rows + patch) * shape_.channels,
-                                       shape_.channels);
-    hit.patch = static_cast<int32_t>(patch);
-    ++counters[2];
+  candidates_ = kept;
+}
+
+// The second: what the basis leaves out, in 8 bits, in place of the difference of its norms.
+void Examiner::look_at_rest(const Batch& batch) {
+  const int64_t mine = batch.image * q_.rows, theirs = batch.j * r_.rows;
+  isa_.rest_squares(q_.rest + mine * shape_.rest_stride, r_.rest + theirs * shape_.rest_stride,
+                    shape_.rest_stride, picks(), rests_.data());
+  counters[5] += candidates_;
+  const auto norm_of = [&](const int16_t* fine, int64_t row) -> int32_t {  // not in the prefix
+    return fine[row * shape_.fine_stride + shape_.prefix];
+  };
+  int64_t kept = 0;
+  for (int64_t n = 0; n < candidates_; ++n) {
+    const size_t at = sized(n);
+    const int64_t row = mine + rows_[at], other = theirs + others_[at];
+    const int32_t apart = norm_of(q_.fine, row) - norm_of(r_.fine, other);
+    const double prefix = std::sqrt(static_cast<double>(squares_[at] - apart * apart));
+    const double tail = std::sqrt(static_cast<double>(rests_[at]));
+    const Bounds &own = q_.bounds[row], &their = r_.bounds[other];
+    const double a =
+        std::max(0.0, prefix * shape_.fine_scale - (static_cast<double>(own.fine) + their.fine));
+    const double b =
+        std::max(0.0, tail * shape_.rest_scale - (static_cast<double>(own.rest) + their.rest));
+    const double reach = reach_[slots_[at]];
+    move(n, kept);
+    kept += a * a + b * b <= reach * reach * (1.0 + 1e-12) ? 1 : 0;
   }
-  if (!args_.certified) {
-    look_at_best(row, j, first, width, &hit);
-    return hit;
+  candidates_ = kept;
+}
+
+// The exact distances of what is left.
+void Examiner::recompute(const Batch& batch) {
+  isa_.squared_distances(q_.x + batch.image * q_.rows * shape_.channels,
+                         r_.x + batch.j * r_.rows * shape_.channels, shape_.channels, picks(),
+                         distances_.data());
+  counters[2] += candidates_;
+  for (int64_t n = 0; n < candidates_; ++n) {
+    const size_t at = sized(n);
+    improve(batch.hits + slots_[at], distances_[at], others_[at]);
   }
-  examine_segment(row, j, first, width, &hit);
-  double bound = distance(hit.square) + q_.bounds[row].rho;
-  for (int64_t s = 0; s < segments_; ++s) {
-    if (s == first) continue;
-    const int64_t reach = limit(bound + segment_bounds_[j * segments_ + s].rho);
-    if (t[s * q_.padded] > (reach >> shape_.shift)) continue;
-    width = scan(image, p, j, s);
-    examine_segment(row, j, s, width, &hit);
-    bound = distance(hit.square) + q_.bounds[row].rho;
-  }
-  return hit;
 }
 
 }  // namespace musc

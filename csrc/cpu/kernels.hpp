@@ -16,7 +16,12 @@ namespace musc {
 
 constexpr int64_t kTileRows = 8;     // a group of `left`
 constexpr int64_t kPanel = 16;       // a group of `right`
-constexpr int64_t kSegmentUnit = 48; // segments are multiples of both tile sides, 8 and 3 * 16
+// A segment is one panel, or a multiple of both tile sides, 8 and 3 * 16.
+constexpr int64_t kSegmentUnit = 48;
+constexpr int64_t kMaxSegment = 32 * kSegmentUnit;
+inline bool is_segment(int64_t size) {
+  return size == kPanel || (size > 0 && size % kSegmentUnit == 0 && size <= kMaxSegment);
+}
 
 // Score is int32_t or float; Best, what is kept of a maximum, is uint16_t or float.
 template <class Score, class Best>
@@ -28,7 +33,7 @@ struct PairArgs {
   int64_t words;          // K
   int64_t left_padded;    // rows of the left image, a multiple of 16
   int64_t right_padded;   // rows of the right image
-  int64_t segment;        // a multiple of kSegmentUnit
+  int64_t segment;        // see is_segment()
   int shift;              // integer scores are kept as (-score) >> shift
   Best* left_best;        // [segments of right][left_padded]
   Best* right_best;       // [segments of left][right_padded], or null: not wanted
@@ -37,6 +42,13 @@ struct PairArgs {
 // int8: Best is (-score) >> shift, saturated: smaller is nearer. Floats: Best is -score.
 using PairInt = PairArgs<int32_t, uint16_t>;
 using PairFloat = PairArgs<float, float>;
+
+// Rows to compare: rows[n] of x with others[n] of y.
+struct Picks {
+  const int32_t* rows;
+  const int32_t* others;
+  int64_t count;
+};
 
 struct IntKernel {
   int elements;  // per word: 4 (int8) or 2 (int16)
@@ -68,17 +80,18 @@ struct Isa {
   // In place on [channels][8]; signs [4][size], size the largest power of two <= channels.
   void (*rotate)(float* values, int64_t channels, int64_t size, const float* signs);
   // sum((x - y)^2) in fp32, in one fixed order of additions on every instruction set.
-  float (*squared_distance)(const float* x, const float* y, int64_t channels);
+  void (*squared_distances)(const float* x, const float* y, int64_t channels, const Picks& picks,
+                            float* out);
   // out = round(value * inverse) within +-most; returns the sum of squares of what was lost.
   float (*round_bytes)(const float* value, int64_t count, float scale, float inverse, float most,
                        int8_t* out);
   float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,
                       int16_t* out);
-  // sum((x - y)^2) in int32, for x against the rows `index` of y; the caller sees to it that differences and sum fit.
-  void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const int32_t* index,
-                       int64_t count, int32_t* out);
-  void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const int32_t* index,
-                       int64_t count, int32_t* out);
+  // The same in int32; the caller sees to it that differences and sum fit.
+  void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
+                       int32_t* out);
+  void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
+                       int32_t* out);
   int32_t (*largest)(const int32_t* scores, int64_t count);
   // Indices of scores >= threshold, ascending; returns how many.
   int64_t (*select)(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out);

@@ -18,6 +18,7 @@ namespace musc {
 namespace {
 
 constexpr int64_t kBlock = 512;  // patches of one task
+constexpr int64_t kUsual = 94;   // percent of the segments whose scores need no correction
 
 class Refiner {
  public:
@@ -45,9 +46,18 @@ class Refiner {
     return args_.symmetric && args_.images == nullptr && column == image;
   }
   void estimate(int64_t image, int64_t begin, int64_t end);
-  void take_nearest(int64_t image, int64_t rows, int64_t k);
+  void take_nearest(int64_t image, int64_t rows);
   void take_possible(int64_t image, int64_t begin, int64_t rows);
-  void finish(int64_t image, int64_t p, std::vector<Hit>* hits);
+  void examine_nearest(int64_t image, int64_t begin, int64_t column);
+  void examine_possible(int64_t image, int64_t begin, int64_t column);
+  void finish(int64_t image, int64_t p, Hit* hits);
+  Hit* hits_of(int64_t p) { return hits_.data() + p * k_; }
+  // The largest score, as kept, of an image that may matter to row p of the block.
+  int64_t most(int64_t image, int64_t begin, int64_t p) {
+    const double reach = examiner_.distance(hits_of(p)->square) +
+                         q_.bounds[image * q_.rows + begin + p].rho + usual_rho_;
+    return examiner_.limit(reach) >> shape_.shift;
+  }
 
   Examiner examiner_;
   const Operands& q_;
@@ -63,7 +73,10 @@ class Refiner {
   std::vector<uint16_t> nearest_;              // [rows of the block][columns]: least t >> shift
   std::vector<uint8_t> taken_;                 // [rows of the block][columns]
   std::vector<std::vector<int32_t>> members_;  // [columns]: rows of the block to examine
-  std::vector<std::vector<Hit>> hits_;         // [rows of the block]
+  int64_t k_ = 0;                              // neighbours kept of a row
+  std::vector<Hit> hits_, found_;              // [rows of the block][k_], heaps; of one column
+  std::vector<int64_t> kept_;                  // [rows of the block]: how many so far
+  std::vector<Wanted> wanted_;
   std::vector<uint64_t> keys_;
   std::vector<float> values_;
 };
@@ -96,7 +109,7 @@ void Refiner::estimate(int64_t image, int64_t begin, int64_t end) {
 }
 
 // Into members_: for every row the k images of best score.
-void Refiner::take_nearest(int64_t image, int64_t rows, int64_t k) {
+void Refiner::take_nearest(int64_t image, int64_t rows) {
   taken_.assign(static_cast<size_t>(rows * columns_), 0);
   for (int64_t p = 0; p < rows; ++p) {
     keys_.clear();
@@ -105,10 +118,10 @@ void Refiner::take_nearest(int64_t image, int64_t rows, int64_t k) {
       const uint64_t t = nearest_[static_cast<size_t>(p * columns_ + column)];
       keys_.push_back(t << 32 | static_cast<uint64_t>(column));
     }
-    if (k < static_cast<int64_t>(keys_.size())) {
-      std::nth_element(keys_.begin(), keys_.begin() + k, keys_.end());
+    if (k_ < static_cast<int64_t>(keys_.size())) {
+      std::nth_element(keys_.begin(), keys_.begin() + k_, keys_.end());
     }
-    for (int64_t n = 0; n < k; ++n) {
+    for (int64_t n = 0; n < k_; ++n) {
       const uint64_t column = keys_[static_cast<size_t>(n)] & 0xffffffffu;
       members_[column].push_back(static_cast<int32_t>(p));
       taken_[static_cast<size_t>(p * columns_) + column] = 1;
@@ -119,72 +132,93 @@ void Refiner::take_nearest(int64_t image, int64_t rows, int64_t k) {
 // Into members_: for every row the other images that its bound cannot exclude.
 void Refiner::take_possible(int64_t image, int64_t begin, int64_t rows) {
   for (int64_t p = 0; p < rows; ++p) {
-    const double reach = examiner_.distance(hits_[static_cast<size_t>(p)].front().square) +
-                         q_.bounds[image * q_.rows + begin + p].rho + usual_rho_;
-    const int64_t most = examiner_.limit(reach) >> shape_.shift;
+    const int64_t limit = most(image, begin, p);
     for (int64_t column = 0; column < columns_; ++column) {
       const size_t at = static_cast<size_t>(p * columns_ + column);
-      if (taken_[at] || own(image, column) || nearest_[at] > most) continue;
+      if (taken_[at] || own(image, column) || nearest_[at] > limit) continue;
       members_[static_cast<size_t>(column)].push_back(static_cast<int32_t>(p));
     }
+  }
+}
+
+// The exact distances of the column's members, which are among the k of best score.
+void Refiner::examine_nearest(int64_t image, int64_t begin, int64_t column) {
+  const auto& rows = members_[static_cast<size_t>(column)];
+  wanted_.clear();
+  for (const int32_t p : rows) {
+    wanted_.push_back({static_cast<int32_t>(begin) + p, kInfinity});
+  }
+  found_.resize(rows.size());
+  examiner_.examine(image, column, wanted_.data(), static_cast<int64_t>(rows.size()),
+                    found_.data());
+  for (size_t n = 0; n < rows.size(); ++n) {
+    hits_of(rows[n])[kept_[static_cast<size_t>(rows[n])]++] = found_[n];
+  }
+}
+
+// Those of the members that may be nearer than a row's k so far; T may have shrunk since.
+void Refiner::examine_possible(int64_t image, int64_t begin, int64_t column) {
+  auto& rows = members_[static_cast<size_t>(column)];
+  wanted_.clear();
+  for (const int32_t p : rows) {
+    if (nearest_[static_cast<size_t>(p * columns_ + column)] > most(image, begin, p)) continue;
+    rows[wanted_.size()] = p;
+    wanted_.push_back({static_cast<int32_t>(begin) + p, hits_of(p)->square});
+  }
+  found_.resize(wanted_.size());
+  examiner_.examine(image, column, wanted_.data(), static_cast<int64_t>(wanted_.size()),
+                    found_.data());
+  for (size_t n = 0; n < wanted_.size(); ++n) {
+    Hit* hits = hits_of(rows[n]);
+    if (found_[n].patch < 0 || !(found_[n] < *hits)) continue;
+    std::pop_heap(hits, hits + k_);
+    hits[k_ - 1] = found_[n];
+    std::push_heap(hits, hits + k_);
   }
 }
 
 void Refiner::run(int64_t image, int64_t begin, int64_t end) {
   const int64_t rows = end - begin;
   const int64_t candidates = columns_ - (args_.symmetric && args_.images == nullptr ? 1 : 0);
-  const int64_t k = std::min(args_.k_max, candidates);
+  k_ = std::min(args_.k_max, candidates);
   estimate(image, begin, end);
-  members_.assign(static_cast<size_t>(columns_), {});
-  hits_.assign(static_cast<size_t>(rows), {});
-  take_nearest(image, rows, k);
-  for (int64_t column = 0; column < columns_; ++column) {
-    for (const int32_t p : members_[static_cast<size_t>(column)]) {
-      hits_[static_cast<size_t>(p)].push_back(
-          examiner_.examine(image, begin + p, column, kInfinity));
-    }
-    members_[static_cast<size_t>(column)].clear();
-  }
-  for (auto& row : hits_) std::make_heap(row.begin(), row.end());
-  if (args_.certified && k < candidates) {
-    take_possible(image, begin, rows);
+  members_.resize(static_cast<size_t>(columns_));
+  hits_.resize(static_cast<size_t>(rows * k_));
+  kept_.assign(static_cast<size_t>(rows), 0);
+  const auto examine_all = [&](auto examine) {
     for (int64_t column = 0; column < columns_; ++column) {
-      for (const int32_t p : members_[static_cast<size_t>(column)]) {
-        auto& row = hits_[static_cast<size_t>(p)];
-        const double reach = examiner_.distance(row.front().square) +
-                             q_.bounds[image * q_.rows + begin + p].rho + usual_rho_;
-        const size_t at = static_cast<size_t>(p * columns_ + column);
-        if (nearest_[at] > (examiner_.limit(reach) >> shape_.shift)) continue;  // T has shrunk
-        const Hit hit = examiner_.examine(image, begin + p, column, row.front().square);
-        if (hit.patch >= 0 && hit < row.front()) {
-          std::pop_heap(row.begin(), row.end());
-          row.back() = hit;
-          std::push_heap(row.begin(), row.end());
-        }
-      }
+      auto& rows_of = members_[static_cast<size_t>(column)];
+      if (!rows_of.empty()) (this->*examine)(image, begin, column);
+      rows_of.clear();
     }
+  };
+  take_nearest(image, rows);
+  examine_all(&Refiner::examine_nearest);
+  for (int64_t p = 0; p < rows; ++p) std::make_heap(hits_of(p), hits_of(p) + k_);
+  if (args_.certified && k_ < candidates) {
+    take_possible(image, begin, rows);
+    examine_all(&Refiner::examine_possible);
   }
-  for (int64_t p = 0; p < rows; ++p) finish(image, begin + p, &hits_[static_cast<size_t>(p)]);
+  for (int64_t p = 0; p < rows; ++p) finish(image, begin + p, hits_of(p));
   examiner_.counters[3] += rows;
 }
 
-void Refiner::finish(int64_t image, int64_t p, std::vector<Hit>* hits) {
+void Refiner::finish(int64_t image, int64_t p, Hit* hits) {
   const int64_t row = (image - args_.begin) * q_.rows + p;
-  const int64_t count = static_cast<int64_t>(hits->size());
   if (args_.distances != nullptr) {
     float* out = args_.distances + row * columns_;
     std::fill(out, out + columns_, kInfinity);
-    for (const Hit& hit : *hits) out[hit.column] = std::sqrt(hit.square);
+    for (int64_t n = 0; n < k_; ++n) out[hits[n].column] = std::sqrt(hits[n].square);
   }
   if (args_.means != nullptr) {
     values_.clear();
-    for (const Hit& hit : *hits) values_.push_back(std::sqrt(hit.square));
-    args_.means[row] = interval_mean_row(values_.data(), count, args_.k_min, args_.k_max);
+    for (int64_t n = 0; n < k_; ++n) values_.push_back(std::sqrt(hits[n].square));
+    args_.means[row] = interval_mean_row(values_.data(), k_, args_.k_min, args_.k_max);
   }
   if (args_.nearest != nullptr) {
-    std::sort(hits->begin(), hits->end());
-    for (int64_t n = 0; n < count; ++n) {
-      const Hit& hit = (*hits)[static_cast<size_t>(n)];
+    std::sort(hits, hits + k_);
+    for (int64_t n = 0; n < k_; ++n) {
+      const Hit& hit = hits[n];
       const int64_t at = row * args_.k_max + n;
       args_.nearest[at] = std::sqrt(hit.square);
       args_.nearest_image[at] = examiner_.image_of(image, hit.column);
@@ -209,7 +243,7 @@ void refine(const Isa& isa, const Operands& queries, const Operands& references,
   }
   std::vector<float> rhos;
   for (const Bounds& bounds : segment_bounds) rhos.push_back(bounds.rho);
-  const auto usual = rhos.begin() + static_cast<int64_t>(rhos.size()) * 3 / 4;
+  const auto usual = rhos.begin() + static_cast<int64_t>(rhos.size()) * kUsual / 100;
   std::nth_element(rhos.begin(), usual, rhos.end());
   const int64_t blocks = (queries.rows + kBlock - 1) / kBlock;
   const int workers = std::max(1, shape.threads);

@@ -32,8 +32,15 @@ void rotate_kernel(float* values, int64_t channels, int64_t size, const float* s
   }
 }
 
+// The first lines of a row that is needed soon; the hardware sees where the rest goes.
+template <class T>
+inline void fetch(const T* row, int64_t count) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T)), kLines = 12;
+  for (int64_t at = 0; at < count && at < kLines * kLine; at += kLine) __builtin_prefetch(row + at);
+}
+
 // 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
-float squared_distance_kernel(const float* x, const float* y, int64_t channels) {
+float squared_distance(const float* x, const float* y, int64_t channels) {
   constexpr int kSums = 32;
   float sums[kSums] = {};
   int64_t c = 0;
@@ -51,6 +58,14 @@ float squared_distance_kernel(const float* x, const float* y, int64_t channels) 
   for (int i = 0; i < 8; ++i) sums[i] += sums[i + 8];
   for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
   return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+void squared_distances_kernel(const float* x, const float* y, int64_t channels, const Picks& picks,
+                              float* out) {
+  for (int64_t n = 0; n < picks.count; ++n) {
+    if (n + 1 < picks.count) fetch(y + picks.others[n + 1] * channels, channels);
+    out[n] = squared_distance(x + picks.rows[n] * channels, y + picks.others[n] * channels, channels);
+  }
 }
 
 // out = round(value * inverse), within +-most; returns the square of what was lost.
@@ -95,13 +110,11 @@ int32_t square_kernel(const Int* x, const Int* y, int64_t count) {
   return sum;
 }
 
-// square_kernel of x against the rows `index` of y, each `stride` long. Nothing branches on a result
-// here, so the processor fetches several rows at once.
-template <class Int>
-void squares_kernel(const Int* x, const Int* y, int64_t stride, const int32_t* index,
-                    int64_t count, int32_t* out) {
-  for (int64_t n = 0; n < count; ++n) {
-    out[n] = square_kernel(x, y + index[n] * stride, stride);
+template <class Int, int AHEAD>
+void squares_kernel(const Int* x, const Int* y, int64_t stride, const Picks& picks, int32_t* out) {
+  for (int64_t n = 0; n < picks.count; ++n) {
+    if (n + AHEAD < picks.count) fetch(y + picks.others[n + AHEAD] * stride, stride);
+    out[n] = square_kernel(x + picks.rows[n] * stride, y + picks.others[n] * stride, stride);
   }
 }
 

@@ -16,8 +16,9 @@ namespace musc {
 namespace {
 
 // A tile: kRows left rows x PANELS panels, accumulators in registers. Folds the maximum over the
-// tile's columns into row_best (lane by lane) and over its rows into right_best.
-template <class Ops, int PANELS, bool RIGHT>
+// tile's columns into row_best (lane by lane; APART: of each panel, kTileRows vectors apart) and over
+// its rows into right_best.
+template <class Ops, int PANELS, bool RIGHT, bool APART>
 MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words,
                       const typename Ops::Score* left_init, const typename Ops::Score* right_init,
                       typename Ops::Vector* row_best, typename Ops::Score* right_best) {
@@ -42,7 +43,13 @@ MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < PANELS; ++v) row_best[r] = Ops::max(row_best[r], sums[r][v]);
+    for (int v = 0; v < PANELS; ++v) {
+      if (APART) {
+        row_best[v * kTileRows + r] = sums[r][v];
+      } else {
+        row_best[r] = Ops::max(row_best[r], sums[r][v]);
+      }
+    }
   }
   if (RIGHT) {
     for (int v = 0; v < PANELS; ++v) {
@@ -54,40 +61,69 @@ MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words
   }
 }
 
-// kTileRows rows against the panels of one segment: the row maxima, reduced across lanes, go to
-// `out`; the column maxima are folded into right_best.
-template <class Ops, bool RIGHT>
-MUSC_INLINE void strip(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
-                       const typename Ops::Score* left_init,
-                       const typename Ops::Score* right_init, typename Ops::Score* right_best,
-                       int shift, typename Ops::Best* out) {
-  typename Ops::Vector row_best[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) row_best[r] = Ops::lowest();
-  for (int r = 0; r < kTileRows; r += Ops::kRows) {
-    int64_t p = 0;
-    for (; p + Ops::kPanels <= panels; p += Ops::kPanels) {
-      tile<Ops, Ops::kPanels, RIGHT>(left + r, right + p * words * kPanel, words, left_init + r,
-                                     right_init + p * kPanel, row_best + r,
-                                     right_best + p * kPanel);
+// A strip: kTileRows rows against `panels` panels. Folds its column maxima into right_best.
+template <class Ops>
+struct Strip {
+  const uint32_t* left;
+  const uint32_t* right;
+  int64_t words, panels;
+  const typename Ops::Score* left_init;
+  const typename Ops::Score* right_init;
+  typename Ops::Score* right_best;
+  int shift;
+
+  template <int PANELS, bool RIGHT, bool APART>
+  MUSC_INLINE void run(int row, int64_t panel, typename Ops::Vector* row_best) const {
+    tile<Ops, PANELS, RIGHT, APART>(left + row, right + panel * words * kPanel, words,
+                                    left_init + row, right_init + panel * kPanel, row_best + row,
+                                    right_best + panel * kPanel);
+  }
+
+  // The row maxima over all panels, to out [8].
+  template <bool RIGHT>
+  MUSC_INLINE void whole(typename Ops::Best* out) const {
+    typename Ops::Vector row_best[kTileRows];
+    for (int r = 0; r < kTileRows; ++r) row_best[r] = Ops::lowest();
+    for (int r = 0; r < kTileRows; r += Ops::kRows) {
+      int64_t p = 0;
+      for (; p + Ops::kPanels <= panels; p += Ops::kPanels) {
+        run<Ops::kPanels, RIGHT, false>(r, p, row_best);
+      }
+      for (; p < panels; ++p) run<1, RIGHT, false>(r, p, row_best);
     }
-    for (; p < panels; ++p) {
-      tile<Ops, 1, RIGHT>(left + r, right + p * words * kPanel, words, left_init + r,
-                          right_init + p * kPanel, row_best + r, right_best + p * kPanel);
+    Ops::reduce_rows(row_best, shift, out);
+  }
+
+  template <int PANELS, bool RIGHT>
+  MUSC_INLINE void some(int64_t panel, typename Ops::Best* out, int64_t stride) const {
+    typename Ops::Vector row_best[PANELS * kTileRows];
+    for (int r = 0; r < kTileRows; r += Ops::kRows) run<PANELS, RIGHT, true>(r, panel, row_best);
+    for (int v = 0; v < PANELS; ++v) {
+      Ops::reduce_rows(row_best + v * kTileRows, shift, out + (panel + v) * stride);
     }
   }
-  Ops::reduce_rows(row_best, shift, out);
-}
 
-template <class Ops, bool RIGHT>
+  // The row maxima of every panel, to out [panels][stride].
+  template <bool RIGHT>
+  MUSC_INLINE void apart(typename Ops::Best* out, int64_t stride) const {
+    int64_t p = 0;
+    for (; p + Ops::kPanels <= panels; p += Ops::kPanels) {
+      some<Ops::kPanels, RIGHT>(p, out, stride);
+    }
+    for (; p < panels; ++p) some<1, RIGHT>(p, out, stride);
+  }
+};
+
+// APART: segments of one panel. Tiles keep their width, and the left rows are cut every 16.
+template <class Ops, bool RIGHT, bool APART>
 void pair_blocked(const PairArgs<typename Ops::Score, typename Ops::Best>& args) {
   using Score = typename Ops::Score;
-  constexpr int64_t kMaxSegment = 32 * kSegmentUnit;
   alignas(64) Score right_best[kMaxSegment];
-  const int64_t segment = args.segment < kMaxSegment ? args.segment : kMaxSegment;
-  for (int64_t begin = 0; begin < args.right_padded; begin += segment) {
+  const int64_t segment = APART ? kPanel : args.segment;
+  const int64_t block = APART ? kSegmentUnit : segment;  // columns at a time
+  for (int64_t begin = 0; begin < args.right_padded; begin += block) {
     const int64_t left_over = args.right_padded - begin;
-    const int64_t width = left_over < segment ? left_over : segment;
-    const uint32_t* right = args.right + begin * args.words;
+    const int64_t width = left_over < block ? left_over : block;
     typename Ops::Best* left_best = args.left_best + (begin / segment) * args.left_padded;
     for (int64_t top = 0; top < args.left_padded; top += segment) {
       const int64_t bottom = top + segment < args.left_padded ? top + segment : args.left_padded;
@@ -95,9 +131,15 @@ void pair_blocked(const PairArgs<typename Ops::Score, typename Ops::Best>& args)
         for (int64_t c = 0; c < width; c += kPanel) Ops::store(right_best + c, Ops::lowest());
       }
       for (int64_t row = top; row < bottom; row += kTileRows) {
-        strip<Ops, RIGHT>(args.left + row * args.words, right, args.words, width / kPanel,
-                          args.left_init + row, args.right_init + begin, right_best, args.shift,
-                          left_best + row);
+        const Strip<Ops> strip{args.left + row * args.words, args.right + begin * args.words,
+                               args.words,                   width / kPanel,
+                               args.left_init + row,         args.right_init + begin,
+                               right_best,                   args.shift};
+        if (APART) {
+          strip.template apart<RIGHT>(left_best + row, args.left_padded);
+        } else {
+          strip.template whole<RIGHT>(left_best + row);
+        }
       }
       if (RIGHT) {
         typename Ops::Best* out = args.right_best + (top / segment) * args.right_padded + begin;
@@ -109,12 +151,21 @@ void pair_blocked(const PairArgs<typename Ops::Score, typename Ops::Best>& args)
   }
 }
 
+template <class Ops, bool RIGHT>
+void pair_either(const PairArgs<typename Ops::Score, typename Ops::Best>& args) {
+  if (args.segment == kPanel) {
+    pair_blocked<Ops, RIGHT, true>(args);
+  } else {
+    pair_blocked<Ops, RIGHT, false>(args);
+  }
+}
+
 template <class Ops>
 void pair_kernel(const PairArgs<typename Ops::Score, typename Ops::Best>& args) {
   if (args.right_best != nullptr) {
-    pair_blocked<Ops, true>(args);
+    pair_either<Ops, true>(args);
   } else {
-    pair_blocked<Ops, false>(args);
+    pair_either<Ops, false>(args);
   }
 }
 
@@ -143,41 +194,53 @@ int64_t peak_kernel(int64_t steps, const uint32_t* seed, void* result) {
   return 2 * steps * R * PANELS * kPanel;  // times the elements of a word: operations
 }
 
-template <class Ops, int PANELS>
+// SPLIT accumulators a panel, so that one instruction need not wait for the last.
+template <class Ops, int PANELS, int SPLIT>
 MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_t words,
                              int32_t left_init, const int32_t* right_init, int32_t* out) {
-  typename Ops::Vector sums[PANELS];
-  const auto init = Ops::broadcast(left_init);
+  typename Ops::Vector sums[SPLIT][PANELS];
+  for (int v = 0; v < PANELS; ++v) {
+    sums[0][v] = Ops::add(Ops::broadcast(left_init), Ops::load(right_init + v * kPanel));
+    for (int s = 1; s < SPLIT; ++s) sums[s][v] = Ops::broadcast(0);
+  }
+  int64_t k = 0;
+  for (; k + SPLIT <= words; k += SPLIT) {
+#pragma GCC unroll 4
+    for (int s = 0; s < SPLIT; ++s) {
+      const auto row = Ops::broadcast_word(left[(k + s) * kTileRows]);
 #pragma GCC unroll 6
-  for (int v = 0; v < PANELS; ++v) sums[v] = Ops::add(init, Ops::load(right_init + v * kPanel));
-  for (int64_t k = 0; k < words; ++k) {
-    const auto row = Ops::broadcast_word(left[k * kTileRows]);
-#pragma GCC unroll 6
-    for (int v = 0; v < PANELS; ++v) {
-      const auto columns = Ops::load_words(right + (v * words + k) * kPanel);
-      sums[v] = Ops::dot(sums[v], row, columns);
+      for (int v = 0; v < PANELS; ++v) {
+        const auto columns = Ops::load_words(right + (v * words + k + s) * kPanel);
+        sums[s][v] = Ops::dot(sums[s][v], row, columns);
+      }
     }
   }
-#pragma GCC unroll 6
-  for (int v = 0; v < PANELS; ++v) Ops::store(out + v * kPanel, sums[v]);
+  for (; k < words; ++k) {
+    const auto row = Ops::broadcast_word(left[k * kTileRows]);
+    for (int v = 0; v < PANELS; ++v) {
+      const auto columns = Ops::load_words(right + (v * words + k) * kPanel);
+      sums[0][v] = Ops::dot(sums[0][v], row, columns);
+    }
+  }
+  for (int v = 0; v < PANELS; ++v) {
+    for (int s = 1; s < SPLIT; ++s) sums[0][v] = Ops::add(sums[0][v], sums[s][v]);
+    Ops::store(out + v * kPanel, sums[0][v]);
+  }
 }
 
 template <class Ops>
 void scan_kernel(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
                  int32_t left_init, const int32_t* right_init, int32_t* out) {
   int64_t p = 0;
-  for (; p + 6 <= panels; p += 6) {
-    scan_panels<Ops, 6>(left, right + p * words * kPanel, words, left_init,
-                        right_init + p * kPanel, out + p * kPanel);
-  }
-  for (; p + 3 <= panels; p += 3) {
-    scan_panels<Ops, 3>(left, right + p * words * kPanel, words, left_init,
-                        right_init + p * kPanel, out + p * kPanel);
-  }
-  for (; p < panels; ++p) {
-    scan_panels<Ops, 1>(left, right + p * words * kPanel, words, left_init,
-                        right_init + p * kPanel, out + p * kPanel);
-  }
+  const auto next = [&](auto scan, int64_t count) {
+    for (; p + count <= panels; p += count) {
+      scan(left, right + p * words * kPanel, words, left_init, right_init + p * kPanel,
+           out + p * kPanel);
+    }
+  };
+  next(scan_panels<Ops, 6, 1>, 6);
+  next(scan_panels<Ops, 3, 2>, 3);
+  next(scan_panels<Ops, 1, 4>, 1);
 }
 
 // out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.

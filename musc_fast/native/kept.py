@@ -75,7 +75,7 @@ class KeptReferences:
         outgrown = self._count >= 2 * self._fitted or self._replaced >= len(self._x)
         if self._side is None or outgrown:
             filled = self._x[: self._count]
-            work = Workload(self._count, False, k_max, planning.SEGMENTS[1])
+            work = Workload(self._count, False, k_max, planning.SEGMENTS[3])
             space = choose_space(filled, None, work)
             self._side = Side(self._x, space, default_isa()).fill(0, self._count)
             self._fitted, self._replaced = self._count, 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from musc_fast import _C, planning
 
-from .sides import Side, default_isa, strides, words_of
+from .sides import Side, default_isa, fresh, strides, words_of
 from .space import UNIT, Workload, choose_space
 
 Progress = Callable[[int, int], None]
@@ -99,7 +99,7 @@ class Search:
         patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
         per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
         chunk = min(self.plan.chunk, last - first)
-        best = torch.empty(chunk * per_image // 2, dtype=torch.int16)
+        best = fresh(chunk * per_image // 2, torch.int16)
         operations = 2.0 * self.left.space.channels * patches * other_patches
         threads = torch.get_num_threads()
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
@@ -291,7 +291,7 @@ def prepare(
     others = z if references is None else references
     columns = others.shape[0] if lists is None else lists.shape[1]
     start = perf_counter()
-    work = Workload(columns, references is None, k_max, settings.segment or planning.SEGMENTS[1])
+    work = Workload(columns, references is None, k_max, settings.segment or planning.SEGMENTS[3])
     space = choose_space(z, references, work, settings.prefix)
     plan = planning.plan_search(
         z.shape[0],

@@ -11,6 +11,8 @@ from musc_fast import _C, planning
 
 from .space import Space
 
+_HUGE = 4 << 20  # bytes; two large pages
+
 
 def default_isa() -> str:
     """The best instruction set that this processor and build have."""
@@ -36,8 +38,12 @@ def words_of(space: Space, isa: str) -> int:
     return -(-space.channels // elements)
 
 
-def _anonymous(size: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(size, dtype=dtype)
+def fresh(size: int, dtype: torch.dtype) -> Tensor:
+    """As `torch.empty`, in large pages where it is worth while and the system has them."""
+    memory = torch.empty(size, dtype=dtype)
+    if memory.nbytes >= _HUGE:
+        _C.advise_huge_pages(memory.data_ptr(), memory.nbytes)
+    return memory
 
 
 def _mapped(size: int, dtype: torch.dtype) -> Tensor:
@@ -60,7 +66,7 @@ class Side:
         padded = planning.padded(rows)
         self.x, self.space, self.isa = x, space, isa
         self.words = words_of(space, isa)
-        room = _mapped if mapped else _anonymous
+        room = _mapped if mapped else fresh
         self.left = room(images * padded * self.words, torch.int32)
         self.right = room(images * padded * self.words, torch.int32)
         self.inits = room(2 * images * padded, torch.int32).view(2, images, padded)
