@@ -4,9 +4,10 @@ The job of MSM: for Z [N, P, C] the distance of every patch to the nearest patch
 image, then the mean of the lowest 30%. "Effective" counts 2 N (N-1) P^2 C operations for every
 code. What the parts need at least:
   search, m channels: N (N-1) / 2 P^2 2 m operations (int8), since one tile serves both images;
-    it reads 2 m bytes a patch and writes 2 N P bytes a segment of 96 patches;
-  second pass: bytes of what it looks at: 96 m a scanned segment, 2 m a fine look, C a look at the
-    rest, 4 C a recomputed distance;
+    it reads 2 m bytes a patch and writes 2 N P bytes a segment (16 patches of long rows, 192 of
+    short ones);
+  second pass: bytes of what it looks at: m a patch of a scanned segment, 2 m a fine look, C a look
+    at the rest, 4 C a recomputed distance;
   LNAMD: 4 N P C bytes read, as many written a degree; interval mean: 4 N P M bytes read.
 Limits (int8, bf16, fp32 dot products, one core, times threads; memory read) are measured in the
 same run. A red parity gate (1e-5 against fp64) stops it before any speed is printed.

@@ -84,7 +84,18 @@ def test_instruction_sets_agree_to_the_bit(isa: str, prefix: int) -> None:
     z = cases.features(4, 150, 384)
     z[2] = z[1]
     expected = native.msm(z, None, 1, 3)
-    assert torch.equal(means(z, 1, 3, isa=isa, prefix=prefix), expected)
+    for segment in (16, 48):
+        found = means(z, 1, 3, isa=isa, prefix=prefix, segment=segment)
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("patches", [1, 17, 48, 133])
+@pytest.mark.parametrize("segment", [16, 48, 192])
+def test_segments_of_every_width_against_references(patches: int, segment: int) -> None:
+    """One side of a pair alone is kept here, and the last block of panels is narrow."""
+    z, others = cases.features(3, 37, 72, seed=1), cases.features(4, patches, 72, seed=2)
+    truth = cases.interval_mean(cases.distances(z, others), 0, 2)
+    assert close(means(z, 0, 2, others, segment=segment, prefix=72), truth)
 
 
 @pytest.mark.usefixtures("threads")
@@ -94,7 +105,7 @@ def test_threads_chunks_and_segments_agree_to_the_bit() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for chunk in (1, 3, 7):
-            for segment in (48, 96, 384):
+            for segment in (16, 48, 384):
                 found = means(z, 0, 3, chunk=chunk, segment=segment, prefix=63)
                 assert torch.equal(found, expected)
 
