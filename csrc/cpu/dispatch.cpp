@@ -1,11 +1,23 @@
 // Which instruction sets were built and can run here.
 #include "cpu/isa.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace musc {
 namespace {
 
+#if defined(__x86_64__)
+// Not every compiler's __builtin_cpu_supports knows it: leaf 7, subleaf 1, EAX bit 4.
+[[maybe_unused]] bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#endif
+
 struct Usable {
-  const Isa* list[5];
+  const Isa* list[7];
   int count = 0;
   void add(bool runs, const Isa& isa) {
     if (runs) list[count++] = &isa;
@@ -31,6 +43,10 @@ const Usable& usable() {
 #endif
 #ifdef MUSC_FAST_HAVE_AVX512
     result.add(avx512, kAvx512);
+#endif
+#ifdef MUSC_FAST_HAVE_AVX_VNNI
+    result.add(avx2 && has_avx_vnni(), kAvxVnni);
+    result.add(vnni, kAvx512VlVnni);
 #endif
 #ifdef MUSC_FAST_HAVE_AVX2
     result.add(avx2, kAvx2);

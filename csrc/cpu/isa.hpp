@@ -7,6 +7,8 @@ namespace musc {
 
 extern const Isa kPortable;
 extern const Isa kAvx2;
+extern const Isa kAvxVnni;
+extern const Isa kAvx512VlVnni;
 extern const Isa kAvx512;
 extern const Isa kVnni;
 extern const Isa kBf16;

@@ -17,28 +17,13 @@ struct Bf16 : Avx512FloatScore {
   }
 };
 
+constexpr Isa with_bf16(Isa isa) {
+  isa.bf16 = {2, pair_kernel<Bf16>, peak_kernel<Bf16>};
+  return isa;
+}
+
 }  // namespace
 
-extern const Isa kBf16 = {
-    "avx512-bf16",
-    {4, pair_kernel<Vnni>, scan_kernel<Vnni>, peak_kernel<Vnni>},
-    {1, pair_kernel<Avx512Fp32>, peak_kernel<Avx512Fp32>},
-    {2, pair_kernel<Bf16>, peak_kernel<Bf16>},
-    project_kernel<Avx512Fp32>,
-    rotate_kernel,
-    squared_distances_kernel,
-    round_kernel<int8_t>,
-    round_kernel<int16_t>,
-    squares_kernel<int16_t, 8>,
-    squares_kernel<int8_t, 3>,
-    largest_kernel,
-    select_avx512,
-    sum_kernel,
-    squares_about_kernel,
-    squares_about_double_kernel,
-    slide_kernel<float>,
-    slide_kernel<double>,
-    centre_and_scale_kernel,
-};
+extern const Isa kBf16 = with_bf16(make_isa<Vnni, Avx512Fp32>("avx512-bf16"));
 
 }  // namespace musc

@@ -55,9 +55,24 @@ struct Avx512Score : Avx512Base {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
                      _mm256_cvtusepi32_epi16(_mm256_srl_epi32(t, _mm_cvtsi32_si128(shift))));
   }
+  static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i limit = _mm512_set1_epi32(threshold);
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i += kPanel) {  // count is whole panels
+      const __mmask16 keep = _mm512_cmpge_epi32_mask(_mm512_loadu_si512(scores + i), limit);
+      if (keep == 0) continue;
+      const __m512i index = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(i)));
+      // Compressed in a register: compressing into memory is microcoded on Zen 4.
+      _mm512_storeu_si512(out + found, _mm512_maskz_compress_epi32(keep, index));
+      found += __builtin_popcount(keep);
+    }
+    return found;
+  }
 };
 
 struct Avx512Int16 : Avx512Score {
+  static constexpr int kElements = 2;
   static MUSC_INLINE Vector dot(Vector sums, Words row, Words columns) {
     return _mm512_add_epi32(sums, _mm512_madd_epi16(row, columns));
   }
@@ -94,21 +109,6 @@ struct Avx512Fp32 : Avx512FloatScore {
     return _mm512_fmadd_ps(row, columns, sums);
   }
 };
-
-int64_t select_avx512(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i limit = _mm512_set1_epi32(threshold);
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; i += kPanel) {  // count is whole panels
-    const __mmask16 keep = _mm512_cmpge_epi32_mask(_mm512_loadu_si512(scores + i), limit);
-    if (keep == 0) continue;
-    const __m512i index = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(i)));
-    // Compressed in a register: compressing into memory is microcoded on Zen 4.
-    _mm512_storeu_si512(out + found, _mm512_maskz_compress_epi32(keep, index));
-    found += __builtin_popcount(keep);
-  }
-  return found;
-}
 
 }  // namespace
 }  // namespace musc

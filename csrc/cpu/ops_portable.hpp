@@ -47,6 +47,7 @@ struct PortableBase {
 
 // Words of two int16.
 struct PortableInt : PortableBase<int32_t> {
+  static constexpr int kElements = 2;
   using Best = uint16_t;
   using Words = Lanes<uint32_t>;
   static MUSC_INLINE Vector lowest() { return broadcast(-(1 << 30)); }
@@ -78,6 +79,14 @@ struct PortableInt : PortableBase<int32_t> {
       for (int i = 1; i < kPanel; ++i) best = rows[r].at[i] > best ? rows[r].at[i] : best;
       out[r] = pack(best, shift);
     }
+  }
+  static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      out[found] = static_cast<int32_t>(i);
+      found += scores[i] >= threshold ? 1 : 0;
+    }
+    return found;
   }
 };
 
@@ -114,15 +123,6 @@ struct PortableFloat : PortableBase<float> {
     }
   }
 };
-
-int64_t select_portable(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
-  int64_t found = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    out[found] = static_cast<int32_t>(i);
-    found += scores[i] >= threshold ? 1 : 0;
-  }
-  return found;
-}
 
 }  // namespace
 }  // namespace musc

@@ -8,6 +8,7 @@ namespace musc {
 namespace {
 
 struct Vnni : Avx512Score {
+  static constexpr int kElements = 4;
   static MUSC_INLINE Vector dot(Vector sums, Words row, Words columns) {
     // As assembly, for GCC 12 copies the accumulator before and after the intrinsic: half the speed.
     asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(columns), "v"(row));

@@ -270,5 +270,29 @@ void project_kernel(const float* x, int64_t stride, const float* mean, int64_t c
   }
 }
 
+// The table of an instruction set; everything that is not written with `Ops` the compiler fits to it.
+template <class Int, class Float>
+constexpr Isa make_isa(const char* name) {
+  return {name,
+          {Int::kElements, pair_kernel<Int>, scan_kernel<Int>, peak_kernel<Int>},
+          {1, pair_kernel<Float>, peak_kernel<Float>},
+          {2, nullptr, nullptr},
+          project_kernel<Float>,
+          rotate_kernel,
+          squared_distances_kernel,
+          round_kernel<int8_t>,
+          round_kernel<int16_t>,
+          squares_kernel<int16_t, 8>,
+          squares_kernel<int8_t, 3>,
+          largest_kernel,
+          Int::select,
+          sum_kernel,
+          squares_about_kernel,
+          squares_about_double_kernel,
+          slide_kernel<float>,
+          slide_kernel<double>,
+          centre_and_scale_kernel};
+}
+
 }  // namespace
 }  // namespace musc
