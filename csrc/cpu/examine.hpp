@@ -1,7 +1,8 @@
 // The exact distances of patches to one image: what the second pass does with an image it looks at.
 //
-// A batch of patches goes through each step together, as flat lists of (patch, candidate): the next
-// rows can be fetched while one is worked on, and nothing waits for the outcome of one patch.
+// The patches of a block go through each step together, segment by segment of the image, as flat
+// lists of (patch, candidate): a segment's rows stay in the nearest caches, the next ones can be
+// fetched while one is worked on, and nothing waits for the outcome of one patch.
 #pragma once
 
 #include <cmath>
@@ -24,10 +25,22 @@ struct Hit {
   }
 };
 
-// A patch of the query image, and the squared distance beyond which nothing matters.
+constexpr int64_t kBlock = 1408;  // patches of one task at most
+
+// A patch of the query image, the squared distance beyond which nothing matters, and the segment of
+// best score (where that is infinite).
 struct Wanted {
   int32_t patch;
   float worst;
+  int32_t segment;
+};
+
+// What is asked about one reference image: for patches of a block [begin, begin + rows) of a query.
+struct Question {
+  int64_t image, column, begin, rows;
+  const Wanted* wanted;
+  int64_t count;
+  Hit* hits;  // [count]: what is found
 };
 
 class Examiner {
@@ -37,7 +50,7 @@ class Examiner {
 
   // hits[n]: the nearest patch of the image of `column` to wanted[n], if it is not farther than
   // wanted[n].worst; patch -1 if it is. `worst` is infinite for all of them or for none.
-  void examine(int64_t image, int64_t column, const Wanted* wanted, int64_t count, Hit* hits);
+  void examine(const Question& question);
 
   // The reference image that a query's column stands for.
   int64_t image_of(int64_t image, int64_t column) const {
@@ -65,37 +78,36 @@ class Examiner {
  private:
   static constexpr int64_t kBatch = 32;
 
-  // What a batch is about.
-  struct Batch {
-    int64_t image, j, column;
-    const Wanted* wanted;
-    int64_t count;
-    Hit* hits;
-    bool fresh;  // nothing is known yet: worst is infinite
-  };
-
-  void gather_segments(const Batch& batch);
-  int64_t scan(const Batch& batch, int64_t n, int64_t segment, int32_t* scores);
-  void start(const Batch& batch);
-  void look_at_best(const Batch& batch, int64_t n);
-  void collect(const Batch& batch);
-  void choose(const Batch& batch, int64_t n, int64_t segment, const int32_t* scores);
-  void look_closer(const Batch& batch);
-  void look_at_rest(const Batch& batch);
-  void recompute(const Batch& batch);
-  void improve(Hit* hit, float square, int64_t patch) const {
-    if (square < hit->square ||
-        (square == hit->square && (hit->patch < 0 || patch < hit->patch))) {
-      hit->square = square;
-      hit->patch = static_cast<int32_t>(patch);
+  void start_all();
+  void start(const int32_t* batch, int64_t count);
+  void look_at_best(const int32_t* batch, int64_t count);
+  void collect();
+  int64_t scan(int64_t n, int64_t segment, int32_t* scores);
+  void choose(int64_t n, int64_t segment, const int32_t* scores);
+  void flush();
+  void look_closer();
+  void look_at_rest();
+  void recompute();
+  void improve(int64_t n, float square, int64_t patch) {
+    Hit& hit = ask_.hits[n];
+    if (square < hit.square || (square == hit.square && (hit.patch < 0 || patch < hit.patch))) {
+      hit.square = square;
+      hit.patch = static_cast<int32_t>(patch);
+      reach_[n] = distance(square);
     }
   }
   int64_t width(int64_t segment) const {
     const int64_t left_over = r_.padded - segment * shape_.segment;
     return left_over < shape_.segment ? left_over : shape_.segment;
   }
-  const Bounds& bounds_of(const Batch& batch, int64_t n) const {
-    return q_.bounds[batch.image * q_.rows + batch.wanted[n].patch];
+  const Bounds& bounds_of(int64_t n) const {
+    return q_.bounds[ask_.image * q_.rows + ask_.wanted[n].patch];
+  }
+  void add(int64_t n, int64_t patch) {
+    const auto at = static_cast<size_t>(candidates_++);
+    slots_[at] = static_cast<int32_t>(n);
+    rows_[at] = ask_.wanted[n].patch;
+    others_[at] = static_cast<int32_t>(patch);
   }
   Picks picks() const { return {rows_.data(), others_.data(), candidates_}; }
   void move(int64_t from, int64_t to) {
@@ -110,13 +122,17 @@ class Examiner {
   const SearchShape& shape_;
   const RefineArgs& args_;
   const Bounds* segment_bounds_;  // the largest of each, [references][segments]
-  const int64_t segments_, batch_;
+  const int64_t segments_;
   const double inverse_, fine_inverse_;
-  std::vector<uint16_t> t_;                   // [segments][kBatch]
-  int64_t first_[kBatch] = {};                // the segment of best score
-  double reach_[kBatch] = {};                 // what is known: no candidate beyond it matters
-  std::vector<int32_t> scores_, spare_;       // [kBatch][segment], of first_; [segment]
-  std::vector<int32_t> chosen_;               // of one segment
+  Question ask_{};
+  int64_t j_ = 0;      // the reference image
+  bool fresh_ = true;  // nothing is known yet: worst is infinite
+  double reach_[kBlock] = {};                 // what is known: no candidate beyond it matters
+  uint16_t limits_[kBlock] = {};              // of a score as kept, by row of the block
+  int32_t slot_of_[kBlock] = {};              // its n, or -1
+  std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
+  std::vector<int32_t> scores_, spare_;       // [kBatch][segment], of a batch; [segment]
+  std::vector<int32_t> chosen_, found_;       // of one segment: candidates, rows of the block
   std::vector<int32_t> slots_, rows_, others_;  // candidates: n, query patch, reference patch
   std::vector<int32_t> squares_, rests_;
   std::vector<float> distances_;

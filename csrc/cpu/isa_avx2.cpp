@@ -1,5 +1,5 @@
-#include "cpu/isa.hpp"
 #include "cpu/ops_avx2.hpp"
+#include "cpu/table.hpp"
 
 namespace musc {
 

@@ -1,5 +1,5 @@
-#include "cpu/isa.hpp"
 #include "cpu/ops_avx512.hpp"
+#include "cpu/table.hpp"
 
 namespace musc {
 

@@ -1,7 +1,7 @@
 // Four products a lane in 256 bits, for processors with VNNI but without AVX-512 (Alder Lake and
 // later). The same code in the encoding of AVX-512 runs, and is tested, where there is only that.
-#include "cpu/isa.hpp"
 #include "cpu/ops_avx2.hpp"
+#include "cpu/table.hpp"
 
 namespace musc {
 namespace {

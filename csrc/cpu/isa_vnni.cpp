@@ -1,5 +1,5 @@
-#include "cpu/isa.hpp"
 #include "cpu/ops_vnni.hpp"
+#include "cpu/table.hpp"
 
 namespace musc {
 

@@ -93,6 +93,11 @@ struct Isa {
   void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
                        int32_t* out);
   int32_t (*largest)(const int32_t* scores, int64_t count);
+  // least = min(least, scores); where a score lowers it, where = segment.
+  void (*fold_least)(const uint16_t* scores, int64_t count, uint16_t segment, uint16_t* least,
+                     uint16_t* where);
+  // Indices of scores <= limits, ascending; returns how many.
+  int64_t (*within)(const uint16_t* scores, const uint16_t* limits, int64_t count, int32_t* out);
   // Indices of scores >= threshold, ascending; returns how many.
   int64_t (*select)(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out);
   // LNAMD's loops: sum(x); sum((x - centre)^2); sums += enters - leaves (either may be null);

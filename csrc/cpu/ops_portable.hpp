@@ -80,6 +80,15 @@ struct PortableInt : PortableBase<int32_t> {
       out[r] = pack(best, shift);
     }
   }
+  static int64_t within(const uint16_t* scores, const uint16_t* limits, int64_t count,
+                        int32_t* out) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      out[found] = static_cast<int32_t>(i);
+      found += scores[i] <= limits[i] ? 1 : 0;
+    }
+    return found;
+  }
   static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
     int64_t found = 0;
     for (int64_t i = 0; i < count; ++i) {

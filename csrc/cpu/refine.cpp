@@ -17,7 +17,6 @@
 namespace musc {
 namespace {
 
-constexpr int64_t kBlock = 512;  // patches of one task
 constexpr int64_t kUsual = 94;   // percent of the segments whose scores need no correction
 
 class Refiner {
@@ -25,7 +24,7 @@ class Refiner {
   Refiner(const Isa& isa, const Operands& queries, const Operands& references,
           const SearchShape& shape, const RefineArgs& args, float usual_rho,
           const Bounds* segment_bounds)
-      : examiner_(isa, queries, references, shape, args, segment_bounds),
+      : isa_(isa), examiner_(isa, queries, references, shape, args, segment_bounds),
         q_(queries), shape_(shape), args_(args), columns_(args.columns),
         usual_rho_(usual_rho), segment_bounds_(segment_bounds),
         segments_((references.padded + shape.segment - 1) / shape.segment),
@@ -48,8 +47,9 @@ class Refiner {
   void estimate(int64_t image, int64_t begin, int64_t end);
   void take_nearest(int64_t image, int64_t rows);
   void take_possible(int64_t image, int64_t begin, int64_t rows);
-  void examine_nearest(int64_t image, int64_t begin, int64_t column);
-  void examine_possible(int64_t image, int64_t begin, int64_t column);
+  void examine_nearest(const Question& question);
+  void examine_possible(const Question& question);
+  void examine(Question question);
   void finish(int64_t image, int64_t p, Hit* hits);
   Hit* hits_of(int64_t p) { return hits_.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
@@ -59,6 +59,7 @@ class Refiner {
     return examiner_.limit(reach) >> shape_.shift;
   }
 
+  const Isa& isa_;
   Examiner examiner_;
   const Operands& q_;
   const SearchShape& shape_;
@@ -71,6 +72,7 @@ class Refiner {
   const int64_t segments_;
   const double inverse_;
   std::vector<uint16_t> nearest_;              // [rows of the block][columns]: least t >> shift
+  std::vector<uint16_t> first_;                // [columns][rows of the block]: its segment
   std::vector<uint8_t> taken_;                 // [rows of the block][columns]
   std::vector<std::vector<int32_t>> members_;  // [columns]: rows of the block to examine
   int64_t k_ = 0;                              // neighbours kept of a row
@@ -84,26 +86,24 @@ class Refiner {
 void Refiner::estimate(int64_t image, int64_t begin, int64_t end) {
   const int64_t rows = end - begin;
   nearest_.assign(static_cast<size_t>(rows * columns_), 65535);
-  uint16_t least[kBlock];
+  first_.assign(static_cast<size_t>(rows * columns_), 0);
+  uint16_t least[kBlock], lowered[kBlock];
   for (int64_t column = 0; column < columns_; ++column) {
     if (own(image, column)) continue;
     const int64_t j = examiner_.image_of(image, column);
     const uint16_t* t = examiner_.best(image, column) + begin;
     std::fill_n(least, rows, static_cast<uint16_t>(65535));
+    std::fill_n(lowered, rows, static_cast<uint16_t>(65535));
+    uint16_t* first = first_.data() + column * rows;
     for (int64_t s = 0; s < segments_; ++s) {
-      const uint16_t* other = t + s * q_.padded;
+      const uint16_t* scores = t + s * q_.padded;
       const double excess = (segment_bounds_[j * segments_ + s].rho - usual_rho_) * inverse_;
-      if (excess > 0.0) {
-        for (int64_t p = 0; p < rows; ++p) {
-          const uint16_t lowered = lower(other[p], excess);
-          least[p] = lowered < least[p] ? lowered : least[p];
-        }
-        continue;
-      }
-      for (int64_t p = 0; p < rows; ++p) least[p] = other[p] < least[p] ? other[p] : least[p];
+      isa_.fold_least(scores, rows, static_cast<uint16_t>(s), least, first);
+      if (!(excess > 0.0)) continue;
+      for (int64_t p = 0; p < rows; ++p) lowered[p] = std::min(lowered[p], lower(scores[p], excess));
     }
     for (int64_t p = 0; p < rows; ++p) {
-      nearest_[static_cast<size_t>(p * columns_ + column)] = least[p];
+      nearest_[static_cast<size_t>(p * columns_ + column)] = std::min(least[p], lowered[p]);
     }
   }
 }
@@ -142,32 +142,29 @@ void Refiner::take_possible(int64_t image, int64_t begin, int64_t rows) {
 }
 
 // The exact distances of the column's members, which are among the k of best score.
-void Refiner::examine_nearest(int64_t image, int64_t begin, int64_t column) {
-  const auto& rows = members_[static_cast<size_t>(column)];
-  wanted_.clear();
+void Refiner::examine_nearest(const Question& question) {
+  const auto& rows = members_[static_cast<size_t>(question.column)];
+  const uint16_t* first = first_.data() + question.column * question.rows;
   for (const int32_t p : rows) {
-    wanted_.push_back({static_cast<int32_t>(begin) + p, kInfinity});
+    wanted_.push_back({static_cast<int32_t>(question.begin) + p, kInfinity, first[p]});
   }
-  found_.resize(rows.size());
-  examiner_.examine(image, column, wanted_.data(), static_cast<int64_t>(rows.size()),
-                    found_.data());
+  examine(question);
   for (size_t n = 0; n < rows.size(); ++n) {
     hits_of(rows[n])[kept_[static_cast<size_t>(rows[n])]++] = found_[n];
   }
 }
 
 // Those of the members that may be nearer than a row's k so far; T may have shrunk since.
-void Refiner::examine_possible(int64_t image, int64_t begin, int64_t column) {
+void Refiner::examine_possible(const Question& question) {
+  const int64_t column = question.column;
   auto& rows = members_[static_cast<size_t>(column)];
-  wanted_.clear();
   for (const int32_t p : rows) {
-    if (nearest_[static_cast<size_t>(p * columns_ + column)] > most(image, begin, p)) continue;
+    const uint16_t nearest = nearest_[static_cast<size_t>(p * columns_ + column)];
+    if (nearest > most(question.image, question.begin, p)) continue;
     rows[wanted_.size()] = p;
-    wanted_.push_back({static_cast<int32_t>(begin) + p, hits_of(p)->square});
+    wanted_.push_back({static_cast<int32_t>(question.begin) + p, hits_of(p)->square, -1});
   }
-  found_.resize(wanted_.size());
-  examiner_.examine(image, column, wanted_.data(), static_cast<int64_t>(wanted_.size()),
-                    found_.data());
+  examine(question);
   for (size_t n = 0; n < wanted_.size(); ++n) {
     Hit* hits = hits_of(rows[n]);
     if (found_[n].patch < 0 || !(found_[n] < *hits)) continue;
@@ -175,6 +172,15 @@ void Refiner::examine_possible(int64_t image, int64_t begin, int64_t column) {
     hits[k_ - 1] = found_[n];
     std::push_heap(hits, hits + k_);
   }
+}
+
+// The question about wanted_, into found_.
+void Refiner::examine(Question question) {
+  found_.resize(wanted_.size());
+  question.wanted = wanted_.data();
+  question.count = static_cast<int64_t>(wanted_.size());
+  question.hits = found_.data();
+  examiner_.examine(question);
 }
 
 void Refiner::run(int64_t image, int64_t begin, int64_t end) {
@@ -188,7 +194,8 @@ void Refiner::run(int64_t image, int64_t begin, int64_t end) {
   const auto examine_all = [&](auto examine) {
     for (int64_t column = 0; column < columns_; ++column) {
       auto& rows_of = members_[static_cast<size_t>(column)];
-      if (!rows_of.empty()) (this->*examine)(image, begin, column);
+      wanted_.clear();
+      if (!rows_of.empty()) (this->*examine)({image, column, begin, rows, nullptr, 0, nullptr});
       rows_of.clear();
     }
   };
@@ -227,34 +234,49 @@ void Refiner::finish(int64_t image, int64_t p, Hit* hits) {
   }
 }
 
+// Rows of a task: in large blocks more rows meet an image's data while it is near, but every thread
+// needs two tasks.
+int64_t block_rows(int64_t images, int64_t rows, int64_t workers) {
+  const int64_t least = (rows + kBlock - 1) / kBlock, most = (rows + kPanel - 1) / kPanel;
+  const int64_t wanted = (2 * workers + images - 1) / images;
+  const int64_t blocks = std::max(least, std::min(wanted, most));
+  return (rows + blocks - 1) / blocks;
+}
+
+// The largest bounds of every segment, [references][segments].
+std::vector<Bounds> bounds_of_segments(const Operands& references, int64_t count, int64_t segment) {
+  const int64_t segments = (references.padded + segment - 1) / segment;
+  std::vector<Bounds> bounds(static_cast<size_t>(count * segments), Bounds{});
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t patch = 0; patch < references.rows; ++patch) {
+      Bounds& most = bounds[static_cast<size_t>(j * segments + patch / segment)];
+      most.rho = std::max(most.rho, references.bounds[j * references.rows + patch].rho);
+    }
+  }
+  return bounds;
+}
+
 }  // namespace
 
 void refine(const Isa& isa, const Operands& queries, const Operands& references,
             const SearchShape& shape, const RefineArgs& args) {
-  const int64_t segments = (references.padded + shape.segment - 1) / shape.segment;
-  std::vector<Bounds> segment_bounds(static_cast<size_t>(args.references * segments), Bounds{});
-  for (int64_t j = 0; j < args.references; ++j) {
-    for (int64_t patch = 0; patch < references.rows; ++patch) {
-      const Bounds& own = references.bounds[j * references.rows + patch];
-      Bounds& most = segment_bounds[static_cast<size_t>(j * segments + patch / shape.segment)];
-      most.rho = std::max(most.rho, own.rho);
-      most.fine = std::max(most.fine, own.fine);
-    }
-  }
+  const std::vector<Bounds> segment_bounds =
+      bounds_of_segments(references, args.references, shape.segment);
   std::vector<float> rhos;
   for (const Bounds& bounds : segment_bounds) rhos.push_back(bounds.rho);
   const auto usual = rhos.begin() + static_cast<int64_t>(rhos.size()) * kUsual / 100;
   std::nth_element(rhos.begin(), usual, rhos.end());
-  const int64_t blocks = (queries.rows + kBlock - 1) / kBlock;
   const int workers = std::max(1, shape.threads);
+  const int64_t size = block_rows(args.end - args.begin, queries.rows, workers);
+  const int64_t blocks = (queries.rows + size - 1) / size;
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < workers; ++worker) {
     refiners.emplace_back(isa, queries, references, shape, args, *usual, segment_bounds.data());
   }
   parallel_for((args.end - args.begin) * blocks, workers, [&](int64_t task, int worker) {
-    const int64_t begin = (task % blocks) * kBlock;
+    const int64_t begin = (task % blocks) * size;
     refiners[static_cast<size_t>(worker)].run(args.begin + task / blocks, begin,
-                                              std::min(begin + kBlock, queries.rows));
+                                              std::min(begin + size, queries.rows));
   });
   for (const Refiner& refiner : refiners) {
     for (int n = 0; n < 6; ++n) args.counters[n] += refiner.counters()[n];

@@ -124,5 +124,14 @@ int32_t largest_kernel(const int32_t* scores, int64_t count) {
   return largest;
 }
 
+void fold_least_kernel(const uint16_t* scores, int64_t count, uint16_t segment, uint16_t* least,
+                       uint16_t* where) {
+  for (int64_t i = 0; i < count; ++i) {
+    const bool lower = scores[i] < least[i];
+    where[i] = lower ? segment : where[i];
+    least[i] = lower ? scores[i] : least[i];
+  }
+}
+
 }  // namespace
 }  // namespace musc
