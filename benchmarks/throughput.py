@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from _inputs import OFFICIAL
 from common import Timing, described, peak_memory, synchronise, write_json
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--official", action="store_true", help="the official loops too (CPU)")
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
 
@@ -59,7 +61,12 @@ def main() -> None:
         paths = _images(arguments.images, arguments.n, Path(folder))
         features = musc.extract(paths)
         error = parity(musc, features)
-        stages = [stage_seconds(musc, paths) for _ in range(arguments.runs)]
+        stages = []
+        for _ in range(arguments.runs):
+            stages.append(stage_seconds(musc, paths))
+            stages[-1]["score_batch"] = scoring_seconds(musc, features)
+            if arguments.official:
+                stages[-1].update(official_seconds(musc, features))
     timings = {name: Timing(tuple(run[name] for run in stages)) for name in stages[0]}
     report(musc, features, timings, error, arguments)
 
@@ -124,6 +131,37 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     return seconds
 
 
+def patch_tokens(musc: MuSc, features: BatchFeatures) -> list[torch.Tensor]:
+    return [layer[:, musc.backbone.prefix_tokens :] for layer in features.tokens]
+
+
+def scoring_seconds(musc: MuSc, features: BatchFeatures) -> float:
+    """`score_batch` alone: tokens in, maps and image scores out."""
+    tokens = patch_tokens(musc, features)
+    start = time.perf_counter()
+    score_batch(
+        tokens,
+        cls_tokens=features.cls_tokens,
+        grid=musc.backbone.grid,
+        image_size=musc.backbone.image_size,
+        **musc.settings,
+    )
+    synchronise()
+    return time.perf_counter() - start
+
+
+def official_seconds(musc: MuSc, features: BatchFeatures) -> dict[str, float]:
+    """The official MSM of every layer and degree, one query image each, times their number."""
+    seconds = dict.fromkeys(OFFICIAL, 0.0)
+    for layer in patch_tokens(musc, features):
+        for z in ops.lnamd_all(layer, musc.backbone.grid, musc.settings["degrees"]):
+            for name, call in OFFICIAL.items():
+                start = time.perf_counter()
+                call(z, len(z) // 2, max(1, int(0.3 * (len(z) - 1))))
+                seconds[name] += (time.perf_counter() - start) * len(z)
+    return {f"{name}, MSM alone": value for name, value in seconds.items()}
+
+
 def report(
     musc: MuSc,
     features: BatchFeatures,
@@ -145,7 +183,7 @@ def report(
     whole = timings["end to end"].median
     results: list[dict[str, Any]] = []
     for name, timing in timings.items():
-        rate = work / timing.median / 1e9 if name == "MSM" else None
+        rate = work / timing.median / 1e9 if "MSM" in name else None
         table.add_row(
             name, str(timing), f"{n / timing.median:.2f}", f"{100 * timing.median / whole:.0f}%",
             "" if rate is None else f"{rate:.0f}",
@@ -159,6 +197,10 @@ def report(
                 "effective_gflops": rate,
             }
         )
+    official = [timing.median for name, timing in timings.items() if name.startswith("official")]
+    if official:
+        ratio = min(official) / timings["score_batch"].median
+        table.caption = f"score_batch is {ratio:.1f} times as fast as the better official MSM alone"
     memory = peak_memory()
     console = Console()
     console.print(table)
