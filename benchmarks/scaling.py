@@ -8,6 +8,7 @@ tests/test_distributed.py finds to be sent.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -56,6 +57,9 @@ def seconds(images: int, cluster: Cluster) -> tuple[int, float, float]:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     table = Table(title=f"A layer and degree, P = {PATCHES}, C = {CHANNELS} (model, not measured)")
     for heading in ("cluster", "images", "rounds", "computing", "sending", "sending/computing"):
         table.add_column(heading, justify="right")

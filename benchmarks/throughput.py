@@ -25,6 +25,7 @@ from _inputs import OFFICIAL
 from common import Timing, described, peak_memory, synchronise, write_json
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
+from musc_fast.checks import PRECISIONS
 from musc_fast.datasets.images import find_images, read_image
 from musc_fast.datasets.sample import draw_sample
 from musc_fast.pipeline import BatchFeatures
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="image side (default: the backbone's own)")
     parser.add_argument("--images", type=Path, help="folder of images (default: the drawn sample)")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", default="exact", choices=ops.PRECISIONS)
+    parser.add_argument("--precision", default="exact", choices=PRECISIONS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)

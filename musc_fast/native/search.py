@@ -15,7 +15,10 @@ from .sides import Side, default_isa, fresh, strides, words_of
 from .space import UNIT, Workload, choose_space
 
 Progress = Callable[[int, int], None]
-_BATCH_OPERATIONS = 4e10  # of the first pass between two looks at signals, per thread
+# Between two looks at signals, per thread: operations of the first pass, (patch, image) pairs of
+# the second.
+_BATCH_OPERATIONS = 4e10
+_BATCH_PAIRS = 2e6
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Search:
                 self._tell(begin - first + (end - begin) / 2, last - first)
             report.add("search", start)
             start = perf_counter()
-            step = max(1, 2 * threads)
+            step = max(2 * threads, int(_BATCH_PAIRS * threads / (patches * self.columns)))
             for at in range(begin, begin + size, step):
                 end = min(at + step, begin + size)
                 self._refine((begin, at, end), k_min, k_max, best, outputs, first)
