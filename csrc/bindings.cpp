@@ -232,6 +232,16 @@ void bind_search(py::module_& module) {
       "Asks for large pages under fresh memory: fewer faults to fill it, fewer misses to read it.",
       py::arg("address"), py::arg("bytes"));
 
+  module.def(
+      "words_of",
+      [](const std::string& isa_name, int64_t channels) {
+        const musc::IntKernel& kernel = isa_named(isa_name).int8;
+        const int64_t unit = kernel.elements * kernel.unit;  // channels
+        return (channels + unit - 1) / unit * kernel.unit;
+      },
+      "32-bit words of a rounded row of `channels` channels.", py::arg("isa"),
+      py::arg("channels"));
+
   module.def("instruction_sets", [] {
     py::dict result;  // name -> elements per word, best first
     for (int index = 0; index < musc::isa_count(); ++index) {

@@ -50,7 +50,8 @@ void Examiner::examine(const Question& question) {
 int64_t Examiner::scan(int64_t n, int64_t segment, int32_t* scores) {
   const int64_t begin = segment * shape_.segment, p = ask_.wanted[n].patch;
   const int64_t row = ask_.image * q_.padded + p, column = j_ * r_.padded + begin;
-  const uint32_t* left = q_.left + (row - p % kTileRows) * shape_.words + p % kTileRows;
+  const int64_t group = isa_.int8.group;
+  const uint32_t* left = q_.left + (row - p % group) * shape_.words + p % group;
   isa_.int8.scan(left, r_.right + column * shape_.words, shape_.words, width(segment) / kPanel,
                  q_.left_init[row], r_.right_init + column, scores);
   ++counters[1];

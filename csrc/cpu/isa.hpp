@@ -12,5 +12,6 @@ extern const Isa kAvx512VlVnni;
 extern const Isa kAvx512;
 extern const Isa kVnni;
 extern const Isa kBf16;
+extern const Isa kAmx;
 
 }  // namespace musc

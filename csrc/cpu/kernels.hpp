@@ -3,7 +3,7 @@
 // An operand is a matrix of 32-bit words, K a row; a word holds 4 int8 (VNNI), 2 int16 (the same
 // int8 values widened, where there is no VNNI), 2 bf16 or 1 fp32. Rows are padded to `padded`, a
 // multiple of 16, and held twice:
-//   left  [padded / 8][K][8]    read by broadcast: the rows of a tile
+//   left  [padded / 8][K][8]    read by broadcast: the rows of a tile (AMX: [padded][K])
 //   right [padded / 16][K][16]  read by vector: the columns of a tile
 // A score is -|x - y|^2 / 2 up to rounding, so the largest score is the nearest: the accumulators
 // start from left_init[x] + right_init[y] (-|x|^2 / 2 and -|y|^2 / 2) and collect x . y. Padding has
@@ -14,7 +14,7 @@
 
 namespace musc {
 
-constexpr int64_t kTileRows = 8;     // a group of `left`
+constexpr int64_t kTileRows = 8;     // a group of `left`, but for AMX
 constexpr int64_t kPanel = 16;       // a group of `right`
 // A segment is one panel, or a multiple of both tile sides, 8 and 3 * 16.
 constexpr int64_t kSegmentUnit = 48;
@@ -51,10 +51,12 @@ struct Picks {
 };
 
 struct IntKernel {
-  int elements;  // per word: 4 (int8) or 2 (int16)
+  int elements;   // per word: 4 (int8) or 2 (int16)
+  int64_t unit;   // K is a multiple of it
+  int64_t group;  // rows of a group of `left`
   void (*pair)(const PairInt&);
   // Scores of one left row against `panels` panels of `right`: out [panels * 16]. `left` points at
-  // the row's first word; its words lie 8 apart.
+  // the row's first word; its words lie `group` apart.
   void (*scan)(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
                int32_t left_init, const int32_t* right_init, int32_t* out);
   // Runs `steps` steps of pure dot products (seed: 16 words, result: 16 scores); returns operations

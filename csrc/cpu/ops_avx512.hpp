@@ -35,8 +35,16 @@ struct Avx512Score : Avx512Base {
     const __m256i packed = _mm512_cvtusepi32_epi16(_mm512_srl_epi32(t, _mm_cvtsi32_si128(shift)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed);
   }
-  // Eight vectors of 16 lanes to eight maxima, halving rows and lanes together.
   static MUSC_INLINE void reduce_rows(const Vector* rows, int shift, Best* out) {
+    store_eight(row_maxima(rows), shift, out);
+  }
+  // The same where the rows' inits are still to be added.
+  static MUSC_INLINE void reduce_rows(const Vector* rows, const Score* init, int shift, Best* out) {
+    const __m256i inits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(init));
+    store_eight(_mm256_add_epi32(row_maxima(rows), inits), shift, out);
+  }
+  // Eight vectors of 16 lanes to eight maxima, halving rows and lanes together.
+  static MUSC_INLINE __m256i row_maxima(const Vector* rows) {
     __m512i pairs[4];
     for (int i = 0; i < 4; ++i) {
       pairs[i] = max(_mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]),
@@ -49,7 +57,9 @@ struct Avx512Score : Avx512Base {
     const __m512i halves = max(_mm512_shuffle_i32x4(low, high, 0x44),
                                _mm512_shuffle_i32x4(low, high, 0xee));
     const __m512i all = max(halves, _mm512_shuffle_i32x4(halves, halves, 0xb1));
-    const __m256i score = _mm512_castsi512_si256(_mm512_shuffle_i32x4(all, all, 0x08));
+    return _mm512_castsi512_si256(_mm512_shuffle_i32x4(all, all, 0x08));
+  }
+  static MUSC_INLINE void store_eight(__m256i score, int shift, Best* out) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i t = _mm256_max_epi32(_mm256_sub_epi32(zero, score), zero);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),

@@ -18,7 +18,7 @@ inline float upwards(double value) {
 }
 
 // A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
-void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left,
+void put_words(const int8_t* levels, int elements, int64_t words, int64_t group, uint32_t* left,
                uint32_t* right) {
   for (int64_t k = 0; k < words; ++k) {
     uint32_t word = 0;
@@ -30,7 +30,7 @@ void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left
              static_cast<uint32_t>(levels[2 * k + 1]) << 16;
       right[k * kPanel] = word;
     }
-    left[k * kTileRows] = word;
+    left[k * group] = word;
   }
 }
 
@@ -98,6 +98,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
   const int64_t width = (args.channels + kPanel - 1) / kPanel * kPanel;
   int64_t power = 1;
   while (2 * power <= args.channels) power *= 2;
+  const int64_t group = isa.int8.group;
   const int bias = args.elements == 4 ? 128 : 0;
   const auto sized = [](int64_t count) { return static_cast<size_t>(count); };
   parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
@@ -111,7 +112,6 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
     std::vector<int8_t> levels(sized(args.words * args.elements + 4), 0);
     const std::vector<float> zero(sized(args.prefix), 0.0f);
     for (int64_t half = top; half < top + kPanel; half += kTileRows) {
-      uint32_t* left = args.left + (base + half) * args.words;
       uint32_t* right = args.right + (base + top) * args.words + (half - top);
       const int64_t real = std::min<int64_t>(kTileRows, args.rows - half);
       const float* x = args.x + (image * args.rows + half) * args.channels;
@@ -153,10 +153,11 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
       }
       for (int64_t r = 0; r < kTileRows; ++r) {
         const int64_t row = base + half + r;
+        uint32_t* left = args.left + (row - row % group) * args.words + row % group;
         std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
         if (r >= real) {
           args.left_init[row] = args.right_init[row] = kNever;
-          put_words(levels.data(), args.elements, args.words, left + r, right + r);
+          put_words(levels.data(), args.elements, args.words, group, left, right + r);
           continue;
         }
         const int64_t at = image * args.rows + half + r;
@@ -174,7 +175,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
                        rest == nullptr ? nullptr : back.data() + r * width};
         args.bounds[at] =
             round_row(isa, args, data, levels.data(), fine, scratch.data(), rest);
-        put_words(levels.data(), args.elements, args.words, left + r, right + r);
+        put_words(levels.data(), args.elements, args.words, group, left, right + r);
         int32_t square = 0, sum = 0;
         for (const int8_t level : levels) {
           square += static_cast<int32_t>(level) * level;

@@ -13,7 +13,7 @@ namespace musc {
 namespace {
 
 // SPLIT accumulators a panel, so that one instruction need not wait for the last.
-template <class Ops, int PANELS, int SPLIT>
+template <class Ops, int GROUP, int PANELS, int SPLIT>
 MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_t words,
                              int32_t left_init, const int32_t* right_init, int32_t* out) {
   typename Ops::Vector sums[SPLIT][PANELS];
@@ -25,7 +25,7 @@ MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_
   for (; k + SPLIT <= words; k += SPLIT) {
 #pragma GCC unroll 4
     for (int s = 0; s < SPLIT; ++s) {
-      const auto row = Ops::broadcast_word(left[(k + s) * kTileRows]);
+      const auto row = Ops::broadcast_word(left[(k + s) * GROUP]);
 #pragma GCC unroll 6
       for (int v = 0; v < PANELS; ++v) {
         const auto columns = Ops::load_words(right + (v * words + k + s) * kPanel);
@@ -34,7 +34,7 @@ MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_
     }
   }
   for (; k < words; ++k) {
-    const auto row = Ops::broadcast_word(left[k * kTileRows]);
+    const auto row = Ops::broadcast_word(left[k * GROUP]);
     for (int v = 0; v < PANELS; ++v) {
       const auto columns = Ops::load_words(right + (v * words + k) * kPanel);
       sums[0][v] = Ops::dot(sums[0][v], row, columns);
@@ -46,7 +46,7 @@ MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_
   }
 }
 
-template <class Ops>
+template <class Ops, int GROUP>
 void scan_kernel(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
                  int32_t left_init, const int32_t* right_init, int32_t* out) {
   int64_t p = 0;
@@ -56,9 +56,9 @@ void scan_kernel(const uint32_t* left, const uint32_t* right, int64_t words, int
            out + p * kPanel);
     }
   };
-  next(scan_panels<Ops, 6, 1>, 6);
-  next(scan_panels<Ops, 3, 2>, 3);
-  next(scan_panels<Ops, 1, 4>, 1);
+  next(scan_panels<Ops, GROUP, 6, 1>, 6);
+  next(scan_panels<Ops, GROUP, 3, 2>, 3);
+  next(scan_panels<Ops, GROUP, 1, 4>, 1);
 }
 
 // out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.
@@ -92,7 +92,8 @@ void project_kernel(const float* x, int64_t stride, const float* mean, int64_t c
 template <class Int, class Float>
 constexpr Isa make_isa(const char* name) {
   return {name,
-          {Int::kElements, pair_kernel<Int>, scan_kernel<Int>, peak_kernel<Int>},
+          {Int::kElements, 1, kTileRows, pair_kernel<Int>, scan_kernel<Int, kTileRows>,
+           peak_kernel<Int>},
           {1, pair_kernel<Float>, peak_kernel<Float>},
           {2, nullptr, nullptr},
           project_kernel<Float>,

@@ -31,11 +31,8 @@ def strides(space: Space) -> tuple[int, int]:
 
 
 def words_of(space: Space, isa: str) -> int:
-    """32-bit words of a rounded row."""
-    elements = _C.instruction_sets().get(isa)
-    if elements is None:
-        raise ValueError(f"this processor or build has no instruction set {isa!r}")
-    return -(-space.channels // elements)
+    """32-bit words of a rounded row. Raises ValueError for an instruction set not to be had."""
+    return _C.words_of(isa, space.channels)
 
 
 def fresh(size: int, dtype: torch.dtype) -> Tensor:

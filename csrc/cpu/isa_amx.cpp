@@ -1,0 +1,262 @@
+// int8 on AMX: the tile unit multiplies 16 rows x 64 channels by 64 channels x 16 columns, an order
+// of magnitude faster than VNNI. `right` is a tile's columns as they lie; `left` lies row by row.
+//
+// The tile unit cannot take a maximum, so its sums go through the nearest cache to the vector unit.
+// A step multiplies 32 rows by 32 columns; the vector unit meanwhile folds the sums of the step
+// before, some rows between two multiplications, so that neither waits for the other.
+#include "cpu/isa_bf16.hpp"
+
+namespace musc {
+namespace {
+
+constexpr int kSide = 16;            // rows and columns of a tile
+constexpr int64_t kTileWords = 16;   // 64 channels
+constexpr int kWidth = 2 * kSide;    // rows and columns of a step
+constexpr int kTileBytes = 64;       // of a tile's row
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// The tiles of this thread for as long as it lives: 0 to 3 sums, 4 and 5 rows, 6 and 7 columns.
+class Tiles {
+ public:
+  Tiles() {
+    TileConfig config;
+    for (int t = 0; t < 8; ++t) {
+      config.bytes[t] = kTileBytes;
+      config.rows[t] = kSide;
+    }
+    _tile_loadconfig(&config);
+  }
+  ~Tiles() { _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
+
+// One step: up to two tiles of rows by two of columns, and where its maxima go.
+struct Step {
+  int rows = 0, columns = 0;  // tiles; 0 rows: no step
+  int64_t row = 0, column = 0;
+  bool last = false;          // of its rows in this segment
+  int turn = 0;               // of row_best_: rows take turns
+};
+
+// APART: segments of one panel; then every tile's maxima are results, not folded any further.
+template <bool RIGHT, bool APART>
+class Pair {
+ public:
+  explicit Pair(const PairInt& args) : a_(args) {}
+
+  void run() {
+    const int64_t columns = APART ? a_.right_padded : a_.segment;
+    const int64_t rows = APART ? a_.left_padded : a_.segment;
+    for (begin_ = 0; begin_ < a_.right_padded; begin_ += columns) {
+      const int64_t end = least(begin_ + columns, a_.right_padded);
+      for (int64_t top = 0; top < a_.left_padded; top += rows) {
+        block(top, least(top + rows, a_.left_padded), end);
+      }
+    }
+  }
+
+ private:
+  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  // Rows [top, bottom) against columns [begin_, end): one segment of each, or all.
+  void block(int64_t top, int64_t bottom, int64_t end) {
+    if (RIGHT && !APART) {
+      for (int64_t c = 0; c < end - begin_; c += kSide) store(column_best_ + c, lowest());
+    }
+    int turn = 0;
+    for (int64_t row = top; row < bottom; row += kWidth, turn ^= 1) {
+      if (!APART) {
+        for (int r = 0; r < kWidth; ++r) row_best_[turn][r] = lowest();
+      }
+      for (int64_t column = begin_; column < end; column += kWidth) {
+        Step step;
+        step.rows = bottom - row > kSide ? 2 : 1;
+        step.columns = end - column > kSide ? 2 : 1;
+        step.row = row;
+        step.column = column;
+        step.last = column + kWidth >= end;
+        step.turn = turn;
+        take(step);
+      }
+    }
+    fold(0, kSide * done_.rows);
+    finish();
+    done_ = {};
+    if (RIGHT && !APART) {
+      uint16_t* out = a_.right_best + top / a_.segment * a_.right_padded;
+      for (int64_t c = begin_; c < end; c += kSide) keep(column_best_ + c - begin_, c, out + c);
+    }
+  }
+
+  void take(const Step& step) {
+    if (step.rows == 2) {
+      step.columns == 2 ? multiply<2, 2>(step) : multiply<2, 1>(step);
+    } else {
+      step.columns == 2 ? multiply<1, 2>(step) : multiply<1, 1>(step);
+    }
+    finish();
+    done_ = step;
+    turn_ ^= 1;
+  }
+
+  // The sums of `step`, and meanwhile the maxima of the step before.
+  template <int ROWS, int COLUMNS>
+  void multiply(const Step& step) {
+    const int64_t stride = a_.words * static_cast<int64_t>(sizeof(uint32_t));
+    const uint32_t* left = a_.left + step.row * a_.words;
+    const uint32_t* right = a_.right + step.column * a_.words;
+    _tile_zero(0);
+    if (COLUMNS > 1) _tile_zero(1);
+    if (ROWS > 1) _tile_zero(2);
+    if (ROWS > 1 && COLUMNS > 1) _tile_zero(3);
+    const int64_t steps = a_.words / kTileWords, groups = 2 * done_.rows;
+    for (int64_t k = 0; k < steps; ++k) {
+      const uint32_t* columns = right + k * kTileWords * kPanel;
+      _tile_loadd(4, left + k * kTileWords, stride);
+      _tile_loadd(6, columns, kTileBytes);
+      _tile_dpbsud(0, 4, 6);
+      if (COLUMNS > 1) {
+        _tile_loadd(7, columns + a_.words * kPanel, kTileBytes);
+        _tile_dpbsud(1, 4, 7);
+      }
+      if (ROWS > 1) {
+        _tile_loadd(5, left + kSide * a_.words + k * kTileWords, stride);
+        _tile_dpbsud(2, 5, 6);
+        if (COLUMNS > 1) _tile_dpbsud(3, 5, 7);
+      }
+      fold(8 * static_cast<int>(groups * k / steps), 8 * static_cast<int>(groups * (k + 1) / steps));
+    }
+    int32_t* sums = sums_[turn_ ^ 1];
+    constexpr int kBytes = kWidth * static_cast<int>(sizeof(int32_t));
+    _tile_stored(0, sums, kBytes);
+    if (COLUMNS > 1) _tile_stored(1, sums + kSide, kBytes);
+    if (ROWS > 1) _tile_stored(2, sums + kSide * kWidth, kBytes);
+    if (ROWS > 1 && COLUMNS > 1) _tile_stored(3, sums + kSide * kWidth + kSide, kBytes);
+  }
+
+  // The maxima of the rows [from, to) of the last step, whole eights.
+  MUSC_INLINE void fold(int from, int to) {
+    const bool two = done_.columns > 1;  // Else the second tile is an old one, and must not win.
+    const __m512i low_init = load(a_.right_init + done_.column);
+    const __m512i high_init = two ? load(a_.right_init + done_.column + kSide) : lowest();
+    const int32_t* left_init = a_.left_init + done_.row;
+    for (int top = from; top < to; top += 8) {
+      __m512i apart[2][8], low_best = lowest(), high_best = lowest();
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        const __m512i low = load(sums_[turn_] + (top + r) * kWidth);
+        const __m512i high = load(sums_[turn_] + (top + r) * kWidth + kSide);
+        const __m512i low_row = _mm512_add_epi32(low, low_init);
+        const __m512i high_row = _mm512_add_epi32(high, high_init);
+        if (APART) {
+          apart[0][r] = low_row;
+          apart[1][r] = high_row;
+        } else {
+          __m512i& best = row_best_[done_.turn][top + r];
+          best = Vnni::max(best, Vnni::max(low_row, high_row));
+        }
+        if (RIGHT) {
+          const __m512i init = _mm512_set1_epi32(left_init[top + r]);
+          low_best = Vnni::max(low_best, _mm512_add_epi32(low, init));
+          high_best = Vnni::max(high_best, _mm512_add_epi32(high, init));
+        }
+      }
+      if (APART) {
+        uint16_t* out = a_.left_best + done_.column / kPanel * a_.left_padded + done_.row + top;
+        Vnni::reduce_rows(apart[0], left_init + top, a_.shift, out);
+        if (two) Vnni::reduce_rows(apart[1], left_init + top, a_.shift, out + a_.left_padded);
+      }
+      if (RIGHT) {
+        int32_t* best = column_best_ + (APART ? top / kSide * kWidth : done_.column - begin_);
+        const bool first = APART && top % kSide == 0;
+        store(best, first ? low_best : Vnni::max(load(best), low_best));
+        if (two) store(best + kSide, first ? high_best : Vnni::max(load(best + kSide), high_best));
+      }
+    }
+  }
+
+  // What becomes final with the last step's last row.
+  void finish() {
+    if (APART && RIGHT) {
+      for (int r = 0; r < done_.rows; ++r) {
+        uint16_t* out = a_.right_best + (done_.row / kPanel + r) * a_.right_padded;
+        for (int c = 0; c < done_.columns; ++c) {
+          const int64_t column = done_.column + c * kSide;
+          keep(column_best_ + r * kWidth + c * kSide, column, out + column);
+        }
+      }
+    }
+    if (!APART && done_.last) {
+      uint16_t* out = a_.left_best + begin_ / a_.segment * a_.left_padded + done_.row;
+      for (int r = 0; r < kSide * done_.rows; r += 8) {
+        Vnni::reduce_rows(row_best_[done_.turn] + r, a_.left_init + done_.row + r, a_.shift, out + r);
+      }
+    }
+  }
+
+  void keep(const int32_t* best, int64_t column, uint16_t* out) const {
+    const __m512i score = _mm512_add_epi32(load(best), load(a_.right_init + column));
+    Vnni::store_best(out, score, a_.shift);
+  }
+  static MUSC_INLINE __m512i load(const int32_t* from) { return Vnni::load(from); }
+  static MUSC_INLINE void store(int32_t* to, __m512i value) { Vnni::store(to, value); }
+  static MUSC_INLINE __m512i lowest() { return Vnni::lowest(); }
+
+  const PairInt& a_;
+  const Tiles tiles_;
+  int64_t begin_ = 0;  // of the columns at hand
+  Step done_;          // the last step; its sums are sums_[turn_]
+  int turn_ = 0;
+  alignas(64) int32_t sums_[2][kWidth * kWidth] = {};
+  __m512i row_best_[2][kWidth];
+  alignas(64) int32_t column_best_[APART ? 2 * kWidth : kMaxSegment];
+};
+
+void pair_amx(const PairInt& args) {
+  const bool apart = args.segment == kPanel;
+  if (args.right_best != nullptr) {
+    apart ? Pair<true, true>(args).run() : Pair<true, false>(args).run();
+  } else {
+    apart ? Pair<false, true>(args).run() : Pair<false, false>(args).run();
+  }
+}
+
+int64_t peak_amx(int64_t steps, const uint32_t* seed, void* result) {
+  const Tiles tiles;
+  alignas(64) uint32_t tile[kSide * kTileWords] = {};
+  for (int i = 0; i < 16; ++i) tile[i] = seed[i];
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_loadd(4, tile, kTileBytes);
+  _tile_loadd(5, tile, kTileBytes);
+  _tile_loadd(6, tile, kTileBytes);
+  _tile_loadd(7, tile, kTileBytes);
+  for (int64_t step = 0; step < steps; ++step) {
+    _tile_dpbsud(0, 4, 6);
+    _tile_dpbsud(1, 4, 7);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
+  }
+  _tile_stored(0, tile, kTileBytes);
+  Vnni::store(static_cast<int32_t*>(result), Vnni::load(reinterpret_cast<int32_t*>(tile)));
+  return 2 * steps * 4 * kSide * kSide * kTileWords;
+}
+
+constexpr Isa with_amx(Isa isa) {
+  isa.int8 = {Vnni::kElements, kTileWords, 1, pair_amx, scan_kernel<Vnni, 1>, peak_amx};
+  return isa;
+}
+
+}  // namespace
+
+extern const Isa kAmx = with_amx(with_bf16(make_isa<Vnni, Avx512Fp32>("amx-int8")));
+
+}  // namespace musc
