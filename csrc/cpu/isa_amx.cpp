@@ -29,22 +29,27 @@ class Tiles {
       config.bytes[t] = kTileBytes;
       config.rows[t] = kSide;
     }
-    _tile_loadconfig(&config);
+    asm volatile("ldtilecfg %0" : : "m"(config));  // GCC 12's intrinsic reads 8 bytes of it
   }
   ~Tiles() { _tile_release(); }
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 };
 
-// One step: up to two tiles of rows by two of columns, and where its maxima go.
-struct Step {
-  int rows = 0, columns = 0;  // tiles; 0 rows: no step
-  int64_t row = 0, column = 0;
-  bool last = false;          // of its rows in this segment
-  int turn = 0;               // of row_best_: rows take turns
+// The maxima of a step that is still to be folded, eight rows at a time: where they come from and go.
+// Where the step has one tile of columns, the second's lie behind `kNever` inits and in `unused`.
+struct Fold {
+  const int32_t* sums;       // [32][32]
+  const int32_t* left_init;  // of its rows
+  __m512i low_init, high_init;
+  int groups = 0, next = 0;  // of eight rows
+  // Segments of one panel: every tile's maxima are results. Else they are folded on.
+  uint16_t *low_out, *high_out;    // of its rows
+  __m512i* row_best;               // of its rows
+  int32_t *low_best, *high_best;   // of its columns; segments of one panel: of one tile of rows
 };
 
-// APART: segments of one panel; then every tile's maxima are results, not folded any further.
+// APART: segments of one panel.
 template <bool RIGHT, bool APART>
 class Pair {
  public:
@@ -54,43 +59,43 @@ class Pair {
     const int64_t columns = APART ? a_.right_padded : a_.segment;
     const int64_t rows = APART ? a_.left_padded : a_.segment;
     for (begin_ = 0; begin_ < a_.right_padded; begin_ += columns) {
-      const int64_t end = least(begin_ + columns, a_.right_padded);
+      end_ = least(begin_ + columns, a_.right_padded);
       for (int64_t top = 0; top < a_.left_padded; top += rows) {
-        block(top, least(top + rows, a_.left_padded), end);
+        block(top, least(top + rows, a_.left_padded));
       }
     }
   }
 
  private:
+  struct Step {
+    int64_t row, column;
+    int rows, columns;  // tiles
+    __m512i* row_best;
+    bool last;          // of its rows in this segment
+  };
   static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-  // Rows [top, bottom) against columns [begin_, end): one segment of each, or all.
-  void block(int64_t top, int64_t bottom, int64_t end) {
-    if (RIGHT && !APART) {
-      for (int64_t c = 0; c < end - begin_; c += kSide) store(column_best_ + c, lowest());
-    }
+  // Rows [top, bottom) against columns [begin_, end_): one segment of each, or all.
+  void block(int64_t top, int64_t bottom) {
+    const int64_t folded = APART ? 2 * kWidth : end_ - begin_;
+    for (int64_t c = 0; RIGHT && c < folded; c += kSide) store(column_best_ + c, lowest());
     int turn = 0;
     for (int64_t row = top; row < bottom; row += kWidth, turn ^= 1) {
       if (!APART) {
         for (int r = 0; r < kWidth; ++r) row_best_[turn][r] = lowest();
       }
-      for (int64_t column = begin_; column < end; column += kWidth) {
-        Step step;
-        step.rows = bottom - row > kSide ? 2 : 1;
-        step.columns = end - column > kSide ? 2 : 1;
-        step.row = row;
-        step.column = column;
-        step.last = column + kWidth >= end;
-        step.turn = turn;
-        take(step);
+      for (int64_t column = begin_; column < end_; column += kWidth) {
+        take({row, column, bottom - row > kSide ? 2 : 1, end_ - column > kSide ? 2 : 1,
+              row_best_[turn], column + kWidth >= end_});
       }
     }
-    fold(0, kSide * done_.rows);
+    while (fold_.next < fold_.groups) fold();
     finish();
-    done_ = {};
+    fold_ = Fold{};
+    done_ = Step{};
     if (RIGHT && !APART) {
       uint16_t* out = a_.right_best + top / a_.segment * a_.right_padded;
-      for (int64_t c = begin_; c < end; c += kSide) keep(column_best_ + c - begin_, c, out + c);
+      for (int64_t c = begin_; c < end_; c += kSide) keep(column_best_ + c - begin_, c, out + c);
     }
   }
 
@@ -102,6 +107,20 @@ class Pair {
     }
     finish();
     done_ = step;
+    const bool two = step.columns == 2;
+    fold_.sums = sums_[turn_];
+    fold_.left_init = a_.left_init + step.row;
+    fold_.low_init = load(a_.right_init + step.column);
+    fold_.high_init = two ? load(a_.right_init + step.column + kSide) : lowest();
+    fold_.groups = 2 * step.rows;
+    fold_.next = 0;
+    if (APART) {
+      fold_.low_out = a_.left_best + step.column / kPanel * a_.left_padded + step.row;
+      fold_.high_out = two ? fold_.low_out + a_.left_padded : unused_;
+    }
+    fold_.row_best = step.row_best;
+    fold_.low_best = column_best_ + (APART ? 0 : step.column - begin_);
+    fold_.high_best = fold_.low_best + kSide;
     turn_ ^= 1;
   }
 
@@ -115,24 +134,26 @@ class Pair {
     if (COLUMNS > 1) _tile_zero(1);
     if (ROWS > 1) _tile_zero(2);
     if (ROWS > 1 && COLUMNS > 1) _tile_zero(3);
-    const int64_t steps = a_.words / kTileWords, groups = 2 * done_.rows;
+    const int64_t steps = a_.words / kTileWords;
+    int64_t due = 0;
     for (int64_t k = 0; k < steps; ++k) {
-      const uint32_t* columns = right + k * kTileWords * kPanel;
-      _tile_loadd(4, left + k * kTileWords, stride);
-      _tile_loadd(6, columns, kTileBytes);
+      _tile_loadd(4, left, stride);
+      _tile_loadd(6, right, kTileBytes);
       _tile_dpbsud(0, 4, 6);
       if (COLUMNS > 1) {
-        _tile_loadd(7, columns + a_.words * kPanel, kTileBytes);
+        _tile_loadd(7, right + a_.words * kPanel, kTileBytes);
         _tile_dpbsud(1, 4, 7);
       }
       if (ROWS > 1) {
-        _tile_loadd(5, left + kSide * a_.words + k * kTileWords, stride);
+        _tile_loadd(5, left + kSide * a_.words, stride);
         _tile_dpbsud(2, 5, 6);
         if (COLUMNS > 1) _tile_dpbsud(3, 5, 7);
       }
-      fold(8 * static_cast<int>(groups * k / steps), 8 * static_cast<int>(groups * (k + 1) / steps));
+      left += kTileWords;
+      right += kTileWords * kPanel;
+      for (due += fold_.groups; due >= steps; due -= steps) fold();
     }
-    int32_t* sums = sums_[turn_ ^ 1];
+    int32_t* sums = sums_[turn_];
     constexpr int kBytes = kWidth * static_cast<int>(sizeof(int32_t));
     _tile_stored(0, sums, kBytes);
     if (COLUMNS > 1) _tile_stored(1, sums + kSide, kBytes);
@@ -140,44 +161,39 @@ class Pair {
     if (ROWS > 1 && COLUMNS > 1) _tile_stored(3, sums + kSide * kWidth + kSide, kBytes);
   }
 
-  // The maxima of the rows [from, to) of the last step, whole eights.
-  MUSC_INLINE void fold(int from, int to) {
-    const bool two = done_.columns > 1;  // Else the second tile is an old one, and must not win.
-    const __m512i low_init = load(a_.right_init + done_.column);
-    const __m512i high_init = two ? load(a_.right_init + done_.column + kSide) : lowest();
-    const int32_t* left_init = a_.left_init + done_.row;
-    for (int top = from; top < to; top += 8) {
-      __m512i apart[2][8], low_best = lowest(), high_best = lowest();
+  // The maxima of the next eight rows of the last step.
+  MUSC_INLINE void fold() {
+    const int top = 8 * fold_.next++;
+    const int32_t* sums = fold_.sums + top * kWidth;
+    const int32_t* left_init = fold_.left_init + top;
+    __m512i apart[2][8], low_best = lowest(), high_best = lowest();
 #pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) {
-        const __m512i low = load(sums_[turn_] + (top + r) * kWidth);
-        const __m512i high = load(sums_[turn_] + (top + r) * kWidth + kSide);
-        const __m512i low_row = _mm512_add_epi32(low, low_init);
-        const __m512i high_row = _mm512_add_epi32(high, high_init);
-        if (APART) {
-          apart[0][r] = low_row;
-          apart[1][r] = high_row;
-        } else {
-          __m512i& best = row_best_[done_.turn][top + r];
-          best = Vnni::max(best, Vnni::max(low_row, high_row));
-        }
-        if (RIGHT) {
-          const __m512i init = _mm512_set1_epi32(left_init[top + r]);
-          low_best = Vnni::max(low_best, _mm512_add_epi32(low, init));
-          high_best = Vnni::max(high_best, _mm512_add_epi32(high, init));
-        }
-      }
+    for (int r = 0; r < 8; ++r) {
+      const __m512i low = load(sums + r * kWidth), high = load(sums + r * kWidth + kSide);
+      const __m512i low_row = _mm512_add_epi32(low, fold_.low_init);
+      const __m512i high_row = _mm512_add_epi32(high, fold_.high_init);
       if (APART) {
-        uint16_t* out = a_.left_best + done_.column / kPanel * a_.left_padded + done_.row + top;
-        Vnni::reduce_rows(apart[0], left_init + top, a_.shift, out);
-        if (two) Vnni::reduce_rows(apart[1], left_init + top, a_.shift, out + a_.left_padded);
+        apart[0][r] = low_row;
+        apart[1][r] = high_row;
+      } else {
+        __m512i& best = fold_.row_best[top + r];
+        best = Vnni::max(best, Vnni::max(low_row, high_row));
       }
       if (RIGHT) {
-        int32_t* best = column_best_ + (APART ? top / kSide * kWidth : done_.column - begin_);
-        const bool first = APART && top % kSide == 0;
-        store(best, first ? low_best : Vnni::max(load(best), low_best));
-        if (two) store(best + kSide, first ? high_best : Vnni::max(load(best + kSide), high_best));
+        const __m512i init = _mm512_set1_epi32(left_init[r]);
+        low_best = Vnni::max(low_best, _mm512_add_epi32(low, init));
+        high_best = Vnni::max(high_best, _mm512_add_epi32(high, init));
       }
+    }
+    if (APART) {
+      Vnni::reduce_rows(apart[0], left_init, a_.shift, fold_.low_out + top);
+      Vnni::reduce_rows(apart[1], left_init, a_.shift, fold_.high_out + top);
+    }
+    if (RIGHT) {
+      int32_t* low = fold_.low_best + (APART ? top / kSide * kWidth : 0);
+      int32_t* high = fold_.high_best + (APART ? top / kSide * kWidth : 0);
+      store(low, Vnni::max(load(low), low_best));
+      store(high, Vnni::max(load(high), high_best));
     }
   }
 
@@ -191,11 +207,12 @@ class Pair {
           keep(column_best_ + r * kWidth + c * kSide, column, out + column);
         }
       }
+      for (int c = 0; c < 2 * kWidth; c += kSide) store(column_best_ + c, lowest());
     }
     if (!APART && done_.last) {
       uint16_t* out = a_.left_best + begin_ / a_.segment * a_.left_padded + done_.row;
       for (int r = 0; r < kSide * done_.rows; r += 8) {
-        Vnni::reduce_rows(row_best_[done_.turn] + r, a_.left_init + done_.row + r, a_.shift, out + r);
+        Vnni::reduce_rows(done_.row_best + r, a_.left_init + done_.row + r, a_.shift, out + r);
       }
     }
   }
@@ -208,14 +225,16 @@ class Pair {
   static MUSC_INLINE void store(int32_t* to, __m512i value) { Vnni::store(to, value); }
   static MUSC_INLINE __m512i lowest() { return Vnni::lowest(); }
 
-  const PairInt& a_;
+  const PairInt a_;
   const Tiles tiles_;
-  int64_t begin_ = 0;  // of the columns at hand
-  Step done_;          // the last step; its sums are sums_[turn_]
+  int64_t begin_ = 0, end_ = 0;  // of the columns at hand
+  Step done_{};                  // the last step: what fold_ is about
+  Fold fold_{};
   int turn_ = 0;
   alignas(64) int32_t sums_[2][kWidth * kWidth] = {};
   __m512i row_best_[2][kWidth];
-  alignas(64) int32_t column_best_[APART ? 2 * kWidth : kMaxSegment];
+  alignas(64) int32_t column_best_[kMaxSegment + kSide];
+  uint16_t unused_[kWidth];
 };
 
 void pair_amx(const PairInt& args) {
@@ -231,6 +250,7 @@ int64_t peak_amx(int64_t steps, const uint32_t* seed, void* result) {
   const Tiles tiles;
   alignas(64) uint32_t tile[kSide * kTileWords] = {};
   for (int i = 0; i < 16; ++i) tile[i] = seed[i];
+  asm volatile("" : : "m"(tile));  // Nor does its loading say that it reads.
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
