@@ -271,7 +271,13 @@ int64_t peak_amx(int64_t steps, const uint32_t* seed, void* result) {
 }
 
 constexpr Isa with_amx(Isa isa) {
-  isa.int8 = {Vnni::kElements, kTileWords, 1, pair_amx, scan_kernel<Vnni, 1>, peak_amx};
+  isa.int8 = {Vnni::kElements,
+              kTileWords,
+              1,
+              pair_amx,
+              round_panel_kernel<Vnni::kElements, 1>,
+              scan_kernel<Vnni, 1>,
+              peak_amx};
   return isa;
 }
 

@@ -50,11 +50,27 @@ struct Picks {
   int64_t count;
 };
 
+// 16 rows to round in all their channels, of which the first `rows` are real.
+struct WholePanel {
+  const float* x;      // [rows][channels]
+  const float* mean;   // [channels]
+  const float* signs;  // [2][size], +-1 / sqrt(size)
+  int64_t rows, channels, size, words;
+  float scale, inverse;
+  float* scratch;      // [channels][16], on a line
+  uint32_t* left;      // the panel's groups
+  uint32_t* right;
+  // Of each row: |x - mean|^2, the square of what rounding took, and of the levels.
+  float norms[kPanel], lost[kPanel];
+  int32_t squares[kPanel], sums[kPanel];
+};
+
 struct IntKernel {
   int elements;   // per word: 4 (int8) or 2 (int16)
   int64_t unit;   // K is a multiple of it
   int64_t group;  // rows of a group of `left`
   void (*pair)(const PairInt&);
+  void (*round_panel)(WholePanel&);
   // Scores of one left row against `panels` panels of `right`: out [panels * 16]. `left` points at
   // the row's first word; its words lie `group` apart.
   void (*scan)(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
@@ -79,8 +95,6 @@ struct Isa {
   // centred [channels][8] is left holding x - mean.
   void (*project)(const float* x, int64_t stride, const float* mean, int64_t channels,
                   const float* basis, int64_t panels, float* centred, float* out);
-  // In place on [channels][8]; signs [4][size], size the largest power of two <= channels.
-  void (*rotate)(float* values, int64_t channels, int64_t size, const float* signs);
   // sum((x - y)^2) in fp32, in one fixed order of additions on every instruction set.
   void (*squared_distances)(const float* x, const float* y, int64_t channels, const Picks& picks,
                             float* out);

@@ -17,6 +17,22 @@ inline float upwards(double value) {
   return std::nextafter(static_cast<float>(value), std::numeric_limits<float>::max());
 }
 
+size_t sized(int64_t count) { return static_cast<size_t>(count); }
+
+struct alignas(64) Line {
+  float values[kPanel];
+};
+
+// Of a sum of squares in fp32, not below the true one.
+double root(float square) { return std::sqrt(static_cast<double>(square)) * 1.0001; }
+
+// floor(x^2/2) + floor(y^2/2) - x.y is at most |x - y|^2 / 2: the bound stays a bound.
+void put_inits(const QuantiseArgs& args, int64_t row, int32_t square, int32_t sum) {
+  const int bias = args.elements == 4 ? 128 : 0;
+  args.left_init[row] = -(square / 2) - bias * sum;
+  args.right_init[row] = -(square / 2);
+}
+
 // A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
 void put_words(const int8_t* levels, int elements, int64_t words, int64_t group, uint32_t* left,
                uint32_t* right) {
@@ -53,9 +69,7 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
   const double norm = std::sqrt(row.square_norm);
   const double gamma = 1.01 * kUnit * static_cast<double>(args.channels + 2);
   const double size = std::sqrt(static_cast<double>(args.prefix)) * (1.0 + args.basis_error);
-  // The rotation: 4 rounds of at most 16 steps, each orthonormal up to 2^-24 of its result.
-  const double projection = args.basis == nullptr ? 80.0 * kUnit * norm
-                                                  : gamma * norm * size + 6.0 * kUnit * norm;
+  const double projection = gamma * norm * size + 6.0 * kUnit * norm;
   double error = projection;
   int64_t channels = args.prefix;
   if (args.tail) {
@@ -69,22 +83,21 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
     error += a > 0.0 ? std::min(std::sqrt(delta), delta / a) : std::sqrt(delta);
     row.w[channels++] = static_cast<float>(a - args.tail_centre);
   }
-  const auto lost = [](float square) { return std::sqrt(static_cast<double>(square)) * 1.00001; };
   const auto inverse = [](double scale) { return static_cast<float>(1.0 / scale); };
   Bounds bounds{};
-  bounds.rho = upwards(error + lost(isa.round_bytes(row.w, channels, static_cast<float>(args.scale),
+  bounds.rho = upwards(error + root(isa.round_bytes(row.w, channels, static_cast<float>(args.scale),
                                                     inverse(args.scale), 127.0f, levels)));
   if (fine != nullptr) {
     const double most = 127.0 * args.scale / args.fine_scale;
     bounds.fine = upwards(
-        error + lost(isa.round_fine(row.w, channels, static_cast<float>(args.fine_scale),
+        error + root(isa.round_fine(row.w, channels, static_cast<float>(args.fine_scale),
                                     inverse(args.fine_scale), static_cast<float>(most), fine)));
   }
   if (rest != nullptr) {
     for (int64_t c = 0; c < args.channels; ++c) scratch[c] -= row.back[c];
     bounds.rest = upwards(
         3.0 * projection +
-        lost(isa.round_bytes(scratch, args.channels, static_cast<float>(args.rest_scale),
+        root(isa.round_bytes(scratch, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
   }
   return bounds;
@@ -92,15 +105,52 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
 
 }  // namespace
 
+// Every channel, in the rotation.
+void round_whole(const Isa& isa, const QuantiseArgs& args) {
+  const int64_t groups = args.padded / kPanel;
+  int64_t size = 1;
+  while (2 * size <= args.channels) size *= 2;
+  parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
+    const int64_t image = task / groups, top = (task % groups) * kPanel;
+    const int64_t base = image * args.padded + top, at = image * args.rows + top;
+    thread_local std::vector<Line> scratch;
+    scratch.resize(sized(args.channels));
+    WholePanel panel;
+    panel.x = args.x + at * args.channels;
+    panel.mean = args.mean;
+    panel.signs = args.signs;
+    panel.rows = std::min(kPanel, args.rows - top);
+    panel.channels = args.channels;
+    panel.size = size;
+    panel.words = args.words;
+    panel.scale = static_cast<float>(args.scale);
+    panel.inverse = static_cast<float>(1.0 / args.scale);
+    panel.scratch = scratch[0].values;
+    panel.left = args.left + base * args.words;
+    panel.right = args.right + base * args.words;
+    isa.int8.round_panel(panel);
+    for (int64_t r = 0; r < kPanel; ++r) {
+      if (r >= panel.rows) {
+        args.left_init[base + r] = args.right_init[base + r] = kNever;
+        continue;
+      }
+      // x - mean; then two rounds of at most 17 steps, each orthonormal up to 2^-24 of its result.
+      const double error = 40.0 * kUnit * root(panel.norms[r]);
+      args.bounds[at + r] = {upwards(error + root(panel.lost[r])), 0.0f, 0.0f, 0.0f};
+      put_inits(args, base + r, panel.squares[r], panel.sums[r]);
+    }
+  });
+}
+
 void quantise(const Isa& isa, const QuantiseArgs& args) {
+  if (args.basis == nullptr) {
+    round_whole(isa, args);
+    return;
+  }
   const int64_t panels = (args.prefix + kPanel - 1) / kPanel;
   const int64_t groups = args.padded / kPanel;
   const int64_t width = (args.channels + kPanel - 1) / kPanel * kPanel;
-  int64_t power = 1;
-  while (2 * power <= args.channels) power *= 2;
   const int64_t group = isa.int8.group;
-  const int bias = args.elements == 4 ? 128 : 0;
-  const auto sized = [](int64_t count) { return static_cast<size_t>(count); };
   parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
     const int64_t image = task / groups, top = (task % groups) * kPanel;
     const int64_t base = image * args.padded;
@@ -122,28 +172,12 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
       }
       double square_norms[kTileRows] = {};
       if (real > 0) {
-        if (args.basis != nullptr) {
-          isa.project(x, args.channels, args.mean, args.channels, args.basis, panels,
-                      centred.data(), projected.data());
-        } else {
-          for (int64_t r = 0; r < kTileRows; ++r) {
-            for (int64_t c = 0; c < args.channels; ++c) {
-              centred[sized(c * kTileRows + r)] = x[r * args.channels + c] - args.mean[c];
-            }
-          }
-        }
+        isa.project(x, args.channels, args.mean, args.channels, args.basis, panels, centred.data(),
+                    projected.data());
         for (int64_t c = 0; c < args.channels; ++c) {
           for (int64_t r = 0; r < kTileRows; ++r) {
             const double value = centred[sized(c * kTileRows + r)];
             square_norms[r] += value * value;
-          }
-        }
-        if (args.basis == nullptr) {
-          isa.rotate(centred.data(), args.channels, power, args.signs);
-          for (int64_t r = 0; r < kTileRows; ++r) {
-            for (int64_t c = 0; c < args.channels; ++c) {
-              projected[sized(r * panels * kPanel + c)] = centred[sized(c * kTileRows + r)];
-            }
           }
         }
         if (args.rest != nullptr) {
@@ -181,9 +215,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
           square += static_cast<int32_t>(level) * level;
           sum += level;
         }
-        // floor(x^2/2) + floor(y^2/2) - x.y is at most |x - y|^2 / 2: the bound stays a bound.
-        args.left_init[row] = -(square / 2) - bias * sum;
-        args.right_init[row] = -(square / 2);
+        put_inits(args, row, square, sum);
       }
     }
   });

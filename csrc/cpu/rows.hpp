@@ -1,4 +1,4 @@
-// Loops over single rows (rotating, rounding, comparing), compiled for each instruction set; the
+// Loops over single rows (rounding, comparing), compiled for each instruction set; the
 // compiler vectorises them. Included by the isa_*.cpp files alone, see tile.hpp.
 #pragma once
 
@@ -8,29 +8,6 @@
 
 namespace musc {
 namespace {
-
-// Walsh-Hadamard steps on the first and on the last `size` of the channels (a power of two), twice,
-// each after random signs: orthonormal, and any one channel spreads over all. values [channels][8].
-void rotate_kernel(float* values, int64_t channels, int64_t size, const float* signs) {
-  for (int round = 0; round < 4; ++round) {
-    float* block = values + (round % 2 == 0 ? 0 : (channels - size) * kTileRows);
-    const float* sign = signs + round * size;  // +-1 / sqrt(size)
-    for (int64_t c = 0; c < size; ++c) {
-      for (int r = 0; r < kTileRows; ++r) block[c * kTileRows + r] *= sign[c];
-    }
-    for (int64_t half = 1; half < size; half *= 2) {
-      for (int64_t start = 0; start < size; start += 2 * half) {
-        float* low = block + start * kTileRows;
-        float* high = low + half * kTileRows;
-        for (int64_t i = 0; i < half * kTileRows; ++i) {
-          const float a = low[i], b = high[i];
-          low[i] = a + b;
-          high[i] = a - b;
-        }
-      }
-    }
-  }
-}
 
 // The first lines of a row that is needed soon; the hardware sees where the rest goes.
 template <class T>

@@ -28,7 +28,7 @@ struct QuantiseArgs {
   const float* x;       // [images][rows][channels]
   const float* mean;    // [channels]
   const float* basis;   // [panels][channels][16], columns beyond `prefix` zero; null: all channels,
-  const float* signs;   // rotated by Isa::rotate with these, [4][size]
+  const float* signs;   // rotated with these, [2][size]: whole.hpp
   int64_t images, rows, channels, prefix;
   bool tail;            // the norm of what the basis leaves out becomes one more channel
   float tail_centre;

@@ -7,6 +7,7 @@
 #include "cpu/isa.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/tile.hpp"
+#include "cpu/whole.hpp"
 #include "cpu/window.hpp"
 
 namespace musc {
@@ -92,12 +93,12 @@ void project_kernel(const float* x, int64_t stride, const float* mean, int64_t c
 template <class Int, class Float>
 constexpr Isa make_isa(const char* name) {
   return {name,
-          {Int::kElements, 1, kTileRows, pair_kernel<Int>, scan_kernel<Int, kTileRows>,
+          {Int::kElements, 1, kTileRows, pair_kernel<Int>,
+           round_panel_kernel<Int::kElements, kTileRows>, scan_kernel<Int, kTileRows>,
            peak_kernel<Int>},
           {1, pair_kernel<Float>, peak_kernel<Float>},
           {2, nullptr, nullptr},
           project_kernel<Float>,
-          rotate_kernel,
           squared_distances_kernel,
           round_kernel<int8_t>,
           round_kernel<int16_t>,

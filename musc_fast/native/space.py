@@ -193,13 +193,13 @@ def _mean_scale(rows: Tensor) -> float:
 
 @lru_cache(maxsize=8)
 def rotation_signs(channels: int) -> Tensor:
-    """Random signs over sqrt(size), [4, size]: size is the largest power of two <= channels.
+    """Random signs over sqrt(size), [2, size]: size is the largest power of two <= channels.
 
-    They describe the rotation of all channels: Walsh-Hadamard steps on the first, the last, the
-    first and the last `size` channels (Isa::rotate); C log C work, not C^2.
+    They describe the rotation of all channels: Walsh-Hadamard steps on the first, then on the last
+    `size` channels (csrc/cpu/whole.hpp); C log C work, not C^2.
     """
     size = 1 << (channels.bit_length() - 1)
-    signs = torch.randint(0, 2, (4, size), generator=torch.Generator().manual_seed(4))
+    signs = torch.randint(0, 2, (2, size), generator=torch.Generator().manual_seed(4))
     return ((2.0 * signs - 1.0) / math.sqrt(size)).float()
 
 
