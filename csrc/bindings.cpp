@@ -46,25 +46,32 @@ void bind_search(py::module_& module) {
                              pointer<const int32_t>(left_init),   pointer<const int32_t>(right_init),
                              pointer<const musc::Bounds>(bounds), pointer<const float>(x),
                              rows,                                padded,
-                             pointer<const int16_t>(fine),        pointer<const int8_t>(rest)};
+                             pointer<const int16_t>(fine),        pointer<const int8_t>(rest),
+                             nullptr};
            }),
            py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
            py::arg("bounds"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
-           py::arg("rest"));
+           py::arg("rest"))
+      .def("with_segments", [](const Operands& operands, uintptr_t segment_rho) {
+        Operands out = operands;
+        out.segment_rho = pointer<const float>(segment_rho);
+        return out;
+      }, py::arg("segment_rho"));
   py::class_<SearchShape>(module, "SearchShape")
       .def(py::init([](int64_t words, int64_t channels, int64_t segment, int shift, double scale,
                        double stretch, int threads, int64_t fine_stride, int64_t rest_stride,
-                       int64_t prefix, double fine_scale, double rest_scale) {
+                       int64_t prefix, double fine_scale, double rest_scale,
+                       double usual_rho) {
              require(musc::is_segment(segment), "a segment is 16 or a multiple of 48, 1536 at most");
              require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
              return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
                                 threads,     fine_stride, rest_stride, prefix, fine_scale,
-                                rest_scale};
+                                rest_scale,  usual_rho};
            }),
            py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
            py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
            py::arg("rest_stride"), py::arg("prefix"), py::arg("fine_scale"),
-           py::arg("rest_scale"));
+           py::arg("rest_scale"), py::arg("usual_rho"));
 
   module.def(
       "quantise",

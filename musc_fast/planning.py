@@ -22,6 +22,7 @@ _RESERVE = 32 << 20  # scratch: samples, bases, the refinement's lists
 SEGMENTS = (16, 48, 96, 192, 384, 768, 1536)
 _LONG_ROW = 32  # words; from here on a finer segment saves more than its score costs
 PANEL = 16
+LANES = 32
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
 
 
 def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:
-    """The best scores of one query image against all references."""
+    """What is kept of one query image's scores against all references (csrc/cpu/summary.hpp)."""
     segments = -(-padded(reference_patches) // segment)
-    return 2 * references * segments * padded(patches)
+    lanes = -(-patches // LANES) * LANES
+    return references * (6 * lanes + segments * (lanes // 8))
 
 
 def plan_search(

@@ -13,15 +13,14 @@ size_t sized(int64_t count) { return static_cast<size_t>(count); }
 }  // namespace
 
 Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& references,
-                   const SearchShape& shape, const RefineArgs& args, const Bounds* segment_bounds)
+                   const SearchShape& shape, const RefineArgs& args)
     : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
-      segment_bounds_(segment_bounds),
       segments_((references.padded + shape.segment - 1) / shape.segment),
       inverse_(1.0 / shape.scale),
       fine_inverse_(shape.fine_stride != 0 ? 1.0 / shape.fine_scale : 0.0),
       ordered_(sized(kBlock)), ends_(sized(segments_ + 1)), scores_(sized(kBatch * shape.segment)),
-      spare_(sized(shape.segment)), chosen_(sized(shape.segment + kPanel)),
-      found_(sized(kBlock + kPanel)) {
+      chosen_(sized(shape.segment + kPanel)),
+      found_(sized(kBlock)) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &rests_}) list->resize(most);
   distances_.resize(most);
@@ -46,16 +45,27 @@ void Examiner::examine(const Question& question) {
   flush();
 }
 
-// Scores of one patch against one segment.
-int64_t Examiner::scan(int64_t n, int64_t segment, int32_t* scores) {
-  const int64_t begin = segment * shape_.segment, p = ask_.wanted[n].patch;
-  const int64_t row = ask_.image * q_.padded + p, column = j_ * r_.padded + begin;
+// Scores [count][segment] of some patches against one segment.
+void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores) {
+  const int64_t begin = segment * shape_.segment, column = j_ * r_.padded + begin;
   const int64_t group = isa_.int8.group;
-  const uint32_t* left = q_.left + (row - p % group) * shape_.words + p % group;
-  isa_.int8.scan(left, r_.right + column * shape_.words, shape_.words, width(segment) / kPanel,
-                 q_.left_init[row], r_.right_init + column, scores);
-  ++counters[1];
-  return width(segment);
+  ScanArgs scan;
+  scan.words = shape_.words;
+  scan.panels = width(segment) / kPanel;
+  scan.right = r_.right + column * shape_.words;
+  scan.right_init = r_.right_init + column;
+  scan.stride = shape_.segment;
+  for (int64_t at = 0; at < count; at += kTogether) {
+    scan.rows = std::min(kTogether, count - at);
+    scan.out = scores + at * shape_.segment;
+    for (int64_t r = 0; r < scan.rows; ++r) {
+      const int64_t p = ask_.wanted[batch[at + r]].patch, row = ask_.image * q_.padded + p;
+      scan.left[r] = q_.left + (row - p % group) * shape_.words + p % group;
+      scan.left_init[r] = q_.left_init[row];
+    }
+    isa_.int8.scan(scan);
+  }
+  counters[1] += count;
 }
 
 // Every patch's segment of best score, those of one segment after each other.
@@ -83,11 +93,16 @@ void Examiner::start_all() {
 
 // The exact distance to the candidate of best score, for a start.
 void Examiner::start(const int32_t* batch, int64_t count) {
-  for (int64_t b = 0; b < count; ++b) {
-    int32_t* scores = scores_.data() + b * shape_.segment;
-    const int64_t segment = ask_.wanted[batch[b]].segment, width = scan(batch[b], segment, scores);
-    isa_.select(scores, width, isa_.largest(scores, width), chosen_.data());
-    add(batch[b], segment * shape_.segment + chosen_[0]);
+  for (int64_t b = 0, next = 0; b < count; b = next) {
+    const int64_t segment = ask_.wanted[batch[b]].segment;
+    while (next < count && ask_.wanted[batch[next]].segment == segment) ++next;
+    scan(batch + b, next - b, segment, scores_.data() + b * shape_.segment);
+    for (int64_t n = b; n < next; ++n) {
+      const int32_t* scores = scores_.data() + n * shape_.segment;
+      const int32_t most = isa_.largest(scores, width(segment));
+      isa_.select(scores, width(segment), most, chosen_.data());
+      add(batch[n], segment * shape_.segment + chosen_[0]);
+    }
   }
   isa_.squared_distances(q_.x + ask_.image * q_.rows * shape_.channels,
                          r_.x + j_ * r_.rows * shape_.channels, shape_.channels, picks(),
@@ -124,7 +139,7 @@ void Examiner::choose(int64_t n, int64_t segment, const int32_t* scores) {
   if (candidates_ > kList) flush();
   const int64_t begin = segment * shape_.segment;
   const double reach = reach_[n] + bounds_of(n).rho;
-  const int64_t widest = limit(reach + segment_bounds_[j_ * segments_ + segment].rho);
+  const int64_t widest = limit(reach + r_.segment_rho[j_ * segments_ + segment]);
   const int64_t count =
       isa_.select(scores, width(segment), static_cast<int32_t>(-widest), chosen_.data());
   const Bounds* bounds = r_.bounds + j_ * r_.rows + begin;
@@ -140,27 +155,35 @@ void Examiner::choose(int64_t n, int64_t segment, const int32_t* scores) {
 
 // All candidates that the scores leave, but those of start_all().
 void Examiner::collect() {
-  const Bounds* others = segment_bounds_ + j_ * segments_;
-  float most = 0.0f;
-  for (int64_t s = 0; s < segments_; ++s) most = std::max(most, others[s].rho);
-  std::fill_n(limits_, ask_.rows, static_cast<uint16_t>(0));
-  std::fill_n(slot_of_, ask_.rows, -1);
+  const Summary summary = this->summary(ask_.image, ask_.column);
+  const int64_t words = lanes_of(ask_.rows) / kLanes, stride = lanes_of(q_.rows) / kLanes;
+  uint32_t wanted[kBlock / kLanes] = {}, whole[kBlock / kLanes] = {};
   for (int64_t n = 0; n < ask_.count; ++n) {
     const int64_t row = ask_.wanted[n].patch - ask_.begin;
-    const int64_t widest = limit(reach_[n] + bounds_of(n).rho + most) >> shape_.shift;
-    limits_[row] = static_cast<uint16_t>(std::min<int64_t>(widest, 65535));
+    const int64_t most = limit(reach_[n] + bounds_of(n).rho + shape_.usual_rho) >> shape_.shift;
+    const uint32_t bit = 1u << row % kLanes;
+    wanted[row / kLanes] |= bit;
+    // The summary expected less: any segment may hold candidates.
+    if (most >= summary.outside[ask_.begin + row]) whole[row / kLanes] |= bit;
     slot_of_[row] = static_cast<int32_t>(n);
   }
-  const uint16_t* scores = best(ask_.image, ask_.column) + ask_.begin;
-  for (int64_t s = 0; s < segments_; ++s, scores += q_.padded) {
-    const int64_t count = isa_.within(scores, limits_, ask_.rows, found_.data());
-    for (int64_t k = 0; k < count; ++k) {
-      const int32_t row = found_[sized(k)], n = slot_of_[row];
-      if (n < 0 || (fresh_ && ask_.wanted[n].segment == s)) continue;
-      const double reach = reach_[n] + bounds_of(n).rho + others[s].rho;
-      if (scores[row] > limit(reach) >> shape_.shift) continue;
-      scan(n, s, spare_.data());
-      choose(n, s, spare_.data());
+  const uint32_t* bits = summary.bits + ask_.begin / kLanes;
+  for (int64_t s = 0; s < segments_; ++s, bits += stride) {
+    int64_t found = 0;
+    for (int64_t w = 0; w < words; ++w) {
+      for (uint32_t left = (bits[w] & wanted[w]) | whole[w]; left != 0; left &= left - 1) {
+        const int32_t n = slot_of_[w * kLanes + __builtin_ctz(left)];
+        found_[sized(found)] = n;
+        found += fresh_ && ask_.wanted[n].segment == s ? 0 : 1;
+      }
+    }
+    for (int64_t at = 0; at < found; at += kBatch) {
+      const int32_t* batch = found_.data() + at;
+      const int64_t count = std::min(kBatch, found - at);
+      scan(batch, count, s, scores_.data());
+      for (int64_t b = 0; b < count; ++b) {
+        choose(batch[b], s, scores_.data() + b * shape_.segment);
+      }
     }
   }
 }

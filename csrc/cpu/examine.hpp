@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/search.hpp"
+#include "cpu/summary.hpp"
 
 namespace musc {
 
@@ -25,7 +26,7 @@ struct Hit {
   }
 };
 
-constexpr int64_t kBlock = 1408;  // patches of one task at most
+constexpr int64_t kBlock = 1408;  // patches of one task at most: whole words of bits
 
 // A patch of the query image, the squared distance beyond which nothing matters, and the segment of
 // best score (where that is infinite).
@@ -35,7 +36,8 @@ struct Wanted {
   int32_t segment;
 };
 
-// What is asked about one reference image: for patches of a block [begin, begin + rows) of a query.
+// What is asked about one reference image: for patches of a block [begin, begin + rows) of a query;
+// begin is a multiple of kLanes.
 struct Question {
   int64_t image, column, begin, rows;
   const Wanted* wanted;
@@ -46,7 +48,7 @@ struct Question {
 class Examiner {
  public:
   Examiner(const Isa& isa, const Operands& queries, const Operands& references,
-           const SearchShape& shape, const RefineArgs& args, const Bounds* segment_bounds);
+           const SearchShape& shape, const RefineArgs& args);
 
   // hits[n]: the nearest patch of the image of `column` to wanted[n], if it is not farther than
   // wanted[n].worst; patch -1 if it is. `worst` is infinite for all of them or for none.
@@ -58,9 +60,9 @@ class Examiner {
                ? column
                : args_.images[(image - args_.begin) * args_.columns + column];
   }
-  // The least t >> shift of every segment of an image, for the rows of the query image.
-  const uint16_t* best(int64_t image, int64_t column) const {
-    return args_.best + ((image - args_.first) * args_.columns + column) * segments_ * q_.padded;
+  Summary summary(int64_t image, int64_t column) const {
+    const int64_t at = (image - args_.first) * args_.columns + column;
+    return {args_.best + at * summary_size(q_.rows, segments_), q_.rows};
   }
   // The largest integer -score of a candidate within `reach` (a distance, rho and all).
   int64_t limit(double reach) const {
@@ -77,12 +79,13 @@ class Examiner {
 
  private:
   static constexpr int64_t kBatch = 32;
+  static constexpr int64_t kTogether = 8;  // rows of a scan
 
   void start_all();
   void start(const int32_t* batch, int64_t count);
   void look_at_best(const int32_t* batch, int64_t count);
   void collect();
-  int64_t scan(int64_t n, int64_t segment, int32_t* scores);
+  void scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores);
   void choose(int64_t n, int64_t segment, const int32_t* scores);
   void flush();
   void look_closer();
@@ -121,18 +124,16 @@ class Examiner {
   const Operands& r_;
   const SearchShape& shape_;
   const RefineArgs& args_;
-  const Bounds* segment_bounds_;  // the largest of each, [references][segments]
   const int64_t segments_;
   const double inverse_, fine_inverse_;
   Question ask_{};
   int64_t j_ = 0;      // the reference image
   bool fresh_ = true;  // nothing is known yet: worst is infinite
   double reach_[kBlock] = {};                 // what is known: no candidate beyond it matters
-  uint16_t limits_[kBlock] = {};              // of a score as kept, by row of the block
-  int32_t slot_of_[kBlock] = {};              // its n, or -1
+  int32_t slot_of_[kBlock] = {};              // n of the rows that are wanted
   std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
-  std::vector<int32_t> scores_, spare_;       // [kBatch][segment], of a batch; [segment]
-  std::vector<int32_t> chosen_, found_;       // of one segment: candidates, rows of the block
+  std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
+  std::vector<int32_t> chosen_, found_;       // of one segment: candidates, n
   std::vector<int32_t> slots_, rows_, others_;  // candidates: n, query patch, reference patch
   std::vector<int32_t> squares_, rests_;
   std::vector<float> distances_;

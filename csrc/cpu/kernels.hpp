@@ -43,6 +43,45 @@ struct PairArgs {
 using PairInt = PairArgs<int32_t, uint16_t>;
 using PairFloat = PairArgs<float, float>;
 
+// Bounds on what rounding took from a row, by representation.
+struct Bounds {
+  float rho, fine, rest, unused;
+};
+
+// The best scores of an image's rows in every segment of another, and what is kept of them: see
+// SummaryAt. Where a segment's rho is beyond `usual`, its scores count as lowered by the difference,
+// so that one badly rounded patch does not loosen the bound of its whole image.
+struct SummaryArgs {
+  const uint16_t* scores;    // [segments][padded], and 32 more that can be read
+  int64_t segments, padded, rows;
+  const Bounds* bounds;      // [rows]
+  const float* segment_rho;  // [segments]: the largest of each
+  double usual, scale;
+  float slack;               // steps
+  int shift;
+  uint16_t *nearest, *first, *outside;
+  uint32_t* bits;
+};
+
+// Scores [columns] of rows, `stride` apart; bits [columns][words] of the k smallest but `skip`'s.
+struct SmallestArgs {
+  const uint16_t* scores;
+  int64_t columns, stride, skip, k, words;
+  uint32_t* bits;
+};
+
+// Up to eight rows against `panels` panels of `right`: out [rows][stride], panels * 16 of each. A row's
+// words lie `group` apart.
+struct ScanArgs {
+  const uint32_t* left[8];
+  int32_t left_init[8];
+  int64_t rows, words, panels;
+  const uint32_t* right;
+  const int32_t* right_init;
+  int32_t* out;
+  int64_t stride;
+};
+
 // Rows to compare: rows[n] of x with others[n] of y.
 struct Picks {
   const int32_t* rows;
@@ -71,10 +110,7 @@ struct IntKernel {
   int64_t group;  // rows of a group of `left`
   void (*pair)(const PairInt&);
   void (*round_panel)(WholePanel&);
-  // Scores of one left row against `panels` panels of `right`: out [panels * 16]. `left` points at
-  // the row's first word; its words lie `group` apart.
-  void (*scan)(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
-               int32_t left_init, const int32_t* right_init, int32_t* out);
+  void (*scan)(const ScanArgs&);
   // Runs `steps` steps of pure dot products (seed: 16 words, result: 16 scores); returns operations
   // divided by `elements`.
   int64_t (*peak)(int64_t steps, const uint32_t* seed, void* result);
@@ -109,11 +145,10 @@ struct Isa {
   void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
                        int32_t* out);
   int32_t (*largest)(const int32_t* scores, int64_t count);
-  // least = min(least, scores); where a score lowers it, where = segment.
-  void (*fold_least)(const uint16_t* scores, int64_t count, uint16_t segment, uint16_t* least,
-                     uint16_t* where);
-  // Indices of scores <= limits, ascending; returns how many.
-  int64_t (*within)(const uint16_t* scores, const uint16_t* limits, int64_t count, int32_t* out);
+  void (*summarise)(const SummaryArgs&);
+  void (*smallest)(const SmallestArgs&);
+  // Bits of scores <= limits, 32 a word.
+  void (*within)(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits);
   // Indices of scores >= threshold, ascending; returns how many.
   int64_t (*select)(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out);
   // LNAMD's loops: sum(x); sum((x - centre)^2); sums += enters - leaves (either may be null);

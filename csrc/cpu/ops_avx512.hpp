@@ -65,20 +65,13 @@ struct Avx512Score : Avx512Base {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
                      _mm256_cvtusepi32_epi16(_mm256_srl_epi32(t, _mm_cvtsi32_si128(shift))));
   }
-  static int64_t within(const uint16_t* scores, const uint16_t* limits, int64_t count,
-                        int32_t* out) {
-    constexpr int64_t kStep = 32;
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; i += kStep) {
-      const __mmask32 real = count - i < kStep ? (1u << (count - i)) - 1 : 0xffffffffu;
-      const __m512i t = _mm512_maskz_loadu_epi16(real, scores + i);
-      __mmask32 keep =
-          _mm512_mask_cmple_epu16_mask(real, t, _mm512_maskz_loadu_epi16(real, limits + i));
-      for (; keep != 0; keep &= keep - 1) {
-        out[found++] = static_cast<int32_t>(i + __builtin_ctz(keep));
-      }
-    }
-    return found;
+  // Bits of scores <= limits, of 32; outside = min(outside, the others).
+  static MUSC_INLINE uint32_t split(const uint16_t* scores, const uint16_t* limits,
+                                    uint16_t* outside) {
+    const __m512i score = _mm512_loadu_si512(scores), least = _mm512_loadu_si512(outside);
+    const __mmask32 keep = _mm512_cmple_epu16_mask(score, _mm512_loadu_si512(limits));
+    _mm512_storeu_si512(outside, _mm512_mask_min_epu16(least, ~keep, least, score));
+    return keep;
   }
   static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -80,14 +80,15 @@ struct PortableInt : PortableBase<int32_t> {
       out[r] = pack(best, shift);
     }
   }
-  static int64_t within(const uint16_t* scores, const uint16_t* limits, int64_t count,
-                        int32_t* out) {
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      out[found] = static_cast<int32_t>(i);
-      found += scores[i] <= limits[i] ? 1 : 0;
+  // Bits of scores <= limits, of 32; outside = min(outside, the others).
+  static uint32_t split(const uint16_t* scores, const uint16_t* limits, uint16_t* outside) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; ++i) {
+      const bool keep = scores[i] <= limits[i];
+      bits |= (keep ? 1u : 0u) << i;
+      outside[i] = keep || outside[i] < scores[i] ? outside[i] : scores[i];
     }
-    return found;
+    return bits;
   }
   static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
     int64_t found = 0;

@@ -20,53 +20,41 @@
 namespace musc {
 namespace {
 
-constexpr int64_t kUsual = 94;         // percent of the segments whose scores need no correction
 constexpr int64_t kMostImages = 8;     // at a time
 constexpr int64_t kStates = 16 << 20;  // bytes of all Blocks at a time, about
 
 // What is known of some patches of one query image.
 struct Block {
   int64_t image, begin, rows;
-  std::vector<uint16_t> nearest;              // [rows][columns]: least t >> shift
-  std::vector<uint16_t> first;                // [columns][rows]: its segment
-  std::vector<uint8_t> taken;                 // [rows][columns]
-  std::vector<std::vector<int32_t>> members;  // [columns]: rows to examine
-  std::vector<Hit> hits;                      // [rows][k], heaps
-  std::vector<int64_t> kept;                  // [rows]: how many so far
+  std::vector<uint32_t> nearest, possible;  // [columns][words]: rows to examine, a bit each
+  std::vector<Hit> hits;                    // [rows][k], heaps
+  std::vector<int64_t> kept;                // [rows]: how many so far
 
+  int64_t words() const { return lanes_of(rows) / kLanes; }
   static int64_t bytes_of_row(int64_t columns, int64_t k) {
-    return columns * static_cast<int64_t>(sizeof(uint16_t) * 2 + 1 + sizeof(int32_t)) +
-           k * static_cast<int64_t>(sizeof(Hit)) + 8;
+    return columns / 4 + k * static_cast<int64_t>(sizeof(Hit)) + 8;
   }
 };
 
 class Refiner {
  public:
   Refiner(const Isa& isa, const Operands& queries, const Operands& references,
-          const SearchShape& shape, const RefineArgs& args, float usual_rho,
-          const Bounds* segment_bounds)
-      : isa_(isa), examiner_(isa, queries, references, shape, args, segment_bounds),
-        q_(queries), shape_(shape), args_(args), columns_(args.columns),
-        usual_rho_(usual_rho), segment_bounds_(segment_bounds),
-        segments_((references.padded + shape.segment - 1) / shape.segment),
-        inverse_(1.0 / shape.scale) {}
+          const SearchShape& shape, const RefineArgs& args)
+      : isa_(isa), examiner_(isa, queries, references, shape, args), q_(queries), shape_(shape),
+        args_(args), columns_(args.columns) {}
 
   // Finishes the patches [begin, end) of `images` query images from `image` on.
   void run(int64_t image, int64_t images, int64_t begin, int64_t end);
   const int64_t* counters() const { return examiner_.counters; }
 
  private:
-  // The score of a distance shorter by `excess` (in steps of the scale), rounded down.
-  uint16_t lower(uint16_t score, double excess) const {
-    const double t = static_cast<double>(static_cast<int64_t>(score) << shape_.shift);
-    const double shorter = std::max(0.0, std::sqrt(2.0 * t) - excess);
-    return static_cast<uint16_t>(static_cast<int64_t>(shorter * shorter * 0.5) >> shape_.shift);
-  }
   // Whether a column is the query itself.
   bool own(int64_t image, int64_t column) const {
     return args_.symmetric && args_.images == nullptr && column == image;
   }
-  void estimate(Block& block);
+  const uint16_t* scores_of(const Block& block, int64_t column) const {
+    return examiner_.summary(block.image, column).nearest + block.begin;
+  }
   void take_nearest(Block& block);
   void take_possible(Block& block);
   void examine_nearest(Block& block, int64_t column);
@@ -77,8 +65,16 @@ class Refiner {
   // The largest score, as kept, of an image that may matter to row p of the block.
   int64_t most(Block& block, int64_t p) {
     const double reach = examiner_.distance(hits_of(block, p)->square) +
-                         q_.bounds[block.image * q_.rows + block.begin + p].rho + usual_rho_;
+                         q_.bounds[block.image * q_.rows + block.begin + p].rho + shape_.usual_rho;
     return examiner_.limit(reach) >> shape_.shift;
+  }
+  template <class Body>
+  static void for_rows(const uint32_t* bits, int64_t words, const Body& body) {
+    for (int64_t w = 0; w < words; ++w) {
+      for (uint32_t left = bits[w]; left != 0; left &= left - 1) {
+        body(w * kLanes + __builtin_ctz(left));
+      }
+    }
   }
 
   const Isa& isa_;
@@ -87,102 +83,74 @@ class Refiner {
   const SearchShape& shape_;
   const RefineArgs& args_;
   const int64_t columns_;
-  // The rho of most segments. Where a segment's is larger, estimate() lowers its scores instead,
-  // so that one badly rounded patch does not loosen the bound of its whole image.
-  const double usual_rho_;
-  const Bounds* segment_bounds_;  // the largest of each, [references][segments]
-  const int64_t segments_;
-  const double inverse_;
   int64_t k_ = 0;  // neighbours kept of a row
   std::vector<Block> blocks_;
   std::vector<Wanted> wanted_;
+  std::vector<int32_t> members_;  // rows of wanted_
   std::vector<Hit> found_;
-  std::vector<uint64_t> keys_;
+  std::vector<uint16_t> limits_;
   std::vector<float> values_;
 };
 
-void Refiner::estimate(Block& block) {
-  const int64_t rows = block.rows;
-  block.nearest.assign(static_cast<size_t>(rows * columns_), 65535);
-  block.first.assign(static_cast<size_t>(rows * columns_), 0);
-  uint16_t least[kBlock], lowered[kBlock];
+// For every row the k images of best score.
+void Refiner::take_nearest(Block& block) {
+  block.nearest.resize(static_cast<size_t>(columns_ * block.words()));
+  SmallestArgs args;
+  args.scores = scores_of(block, 0);
+  args.columns = columns_;
+  args.stride = columns_ > 1 ? scores_of(block, 1) - args.scores : 0;
+  args.skip = args_.symmetric && args_.images == nullptr ? block.image : -1;
+  args.k = k_;
+  args.words = block.words();
+  args.bits = block.nearest.data();
+  isa_.smallest(args);
+}
+
+// For every row the other images that its bound cannot exclude.
+void Refiner::take_possible(Block& block) {
+  const int64_t words = block.words();
+  limits_.assign(static_cast<size_t>(words * kLanes), 0);
+  for (int64_t p = 0; p < block.rows; ++p) {
+    limits_[static_cast<size_t>(p)] =
+        static_cast<uint16_t>(std::min<int64_t>(most(block, p), 65535));
+  }
+  block.possible.assign(static_cast<size_t>(columns_ * words), 0);
   for (int64_t column = 0; column < columns_; ++column) {
     if (own(block.image, column)) continue;
-    const int64_t j = examiner_.image_of(block.image, column);
-    const uint16_t* scores = examiner_.best(block.image, column) + block.begin;
-    std::fill_n(least, rows, static_cast<uint16_t>(65535));
-    std::fill_n(lowered, rows, static_cast<uint16_t>(65535));
-    uint16_t* first = block.first.data() + column * rows;
-    for (int64_t s = 0; s < segments_; ++s, scores += q_.padded) {
-      const double excess = (segment_bounds_[j * segments_ + s].rho - usual_rho_) * inverse_;
-      isa_.fold_least(scores, rows, static_cast<uint16_t>(s), least, first);
-      if (!(excess > 0.0)) continue;
-      for (int64_t p = 0; p < rows; ++p) lowered[p] = std::min(lowered[p], lower(scores[p], excess));
-    }
-    for (int64_t p = 0; p < rows; ++p) {
-      block.nearest[static_cast<size_t>(p * columns_ + column)] = std::min(least[p], lowered[p]);
+    uint32_t* bits = block.possible.data() + column * words;
+    isa_.within(scores_of(block, column), limits_.data(), words, bits);
+    for (int64_t w = 0; w < words; ++w) {
+      bits[w] &= ~block.nearest[static_cast<size_t>(column * words + w)];
     }
   }
 }
 
-// Into members: for every row the k images of best score.
-void Refiner::take_nearest(Block& block) {
-  block.taken.assign(static_cast<size_t>(block.rows * columns_), 0);
-  for (int64_t p = 0; p < block.rows; ++p) {
-    keys_.clear();
-    for (int64_t column = 0; column < columns_; ++column) {
-      if (own(block.image, column)) continue;
-      const uint64_t t = block.nearest[static_cast<size_t>(p * columns_ + column)];
-      keys_.push_back(t << 32 | static_cast<uint64_t>(column));
-    }
-    if (k_ < static_cast<int64_t>(keys_.size())) {
-      std::nth_element(keys_.begin(), keys_.begin() + k_, keys_.end());
-    }
-    for (int64_t n = 0; n < k_; ++n) {
-      const uint64_t column = keys_[static_cast<size_t>(n)] & 0xffffffffu;
-      block.members[column].push_back(static_cast<int32_t>(p));
-      block.taken[static_cast<size_t>(p * columns_) + column] = 1;
-    }
-  }
-}
-
-// Into members: for every row the other images that its bound cannot exclude.
-void Refiner::take_possible(Block& block) {
-  for (int64_t p = 0; p < block.rows; ++p) {
-    const int64_t limit = most(block, p);
-    for (int64_t column = 0; column < columns_; ++column) {
-      const size_t at = static_cast<size_t>(p * columns_ + column);
-      if (block.taken[at] || own(block.image, column) || block.nearest[at] > limit) continue;
-      block.members[static_cast<size_t>(column)].push_back(static_cast<int32_t>(p));
-    }
-  }
-}
-
-// The exact distances of the column's members, which are among the k of best score.
+// The exact distances to the column's image of the rows that have it among their k of best score.
 void Refiner::examine_nearest(Block& block, int64_t column) {
-  const auto& rows = block.members[static_cast<size_t>(column)];
-  const uint16_t* first = block.first.data() + column * block.rows;
-  for (const int32_t p : rows) {
-    wanted_.push_back({static_cast<int32_t>(block.begin) + p, kInfinity, first[p]});
-  }
+  const uint16_t* first = examiner_.summary(block.image, column).first + block.begin;
+  for_rows(block.nearest.data() + column * block.words(), block.words(), [&](int64_t p) {
+    if (p >= block.rows) return;
+    members_.push_back(static_cast<int32_t>(p));
+    wanted_.push_back({static_cast<int32_t>(block.begin + p), kInfinity, first[p]});
+  });
   examine(block, column);
-  for (size_t n = 0; n < rows.size(); ++n) {
-    hits_of(block, rows[n])[block.kept[static_cast<size_t>(rows[n])]++] = found_[n];
+  for (size_t n = 0; n < members_.size(); ++n) {
+    const int64_t p = members_[n];
+    hits_of(block, p)[block.kept[static_cast<size_t>(p)]++] = found_[n];
   }
 }
 
-// Those of the members that may be nearer than a row's k so far; T may have shrunk since.
+// Those of the images that may be nearer than a row's k so far; T may have shrunk since.
 void Refiner::examine_possible(Block& block, int64_t column) {
-  auto& rows = block.members[static_cast<size_t>(column)];
-  for (const int32_t p : rows) {
-    const uint16_t nearest = block.nearest[static_cast<size_t>(p * columns_ + column)];
-    if (nearest > most(block, p)) continue;
-    rows[wanted_.size()] = p;
-    wanted_.push_back({static_cast<int32_t>(block.begin) + p, hits_of(block, p)->square, -1});
-  }
+  const uint16_t* scores = scores_of(block, column);
+  for_rows(block.possible.data() + column * block.words(), block.words(), [&](int64_t p) {
+    if (p >= block.rows || scores[p] > most(block, p)) return;
+    members_.push_back(static_cast<int32_t>(p));
+    wanted_.push_back({static_cast<int32_t>(block.begin + p), hits_of(block, p)->square, -1});
+  });
   examine(block, column);
-  for (size_t n = 0; n < wanted_.size(); ++n) {
-    Hit* hits = hits_of(block, rows[n]);
+  for (size_t n = 0; n < members_.size(); ++n) {
+    Hit* hits = hits_of(block, members_[n]);
     if (found_[n].patch < 0 || !(found_[n] < *hits)) continue;
     std::pop_heap(hits, hits + k_);
     hits[k_ - 1] = found_[n];
@@ -200,14 +168,14 @@ void Refiner::examine(const Block& block, int64_t column) {
 void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
   const int64_t candidates = columns_ - (args_.symmetric && args_.images == nullptr ? 1 : 0);
   k_ = std::min(args_.k_max, candidates);
+  const bool certify = args_.certified && k_ < candidates;
   blocks_.resize(static_cast<size_t>(images));
   const auto examine_all = [&](auto examine) {
     for (int64_t column = 0; column < columns_; ++column) {
       for (Block& block : blocks_) {
-        auto& rows = block.members[static_cast<size_t>(column)];
         wanted_.clear();
-        if (!rows.empty()) (this->*examine)(block, column);
-        rows.clear();
+        members_.clear();
+        if (!own(block.image, column)) (this->*examine)(block, column);
       }
     }
   };
@@ -215,10 +183,8 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
     block.image = image++;
     block.begin = begin;
     block.rows = end - begin;
-    block.members.resize(static_cast<size_t>(columns_));
     block.hits.resize(static_cast<size_t>(block.rows * k_));
     block.kept.assign(static_cast<size_t>(block.rows), 0);
-    estimate(block);
     take_nearest(block);
   }
   examine_all(&Refiner::examine_nearest);
@@ -226,9 +192,9 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
     for (int64_t p = 0; p < block.rows; ++p) {
       std::make_heap(hits_of(block, p), hits_of(block, p) + k_);
     }
-    if (args_.certified && k_ < candidates) take_possible(block);
+    if (certify) take_possible(block);
   }
-  examine_all(&Refiner::examine_possible);
+  if (certify) examine_all(&Refiner::examine_possible);
   for (Block& block : blocks_) {
     for (int64_t p = 0; p < block.rows; ++p) {
       finish(block.image, block.begin + p, hits_of(block, p));
@@ -270,46 +236,27 @@ struct Cut {
 Cut cut(const RefineArgs& args, int64_t rows, int64_t workers) {
   const int64_t images = args.end - args.begin, tasks = 2 * workers;
   const int64_t row_bytes = Block::bytes_of_row(args.columns, std::min(args.k_max, args.columns));
-  const int64_t most = std::max(kPanel, kStates / workers / row_bytes);  // rows of a task
+  const int64_t most = std::max(kLanes, kStates / workers / row_bytes);  // rows of a task
   if (rows > most || images < tasks) {
     const int64_t least = (rows - 1) / std::min(most, kBlock) + 1;
-    const int64_t blocks = std::max(least, std::min((tasks - 1) / images + 1, rows / kPanel + 1));
-    return {1, (rows - 1) / blocks + 1};
+    const int64_t blocks = std::max(least, std::min((tasks - 1) / images + 1, (rows - 1) / kLanes + 1));
+    return {1, lanes_of((rows - 1) / blocks + 1)};
   }
-  const int64_t blocks = (rows - 1) / kBlock + 1, size = (rows - 1) / blocks + 1;
+  const int64_t blocks = (rows - 1) / kBlock + 1, size = lanes_of((rows - 1) / blocks + 1);
   return {std::max<int64_t>(1, std::min({kMostImages, images / tasks, most / size})), size};
-}
-
-// The largest bounds of every segment, [references][segments].
-std::vector<Bounds> bounds_of_segments(const Operands& references, int64_t count, int64_t segment) {
-  const int64_t segments = (references.padded + segment - 1) / segment;
-  std::vector<Bounds> bounds(static_cast<size_t>(count * segments), Bounds{});
-  for (int64_t j = 0; j < count; ++j) {
-    for (int64_t patch = 0; patch < references.rows; ++patch) {
-      Bounds& most = bounds[static_cast<size_t>(j * segments + patch / segment)];
-      most.rho = std::max(most.rho, references.bounds[j * references.rows + patch].rho);
-    }
-  }
-  return bounds;
 }
 
 }  // namespace
 
 void refine(const Isa& isa, const Operands& queries, const Operands& references,
             const SearchShape& shape, const RefineArgs& args) {
-  const std::vector<Bounds> segment_bounds =
-      bounds_of_segments(references, args.references, shape.segment);
-  std::vector<float> rhos;
-  for (const Bounds& bounds : segment_bounds) rhos.push_back(bounds.rho);
-  const auto usual = rhos.begin() + static_cast<int64_t>(rhos.size()) * kUsual / 100;
-  std::nth_element(rhos.begin(), usual, rhos.end());
   const int workers = std::max(1, shape.threads);
   const Cut size = cut(args, queries.rows, workers);
   const int64_t groups = (args.end - args.begin - 1) / size.images + 1;
   const int64_t blocks = (queries.rows - 1) / size.rows + 1;
   std::vector<Refiner> refiners;
   for (int worker = 0; worker < workers; ++worker) {
-    refiners.emplace_back(isa, queries, references, shape, args, *usual, segment_bounds.data());
+    refiners.emplace_back(isa, queries, references, shape, args);
   }
   parallel_for(groups * blocks, workers, [&](int64_t task, int worker) {
     const int64_t image = args.begin + task / blocks * size.images;

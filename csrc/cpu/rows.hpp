@@ -39,8 +39,12 @@ float squared_distance(const float* x, const float* y, int64_t channels) {
 
 void squared_distances_kernel(const float* x, const float* y, int64_t channels, const Picks& picks,
                               float* out) {
+  constexpr int64_t kAhead = 4;
   for (int64_t n = 0; n < picks.count; ++n) {
-    if (n + 1 < picks.count) fetch(y + picks.others[n + 1] * channels, channels);
+    if (n + kAhead < picks.count) {
+      fetch(x + picks.rows[n + kAhead] * channels, channels);
+      fetch(y + picks.others[n + kAhead] * channels, channels);
+    }
     out[n] = squared_distance(x + picks.rows[n] * channels, y + picks.others[n] * channels, channels);
   }
 }
@@ -99,15 +103,6 @@ int32_t largest_kernel(const int32_t* scores, int64_t count) {
   int32_t largest = scores[0];
   for (int64_t i = 0; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
   return largest;
-}
-
-void fold_least_kernel(const uint16_t* scores, int64_t count, uint16_t segment, uint16_t* least,
-                       uint16_t* where) {
-  for (int64_t i = 0; i < count; ++i) {
-    const bool lower = scores[i] < least[i];
-    where[i] = lower ? segment : where[i];
-    least[i] = lower ? scores[i] : least[i];
-  }
 }
 
 }  // namespace

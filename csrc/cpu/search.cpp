@@ -1,18 +1,66 @@
 #include "cpu/search.hpp"
 
+#include <algorithm>
+#include <vector>
+
 #include "cpu/parallel.hpp"
+#include "cpu/summary.hpp"
 
 namespace musc {
 
+// Of the limits that a summary expects, in steps of the scale: a larger one makes more segments be
+// scanned again, a smaller one more images scanned whole.
+constexpr float kSlack = 1.0f;
+
+
+namespace {
+
+// The best scores of a pair on their way to a summary: of one thread.
+struct Scores {
+  std::vector<uint16_t> left, right;
+};
+
+int64_t segments_of(const Operands& side, int64_t segment) {
+  return (side.padded + segment - 1) / segment;
+}
+
+// What is kept of `rows` of image i and the segments of image j.
+void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& others, int64_t j,
+               const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
+  const int64_t segments = segments_of(others, shape.segment);
+  const SummaryOut out(best, rows.rows);
+  SummaryArgs args;
+  args.scores = scores;
+  args.segments = segments;
+  args.padded = rows.padded;
+  args.rows = rows.rows;
+  args.bounds = rows.bounds + i * rows.rows;
+  args.segment_rho = others.segment_rho + j * segments;
+  args.usual = shape.usual_rho;
+  args.scale = shape.scale;
+  args.slack = kSlack;
+  args.shift = shape.shift;
+  args.nearest = out.nearest;
+  args.first = out.first;
+  args.outside = out.outside;
+  args.bits = out.bits;
+  isa.summarise(args);
+}
+
+}  // namespace
+
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args) {
-  const auto block = [&](const Operands& rows, const Operands& others) {  // of best, per pair
-    return (others.padded + shape.segment - 1) / shape.segment * rows.padded;
-  };
-  const int64_t there = block(queries, references), back = block(references, queries);
-  parallel_for(args.pair_count, shape.threads, [&](int64_t task, int) {
+  const int64_t there = segments_of(references, shape.segment);
+  const int64_t back = segments_of(queries, shape.segment);
+  const auto sized = [](int64_t count) { return static_cast<size_t>(count); };
+  std::vector<Scores> scores(sized(std::max(1, shape.threads)));
+  parallel_for(args.pair_count, shape.threads, [&](int64_t task, int worker) {
     const int32_t* listed = args.pairs + 4 * task;
     const int64_t i = listed[0], column = listed[1], j = listed[2], back_column = listed[3];
+    Scores& mine = scores[sized(worker)];
+    mine.left.resize(sized(there * queries.padded + kLanes));
+    mine.right.resize(sized(back_column < 0 ? 0 : back * references.padded + kLanes));
     PairInt pair;
     pair.left = queries.left + i * queries.padded * shape.words;
     pair.left_init = queries.left_init + i * queries.padded;
@@ -23,12 +71,16 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
     pair.right_padded = references.padded;
     pair.segment = shape.segment;
     pair.shift = shape.shift;
-    pair.left_best = args.best + ((i - args.first) * args.columns + column) * there;
-    pair.right_best =
-        back_column < 0
-            ? nullptr
-            : args.back + ((j - args.back_first) * args.back_columns + back_column) * back;
+    pair.left_best = mine.left.data();
+    pair.right_best = back_column < 0 ? nullptr : mine.right.data();
     isa.int8.pair(pair);
+    summarise(isa, queries, i, references, j, shape, mine.left.data(),
+              args.best + ((i - args.first) * args.columns + column) *
+                              summary_size(queries.rows, there));
+    if (back_column < 0) return;
+    summarise(isa, references, j, queries, i, shape, mine.right.data(),
+              args.back + ((j - args.back_first) * args.back_columns + back_column) *
+                              summary_size(references.rows, back));
   });
 }
 

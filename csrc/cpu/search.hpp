@@ -19,11 +19,6 @@
 
 namespace musc {
 
-// Bounds on what rounding took from a row, by representation.
-struct Bounds {
-  float rho, fine, rest, unused;
-};
-
 struct QuantiseArgs {
   const float* x;       // [images][rows][channels]
   const float* mean;    // [channels]
@@ -66,6 +61,7 @@ struct Operands {
   int64_t rows, padded;
   const int16_t* fine;
   const int8_t* rest;
+  const float* segment_rho;  // [images][segments]: the largest rho of each
 };
 
 struct SearchShape {
@@ -76,11 +72,12 @@ struct SearchShape {
   int64_t fine_stride, rest_stride;  // 0: there is none
   int64_t prefix;                    // the tail norm's place in a fine row
   double fine_scale, rest_scale;
+  double usual_rho;                  // of most segments, see SummaryArgs
 };
 
 // The pairs to search: query i, its column of best, reference j, and the column of j's own best that
-// the same tile fills, or -1. best[i - first][column] = [segments of j][padded rows of i]; back, the
-// other way round, from reference back_first on. Within a batch back is best itself.
+// the same tile fills, or -1. best[i - first][column] is a summary (SummaryAt) of i's rows and j's
+// segments; back, the other way round, from reference back_first on. Within a batch back is best.
 struct PairsArgs {
   const int32_t* pairs;  // [pair_count][4]
   int64_t pair_count;

@@ -1,11 +1,12 @@
-// The table of an instruction set, and the kernels of one group of rows against panels: scanning a
-// segment again, projecting on a basis. Included by the isa_*.cpp files alone, see tile.hpp.
+// The table of an instruction set, and the kernels of a few rows against panels: scanning a segment
+// again, projecting on a basis. Included by the isa_*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>
 
 #include "cpu/isa.hpp"
 #include "cpu/rows.hpp"
+#include "cpu/summarise.hpp"
 #include "cpu/tile.hpp"
 #include "cpu/whole.hpp"
 #include "cpu/window.hpp"
@@ -13,53 +14,60 @@
 namespace musc {
 namespace {
 
-// SPLIT accumulators a panel, so that one instruction need not wait for the last.
-template <class Ops, int GROUP, int PANELS, int SPLIT>
-MUSC_INLINE void scan_panels(const uint32_t* left, const uint32_t* right, int64_t words,
-                             int32_t left_init, const int32_t* right_init, int32_t* out) {
-  typename Ops::Vector sums[SPLIT][PANELS];
-  for (int v = 0; v < PANELS; ++v) {
-    sums[0][v] = Ops::add(Ops::broadcast(left_init), Ops::load(right_init + v * kPanel));
-    for (int s = 1; s < SPLIT; ++s) sums[s][v] = Ops::broadcast(0);
-  }
-  int64_t k = 0;
-  for (; k + SPLIT <= words; k += SPLIT) {
-#pragma GCC unroll 4
-    for (int s = 0; s < SPLIT; ++s) {
-      const auto row = Ops::broadcast_word(left[(k + s) * GROUP]);
-#pragma GCC unroll 6
-      for (int v = 0; v < PANELS; ++v) {
-        const auto columns = Ops::load_words(right + (v * words + k + s) * kPanel);
-        sums[s][v] = Ops::dot(sums[s][v], row, columns);
-      }
-    }
-  }
-  for (; k < words; ++k) {
-    const auto row = Ops::broadcast_word(left[k * GROUP]);
+// ROWS rows against PANELS panels; SPLIT accumulators each, so that no instruction waits for the last.
+template <class Ops, int GROUP, int ROWS, int PANELS>
+MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
+  constexpr int kMost = 12 / (ROWS * PANELS), SPLIT = kMost < 1 ? 1 : kMost > 4 ? 4 : kMost;
+  typename Ops::Vector sums[SPLIT][ROWS][PANELS];
+  for (int r = 0; r < ROWS; ++r) {
     for (int v = 0; v < PANELS; ++v) {
-      const auto columns = Ops::load_words(right + (v * words + k) * kPanel);
-      sums[0][v] = Ops::dot(sums[0][v], row, columns);
+      sums[0][r][v] = Ops::add(Ops::broadcast(a.left_init[top + r]),
+                               Ops::load(a.right_init + (panel + v) * kPanel));
+      for (int s = 1; s < SPLIT; ++s) sums[s][r][v] = Ops::broadcast(0);
     }
   }
-  for (int v = 0; v < PANELS; ++v) {
-    for (int s = 1; s < SPLIT; ++s) sums[0][v] = Ops::add(sums[0][v], sums[s][v]);
-    Ops::store(out + v * kPanel, sums[0][v]);
+  const uint32_t* right = a.right + panel * a.words * kPanel;
+  const auto step = [&](int64_t k, int s) __attribute__((always_inline)) {
+    typename Ops::Words columns[PANELS];
+    for (int v = 0; v < PANELS; ++v) {
+      columns[v] = Ops::load_words(right + (v * a.words + k) * kPanel);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const auto row = Ops::broadcast_word(a.left[top + r][k * GROUP]);
+      for (int v = 0; v < PANELS; ++v) sums[s][r][v] = Ops::dot(sums[s][r][v], row, columns[v]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + SPLIT <= a.words; k += SPLIT) {
+#pragma GCC unroll 4
+    for (int s = 0; s < SPLIT; ++s) step(k + s, s);
+  }
+  for (; k < a.words; ++k) step(k, 0);
+  for (int r = 0; r < ROWS; ++r) {
+    for (int v = 0; v < PANELS; ++v) {
+      for (int s = 1; s < SPLIT; ++s) sums[0][r][v] = Ops::add(sums[0][r][v], sums[s][r][v]);
+      Ops::store(a.out + (top + r) * a.stride + (panel + v) * kPanel, sums[0][r][v]);
+    }
+  }
+}
+
+template <class Ops, int GROUP, int ROWS>
+MUSC_INLINE void scan_rows(const ScanArgs& a, int64_t& top) {
+  for (; top + ROWS <= a.rows; top += ROWS) {
+    int64_t panel = 0;
+    for (; panel + 3 <= a.panels; panel += 3) scan_tile<Ops, GROUP, ROWS, 3>(a, top, panel);
+    for (; panel < a.panels; ++panel) scan_tile<Ops, GROUP, ROWS, 1>(a, top, panel);
   }
 }
 
 template <class Ops, int GROUP>
-void scan_kernel(const uint32_t* left, const uint32_t* right, int64_t words, int64_t panels,
-                 int32_t left_init, const int32_t* right_init, int32_t* out) {
-  int64_t p = 0;
-  const auto next = [&](auto scan, int64_t count) {
-    for (; p + count <= panels; p += count) {
-      scan(left, right + p * words * kPanel, words, left_init, right_init + p * kPanel,
-           out + p * kPanel);
-    }
-  };
-  next(scan_panels<Ops, GROUP, 6, 1>, 6);
-  next(scan_panels<Ops, GROUP, 3, 2>, 3);
-  next(scan_panels<Ops, GROUP, 1, 4>, 1);
+void scan_kernel(const ScanArgs& a) {
+  int64_t top = 0;
+  if constexpr (Ops::kRows >= 8) scan_rows<Ops, GROUP, 8>(a, top);
+  if constexpr (Ops::kRows >= 4) scan_rows<Ops, GROUP, 4>(a, top);
+  scan_rows<Ops, GROUP, 2>(a, top);
+  scan_rows<Ops, GROUP, 1>(a, top);
 }
 
 // out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.
@@ -105,8 +113,9 @@ constexpr Isa make_isa(const char* name) {
           squares_kernel<int16_t, 8>,
           squares_kernel<int8_t, 3>,
           largest_kernel,
-          fold_least_kernel,
-          Int::within,
+          summarise_kernel<Int>,
+          smallest_kernel<Int>,
+          within_kernel<Int>,
           Int::select,
           sum_kernel,
           squares_about_kernel,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from musc_fast import _C, planning
 
-from .sides import Side, default_isa, fresh, strides, words_of
+from .sides import Segmented, Side, default_isa, fresh, strides, words_of
 from .space import UNIT, Workload, choose_space
 
 Progress = Callable[[int, int], None]
@@ -19,6 +19,7 @@ Progress = Callable[[int, int], None]
 # the second.
 _BATCH_OPERATIONS = 4e10
 _BATCH_PAIRS = 2e6
+_USUAL = 0.98  # of the segments: the others' scores are corrected for their rounding
 
 
 @dataclass
@@ -87,23 +88,26 @@ class Search:
         references: int | None = None,
         lists: Tensor | None = None,
     ) -> None:
-        self.left, self.right = left, left if right is None else right
+        others = left if right is None else right
         self.symmetric = right is None
         self.settings, self.plan = settings, plan
-        self.references = len(self.right.x) if references is None else references
+        self.references = len(others.x) if references is None else references
+        self.left = left.segmented(plan.segment, len(left.x))
+        self.right = others.segmented(plan.segment, self.references) if right else self.left
         self.lists = None if lists is None else lists.to(torch.int32).contiguous()
         self.columns = self.references if lists is None else lists.shape[1]
-        self.shape = _shape(left, self.right, self.references, plan.segment)
+        self.shape = _shape(self.left, self.right, plan.segment)
         self.counters = torch.zeros(6, dtype=torch.int64)
 
     def run(self, first: int, last: int, k_min: int, k_max: int, outputs: Outputs) -> None:
         """Fill `outputs`, whose row 0 is query `first`, for the queries [first, last)."""
         report = self.settings.report or Report()
-        patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
+        left, right = self.left.side, self.right.side
+        patches, other_patches = left.x.shape[1], right.x.shape[1]
         per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
         chunk = min(self.plan.chunk, last - first)
         best = fresh(chunk * per_image // 2, torch.int16)
-        operations = 2.0 * self.left.space.channels * patches * other_patches
+        operations = 2.0 * left.space.channels * patches * other_patches
         threads = torch.get_num_threads()
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
         for begin in range(first, last, chunk):
@@ -180,8 +184,8 @@ class Search:
 
 
 def search_pairs(
-    left: Side,
-    right: Side,
+    left: Segmented,
+    right: Segmented,
     shape: _C.SearchShape,
     pairs: Tensor,
     first: int,
@@ -208,8 +212,8 @@ def search_pairs(
 
 
 def refine(
-    left: Side,
-    right: Side,
+    left: Segmented,
+    right: Segmented,
     shape: _C.SearchShape,
     images: tuple[int, int, int],
     lists: Tensor | None,
@@ -257,24 +261,27 @@ def refine(
     )
 
 
-def _shape(left: Side, right: Side, references: int, segment: int) -> _C.SearchShape:
-    space = left.space
+def _shape(left: Segmented, right: Segmented, segment: int) -> _C.SearchShape:
+    side, space = left.side, left.side.space
     # |q_x - q_y|^2 / 2 <= |q_x|^2 + |q_y|^2 must fit 16 bits.
-    largest = left.largest(len(left.x)) + right.largest(references)
+    largest = side.largest(len(left.rho)) + right.side.largest(len(right.rho))
+    rho = torch.cat((left.rho.flatten(), right.rho.flatten()))
+    usual = float(rho.kthvalue(max(1, int(_USUAL * len(rho)))).values)
     fine_stride, rest_stride = strides(space)
     return _C.SearchShape(
-        words=left.words,
-        channels=left.x.shape[2],
+        words=side.words,
+        channels=side.x.shape[2],
         segment=segment,
         shift=max(0, largest.bit_length() - 16),
         scale=space.scale,
-        stretch=1.0 + space.basis_error + (left.x.shape[2] / 8 + 64) * UNIT,
+        stretch=1.0 + space.basis_error + (side.x.shape[2] / 8 + 64) * UNIT,
         threads=torch.get_num_threads(),
         fine_stride=fine_stride,
         rest_stride=rest_stride,
         prefix=space.prefix,
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
+        usual_rho=usual,
     )
 
 

@@ -91,6 +91,15 @@ class Side:
             self._fill(begin, min(64, end - begin))
         return self
 
+    def segmented(self, segment: int, images: int) -> Segmented:
+        """The first `images` images, in segments of that many patches."""
+        padded = self.inits.shape[2]
+        segments = -(-padded // segment)
+        rho = torch.nn.functional.pad(
+            self.bounds[:images, :, 0], (0, segments * segment - self.x.shape[1])
+        )
+        return Segmented(self, rho.view(images, segments, segment).amax(2).contiguous())
+
     def largest(self, images: int) -> int:
         """The largest |q|^2 of a row of the first `images` images."""
         # Padding has inits far below; rows are whole images, so look at the real ones.
@@ -131,3 +140,11 @@ class Side:
             rest_stride=rest_stride,
             rest_scale=space.rest_scale,
         )
+
+
+class Segmented:
+    """A side whose images are looked at in segments; rho [images, segments] bounds their rounding."""
+
+    def __init__(self, side: Side, rho: Tensor) -> None:
+        self.side, self.isa, self.rho = side, side.isa, rho
+        self.handle = side.handle.with_segments(rho.data_ptr())

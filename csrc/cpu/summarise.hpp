@@ -1,0 +1,172 @@
+// From the best scores of all segments to a summary of them, and the choice of images by it; 32 rows
+// at a time, a lane each. Included by the isa_*.cpp files alone, see tile.hpp.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "cpu/tile.hpp"
+
+namespace musc {
+namespace {
+
+constexpr int kRowLanes = 32;
+typedef uint16_t Shorts __attribute__((vector_size(64)));
+
+MUSC_INLINE Shorts load_shorts(const uint16_t* from) {
+  Shorts out;
+  __builtin_memcpy(&out, from, sizeof out);
+  return out;
+}
+MUSC_INLINE void store_shorts(uint16_t* to, Shorts value) {
+  __builtin_memcpy(to, &value, sizeof value);
+}
+MUSC_INLINE uint16_t short_of(int64_t value) {
+  return static_cast<uint16_t>(value < 65535 ? value : 65535);
+}
+
+// Where a row's candidates should lie: the scores within what the best one's exact distance will
+// allow. By how much that distance falls short of the rounded one is known on average.
+MUSC_INLINE void expected_limits(const SummaryArgs& a, const float* rho, const uint16_t* least,
+                                 uint16_t* limits) {
+  const float inverse = static_cast<float>(1.0 / a.scale), unit = 1 << a.shift;
+  const float most = 65535.0f * unit;
+  const float theirs = static_cast<float>(a.usual) * inverse;
+  for (int r = 0; r < kRowLanes; ++r) {
+    const float own = rho[r] * inverse, t = static_cast<float>(least[r] + 1) * unit;
+    const float square = 2.0f * t - own * own - theirs * theirs;
+    const float reach = __builtin_sqrtf(square > 0.0f ? square : 0.0f) + own + theirs + a.slack;
+    const float limit = 0.5f * reach * reach;
+    limits[r] = static_cast<uint16_t>(static_cast<int32_t>(limit < most ? limit : most) >> a.shift);
+  }
+}
+
+// Scores above which those of a segment rounded worse than usual, by up to `excess` steps, are above
+// the limits once they are lowered by it.
+MUSC_INLINE void raise(const uint16_t* limits, double excess, int shift, uint16_t* raised) {
+  const double twice = 2 << shift;
+  for (int r = 0; r < kRowLanes; ++r) {
+    const double root = __builtin_sqrt(twice * (limits[r] + 1)) + excess;
+    const double limit = root * root * 0.5 * (1.0 + 1e-12) + 1.0;
+    raised[r] = short_of(static_cast<int64_t>(limit < 4e9 ? limit : 4e9) >> shift);
+  }
+}
+
+// least = min(least, what `scores` become when lowered by `excess`), rounded down.
+MUSC_INLINE void lower(const uint16_t* scores, double excess, int shift, uint16_t* least) {
+  const double twice = 2 << shift;
+  for (int r = 0; r < kRowLanes; ++r) {
+    double root = __builtin_sqrt(twice * scores[r]) - excess;
+    root = root > 0.0 ? root : 0.0;
+    const int32_t lowered = static_cast<int32_t>(root * root * 0.5) >> shift;
+    least[r] = static_cast<uint16_t>(lowered < least[r] ? lowered : least[r]);
+  }
+}
+
+template <class Ops>
+void summarise_kernel(const SummaryArgs& a) {
+  double excess = 0.0;  // of the worst segment, in steps
+  for (int64_t s = 0; s < a.segments; ++s) {
+    const double more = (a.segment_rho[s] - a.usual) / a.scale;
+    excess = more > excess ? more : excess;
+  }
+  const auto usual = [&](int64_t s) { return !(a.segment_rho[s] > a.usual); };
+  const int64_t words = (a.rows + kRowLanes - 1) / kRowLanes;
+  for (int64_t w = 0; w < words; ++w) {
+    const uint16_t* scores = a.scores + w * kRowLanes;
+    Shorts low = ~Shorts{}, where{}, worse = ~Shorts{};
+    for (int64_t s = 0; s < a.segments; ++s) {
+      const Shorts score = load_shorts(scores + s * a.padded);
+      const Shorts segment = Shorts{} + static_cast<uint16_t>(s);
+      where = score < low ? segment : where;
+      low = score < low ? score : low;
+      if (excess > 0.0 && !usual(s)) worse = score < worse ? score : worse;
+    }
+    alignas(64) uint16_t least[kRowLanes], limits[kRowLanes], raised[kRowLanes];
+    alignas(64) uint16_t outside[kRowLanes], ignored[kRowLanes];
+    float rho[kRowLanes] = {};
+    for (int64_t r = 0; r < kRowLanes && w * kRowLanes + r < a.rows; ++r) {
+      rho[r] = a.bounds[w * kRowLanes + r].rho;
+    }
+    store_shorts(least, low);
+    store_shorts(outside, ~Shorts{});
+    expected_limits(a, rho, least, limits);
+    if (excess > 0.0) {
+      raise(limits, excess, a.shift, raised);
+      store_shorts(ignored, worse);
+      lower(ignored, excess, a.shift, least);
+    }
+    uint32_t everywhere = ~0u;
+    for (int64_t s = 0; s < a.segments; ++s) {
+      const bool plain = usual(s);
+      const uint32_t bits =
+          Ops::split(scores + s * a.padded, plain ? limits : raised, plain ? outside : ignored);
+      a.bits[s * words + w] = bits;
+      if (!plain) everywhere &= bits;
+    }
+    for (int r = 0; everywhere != ~0u && r < kRowLanes; ++r) {
+      if ((everywhere >> r & 1u) != 0) continue;
+      const uint16_t above = short_of(limits[r] + 1);
+      outside[r] = above < outside[r] ? above : outside[r];
+    }
+    store_shorts(a.nearest + w * kRowLanes, load_shorts(least));
+    store_shorts(a.first + w * kRowLanes, where);
+    store_shorts(a.outside + w * kRowLanes, load_shorts(outside));
+  }
+}
+
+// Bits of the k smallest of `columns` scores, of equal ones the first: for 32 rows, a bit each.
+template <class Ops, class Count>
+MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint32_t* bits) {
+  typedef Count Counts __attribute__((vector_size(kRowLanes * sizeof(Count))));
+  const auto count_below = [&](Shorts value) {
+    Counts count{};
+    for (int64_t c = 0; c < a.columns; ++c) {
+      if (c == a.skip) continue;
+      count -= __builtin_convertvector(load_shorts(scores + c * a.stride) < value, Counts);
+    }
+    return count;
+  };
+  const Counts wanted = Counts{} + static_cast<Count>(a.k);
+  Shorts kth{};
+  for (int bit = 15; bit >= 0; --bit) {
+    const Shorts next = kth | static_cast<uint16_t>(1u << bit);
+    kth = __builtin_convertvector(count_below(next) < wanted, Shorts) != 0 ? next : kth;
+  }
+  Counts ties = wanted - count_below(kth);
+  for (int64_t c = 0; c < a.columns; ++c) {
+    bits[c * a.words] = 0;
+    if (c == a.skip) continue;
+    const Shorts score = load_shorts(scores + c * a.stride);
+    const Counts tie = __builtin_convertvector(score == kth, Counts) & (ties != 0 ? ~Counts{} : Counts{});
+    ties += tie;  // minus one
+    const Shorts chosen = Shorts(score < kth) | __builtin_convertvector(tie, Shorts);
+    alignas(64) uint16_t missing[kRowLanes], zero[kRowLanes] = {}, unused[kRowLanes] = {};
+    store_shorts(missing, ~chosen);
+    bits[c * a.words] = Ops::split(missing, zero, unused);
+  }
+}
+
+template <class Ops>
+void smallest_kernel(const SmallestArgs& a) {
+  for (int64_t w = 0; w < a.words; ++w) {
+    const uint16_t* scores = a.scores + w * kRowLanes;
+    if (a.columns < 65536) {
+      smallest_of<Ops, uint16_t>(a, scores, a.bits + w);
+    } else {
+      smallest_of<Ops, uint32_t>(a, scores, a.bits + w);
+    }
+  }
+}
+
+// Bits of the scores up to the limits.
+template <class Ops>
+void within_kernel(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits) {
+  alignas(64) uint16_t unused[kRowLanes] = {};
+  for (int64_t w = 0; w < words; ++w) {
+    bits[w] = Ops::split(scores + w * kRowLanes, limits + w * kRowLanes, unused);
+  }
+}
+
+}  // namespace
+}  // namespace musc

@@ -1,0 +1,33 @@
+// What the first pass keeps of a pair of images, for the rows of one against the other. Scores of all
+// segments would be most of a search's memory; these are 6 bytes a row and a bit a row and segment.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+
+namespace musc {
+
+constexpr int64_t kLanes = 32;  // rows that are worked on together: bits of a word
+inline int64_t lanes_of(int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; }
+
+// In 16-bit words, for `rows` rows and the other image's segments.
+inline int64_t summary_size(int64_t rows, int64_t segments) {
+  return lanes_of(rows) * 3 + lanes_of(rows) / 16 * segments;
+}
+
+template <class Score, class Bits>
+struct SummaryAt {
+  Score* nearest;  // [lanes]: a row's least t >> shift, see SummaryArgs
+  Score* first;    // [lanes]: the segment of its best score
+  Score* outside;  // [lanes]: what scores of segments not in `bits` are at least
+  Bits* bits;      // [segments][lanes / 32]: the segments that its candidates should lie in
+
+  SummaryAt(Score* from, int64_t rows)
+      : nearest(from), first(from + lanes_of(rows)), outside(first + lanes_of(rows)),
+        bits(reinterpret_cast<Bits*>(outside + lanes_of(rows))) {}
+};
+using Summary = SummaryAt<const uint16_t, const uint32_t>;
+using SummaryOut = SummaryAt<uint16_t, uint32_t>;
+
+}  // namespace musc
