@@ -55,17 +55,20 @@ struct Avx2Int : PortableInt {
     for (int i = 0; i < kPanel; ++i) to[i] = pack(lanes[i], shift);
   }
   // See PortableInt.
-  static MUSC_INLINE uint32_t split(const uint16_t* scores, const uint16_t* limits,
-                                    uint16_t* outside) {
-    __m256i keep[2];
-    for (int half = 0; half < 2; ++half) {
-      const __m256i score = load_half(scores + 16 * half), limit = load_half(limits + 16 * half);
-      keep[half] = _mm256_cmpeq_epi16(_mm256_max_epu16(score, limit), limit);
-      const __m256i others = _mm256_or_si256(score, keep[half]);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(outside + 16 * half),
-                          _mm256_min_epu16(load_half(outside + 16 * half), others));
-    }
-    const __m256i mixed = _mm256_packs_epi16(keep[0], keep[1]);
+  static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
+                                    Shorts& outside) {
+    Two<__m256i> limit, least, keep;
+    __builtin_memcpy(&limit, &limits, sizeof limit);
+    __builtin_memcpy(&least, &outside, sizeof least);
+    const auto half = [](__m256i score, __m256i limit, __m256i& least) {
+      const __m256i keep = _mm256_cmpeq_epi16(_mm256_max_epu16(score, limit), limit);
+      least = _mm256_min_epu16(least, _mm256_or_si256(score, keep));
+      return keep;
+    };
+    keep.low = half(load_half(scores), limit.low, least.low);
+    keep.high = half(load_half(scores + 16), limit.high, least.high);
+    __builtin_memcpy(&outside, &least, sizeof least);
+    const __m256i mixed = _mm256_packs_epi16(keep.low, keep.high);
     return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(mixed, 0xd8)));
   }
   static MUSC_INLINE void reduce_rows(const Vector* rows, int shift, Best* out) {

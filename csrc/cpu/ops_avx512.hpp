@@ -65,12 +65,12 @@ struct Avx512Score : Avx512Base {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
                      _mm256_cvtusepi32_epi16(_mm256_srl_epi32(t, _mm_cvtsi32_si128(shift))));
   }
-  // Bits of scores <= limits, of 32; outside = min(outside, the others).
-  static MUSC_INLINE uint32_t split(const uint16_t* scores, const uint16_t* limits,
-                                    uint16_t* outside) {
-    const __m512i score = _mm512_loadu_si512(scores), least = _mm512_loadu_si512(outside);
-    const __mmask32 keep = _mm512_cmple_epu16_mask(score, _mm512_loadu_si512(limits));
-    _mm512_storeu_si512(outside, _mm512_mask_min_epu16(least, ~keep, least, score));
+  // Bits of scores <= limits; outside = min(outside, the others).
+  static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
+                                    Shorts& outside) {
+    const __m512i score = _mm512_loadu_si512(scores), least = reinterpret_cast<__m512i>(outside);
+    const __mmask32 keep = _mm512_cmple_epu16_mask(score, reinterpret_cast<__m512i>(limits));
+    outside = reinterpret_cast<Shorts>(_mm512_mask_min_epu16(least, ~keep, least, score));
     return keep;
   }
   static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {

@@ -80,10 +80,11 @@ struct PortableInt : PortableBase<int32_t> {
       out[r] = pack(best, shift);
     }
   }
-  // Bits of scores <= limits, of 32; outside = min(outside, the others).
-  static uint32_t split(const uint16_t* scores, const uint16_t* limits, uint16_t* outside) {
+  // Bits of scores <= limits; outside = min(outside, the others).
+  static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
+                                    Shorts& outside) {
     uint32_t bits = 0;
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < kRowLanes; ++i) {
       const bool keep = scores[i] <= limits[i];
       bits |= (keep ? 1u : 0u) << i;
       outside[i] = keep || outside[i] < scores[i] ? outside[i] : scores[i];

@@ -10,7 +10,7 @@ namespace musc {
 
 // Of the limits that a summary expects, in steps of the scale: a larger one makes more segments be
 // scanned again, a smaller one more images scanned whole.
-constexpr float kSlack = 1.0f;
+constexpr float kSlack = 5.0f;
 
 
 namespace {

@@ -10,9 +10,6 @@
 namespace musc {
 namespace {
 
-constexpr int kRowLanes = 32;
-typedef uint16_t Shorts __attribute__((vector_size(64)));
-
 MUSC_INLINE Shorts load_shorts(const uint16_t* from) {
   Shorts out;
   __builtin_memcpy(&out, from, sizeof out);
@@ -63,55 +60,72 @@ MUSC_INLINE void lower(const uint16_t* scores, double excess, int shift, uint16_
   }
 }
 
+// The least of some segments' scores, and its segment.
+struct Least {
+  Shorts score = ~Shorts{}, segment{};
+  MUSC_INLINE void take(Shorts other, Shorts where) {
+    segment = other < score ? where : segment;
+    score = other < score ? other : score;
+  }
+};
+
+MUSC_INLINE Least least_of(const uint16_t* scores, int64_t segments, int64_t stride) {
+  Least even, odd;  // Neither waits for the other.
+  int64_t s = 0;
+  for (; s + 2 <= segments; s += 2) {
+    const Shorts where = Shorts{} + static_cast<uint16_t>(s);
+    even.take(load_shorts(scores + s * stride), where);
+    odd.take(load_shorts(scores + (s + 1) * stride), where + 1);
+  }
+  even.take(odd.score, odd.segment);
+  if (s < segments) {
+    even.take(load_shorts(scores + s * stride), Shorts{} + static_cast<uint16_t>(s));
+  }
+  return even;
+}
+
 template <class Ops>
 void summarise_kernel(const SummaryArgs& a) {
   double excess = 0.0;  // of the worst segment, in steps
   for (int64_t s = 0; s < a.segments; ++s) {
-    const double more = (a.segment_rho[s] - a.usual) / a.scale;
+    const double more = (static_cast<double>(a.segment_rho[s]) - a.usual) / a.scale;
     excess = more > excess ? more : excess;
   }
-  const auto usual = [&](int64_t s) { return !(a.segment_rho[s] > a.usual); };
   const int64_t words = (a.rows + kRowLanes - 1) / kRowLanes;
   for (int64_t w = 0; w < words; ++w) {
-    const uint16_t* scores = a.scores + w * kRowLanes;
-    Shorts low = ~Shorts{}, where{}, worse = ~Shorts{};
-    for (int64_t s = 0; s < a.segments; ++s) {
-      const Shorts score = load_shorts(scores + s * a.padded);
-      const Shorts segment = Shorts{} + static_cast<uint16_t>(s);
-      where = score < low ? segment : where;
-      low = score < low ? score : low;
-      if (excess > 0.0 && !usual(s)) worse = score < worse ? score : worse;
-    }
-    alignas(64) uint16_t least[kRowLanes], limits[kRowLanes], raised[kRowLanes];
-    alignas(64) uint16_t outside[kRowLanes], ignored[kRowLanes];
+    const int64_t top = w * kRowLanes;
+    const uint16_t* scores = a.scores + top;
+    const Least best = least_of(scores, a.segments, a.padded);
+    alignas(64) uint16_t least[kRowLanes], limit[kRowLanes], raised[kRowLanes], out[kRowLanes];
     float rho[kRowLanes] = {};
-    for (int64_t r = 0; r < kRowLanes && w * kRowLanes + r < a.rows; ++r) {
-      rho[r] = a.bounds[w * kRowLanes + r].rho;
-    }
-    store_shorts(least, low);
-    store_shorts(outside, ~Shorts{});
-    expected_limits(a, rho, least, limits);
-    if (excess > 0.0) {
-      raise(limits, excess, a.shift, raised);
-      store_shorts(ignored, worse);
-      lower(ignored, excess, a.shift, least);
-    }
-    uint32_t everywhere = ~0u;
+    for (int64_t r = 0; r < kRowLanes && top + r < a.rows; ++r) rho[r] = a.bounds[top + r].rho;
+    store_shorts(least, best.score);
+    expected_limits(a, rho, least, limit);
+    if (excess > 0.0) raise(limit, excess, a.shift, raised);
+    const Shorts limits = load_shorts(limit), higher = excess > 0.0 ? load_shorts(raised) : limits;
+    Shorts outside = ~Shorts{}, worse = ~Shorts{}, unused{};
+    uint32_t inside = ~0u;
     for (int64_t s = 0; s < a.segments; ++s) {
-      const bool plain = usual(s);
-      const uint32_t bits =
-          Ops::split(scores + s * a.padded, plain ? limits : raised, plain ? outside : ignored);
-      a.bits[s * words + w] = bits;
-      if (!plain) everywhere &= bits;
+      const uint16_t* of = scores + s * a.padded;
+      uint32_t& bits = a.bits[s * words + w];
+      if (!(a.segment_rho[s] > a.usual)) {
+        bits = Ops::split(of, limits, outside);
+        continue;
+      }
+      inside &= bits = Ops::split(of, higher, unused);
+      const Shorts score = load_shorts(of);
+      worse = score < worse ? score : worse;
     }
-    for (int r = 0; everywhere != ~0u && r < kRowLanes; ++r) {
-      if ((everywhere >> r & 1u) != 0) continue;
-      const uint16_t above = short_of(limits[r] + 1);
-      outside[r] = above < outside[r] ? above : outside[r];
+    store_shorts(out, outside);
+    for (int r = 0; inside != ~0u && r < kRowLanes; ++r) {
+      const uint16_t above = short_of(limit[r] + 1);
+      if ((inside >> r & 1u) == 0 && above < out[r]) out[r] = above;
     }
-    store_shorts(a.nearest + w * kRowLanes, load_shorts(least));
-    store_shorts(a.first + w * kRowLanes, where);
-    store_shorts(a.outside + w * kRowLanes, load_shorts(outside));
+    store_shorts(a.outside + top, load_shorts(out));
+    store_shorts(a.first + top, best.segment);
+    store_shorts(out, worse);
+    if (excess > 0.0) lower(out, excess, a.shift, least);
+    store_shorts(a.nearest + top, load_shorts(least));
   }
 }
 
@@ -141,9 +155,10 @@ MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint
     const Counts tie = __builtin_convertvector(score == kth, Counts) & (ties != 0 ? ~Counts{} : Counts{});
     ties += tie;  // minus one
     const Shorts chosen = Shorts(score < kth) | __builtin_convertvector(tie, Shorts);
-    alignas(64) uint16_t missing[kRowLanes], zero[kRowLanes] = {}, unused[kRowLanes] = {};
+    alignas(64) uint16_t missing[kRowLanes];
     store_shorts(missing, ~chosen);
-    bits[c * a.words] = Ops::split(missing, zero, unused);
+    Shorts unused{};
+    bits[c * a.words] = Ops::split(missing, Shorts{}, unused);
   }
 }
 
@@ -162,9 +177,9 @@ void smallest_kernel(const SmallestArgs& a) {
 // Bits of the scores up to the limits.
 template <class Ops>
 void within_kernel(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits) {
-  alignas(64) uint16_t unused[kRowLanes] = {};
+  Shorts unused{};
   for (int64_t w = 0; w < words; ++w) {
-    bits[w] = Ops::split(scores + w * kRowLanes, limits + w * kRowLanes, unused);
+    bits[w] = Ops::split(scores + w * kRowLanes, load_shorts(limits + w * kRowLanes), unused);
   }
 }
 

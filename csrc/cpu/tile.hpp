@@ -13,6 +13,9 @@
 namespace musc {
 namespace {
 
+constexpr int kRowLanes = 32;  // rows of a summary that are worked on together
+typedef uint16_t Shorts __attribute__((vector_size(64)));
+
 // A tile: kRows left rows x PANELS panels, accumulators in registers. Folds the maximum over the
 // tile's columns into row_best (lane by lane; APART: of each panel, kTileRows vectors apart) and over
 // its rows into right_best.

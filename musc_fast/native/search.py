@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 # the second.
 _BATCH_OPERATIONS = 4e10
 _BATCH_PAIRS = 2e6
-_USUAL = 0.98  # of the segments: the others' scores are corrected for their rounding
+_USUAL = 0.94  # of the segments: the others' scores are corrected for their rounding
 
 
 @dataclass
