@@ -61,17 +61,17 @@ void bind_search(py::module_& module) {
       .def(py::init([](int64_t words, int64_t channels, int64_t segment, int shift, double scale,
                        double stretch, int threads, int64_t fine_stride, int64_t rest_stride,
                        int64_t prefix, double fine_scale, double rest_scale,
-                       double usual_rho) {
+                       double usual_rho, double ratio) {
              require(musc::is_segment(segment), "a segment is 16 or a multiple of 48, 1536 at most");
              require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
              return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
                                 threads,     fine_stride, rest_stride, prefix, fine_scale,
-                                rest_scale,  usual_rho};
+                                rest_scale,  usual_rho,   ratio};
            }),
            py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
            py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
            py::arg("rest_stride"), py::arg("prefix"), py::arg("fine_scale"),
-           py::arg("rest_scale"), py::arg("usual_rho"));
+           py::arg("rest_scale"), py::arg("usual_rho"), py::arg("ratio"));
 
   module.def(
       "quantise",

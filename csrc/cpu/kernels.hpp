@@ -57,7 +57,7 @@ struct SummaryArgs {
   const Bounds* bounds;      // [rows]
   const float* segment_rho;  // [segments]: the largest of each
   double usual, scale;
-  float slack;               // steps
+  float ratio, slack;        // of distances to rounded ones, as a rule; steps
   int shift;
   uint16_t *nearest, *first, *outside;
   uint32_t* bits;

@@ -38,6 +38,7 @@ void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& 
   args.segment_rho = others.segment_rho + j * segments;
   args.usual = shape.usual_rho;
   args.scale = shape.scale;
+  args.ratio = static_cast<float>(shape.ratio);
   args.slack = kSlack;
   args.shift = shape.shift;
   args.nearest = out.nearest;

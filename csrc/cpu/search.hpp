@@ -73,6 +73,7 @@ struct SearchShape {
   int64_t prefix;                    // the tail norm's place in a fine row
   double fine_scale, rest_scale;
   double usual_rho;                  // of most segments, see SummaryArgs
+  double ratio;                      // of a distance to that in the space, as a rule: a guess
 };
 
 // The pairs to search: query i, its column of best, reference j, and the column of j's own best that

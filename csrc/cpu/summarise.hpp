@@ -32,7 +32,8 @@ MUSC_INLINE void expected_limits(const SummaryArgs& a, const float* rho, const u
   for (int r = 0; r < kRowLanes; ++r) {
     const float own = rho[r] * inverse, t = static_cast<float>(least[r] + 1) * unit;
     const float square = 2.0f * t - own * own - theirs * theirs;
-    const float reach = __builtin_sqrtf(square > 0.0f ? square : 0.0f) + own + theirs + a.slack;
+    const float known = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
+    const float reach = a.ratio * known + own + theirs + a.slack;
     const float limit = 0.5f * reach * reach;
     limits[r] = static_cast<uint16_t>(static_cast<int32_t>(limit < most ? limit : most) >> a.shift);
   }

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from musc_fast import planning
 
+from . import scratch
 from .search import Outputs, Progress, Search, Settings
 from .sides import Side, default_isa, prepared, strides
 from .space import Workload, choose_space
@@ -49,6 +50,8 @@ class KeptReferences:
     ) -> Tensor:
         """As `native.msm(z, references, k_min, k_max)`: z [N, P, C] -> [N, P] float32."""
         z = prepared(z)
+        if memory_limit is not None:
+            scratch.release()
         side = self._ready(k_max)
         settings = Settings(
             certified=precision != "fast", memory_limit=memory_limit, progress=progress
@@ -76,7 +79,7 @@ class KeptReferences:
         if self._side is None or outgrown:
             filled = self._x[: self._count]
             work = Workload(self._count, False, k_max, planning.SEGMENTS[3])
-            space = choose_space(filled, None, work)
+            space = choose_space(filled, None, work, isa=default_isa())
             self._side = Side(self._x, space, default_isa()).fill(0, self._count)
             self._fitted, self._replaced = self._count, 0
         return self._side

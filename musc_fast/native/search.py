@@ -11,7 +11,8 @@ from torch import Tensor
 
 from musc_fast import _C, planning
 
-from .sides import Segmented, Side, default_isa, fresh, strides, words_of
+from . import scratch
+from .sides import Segmented, Side, default_isa, strides, words_of
 from .space import UNIT, Workload, choose_space
 
 Progress = Callable[[int, int], None]
@@ -101,36 +102,47 @@ class Search:
 
     def run(self, first: int, last: int, k_min: int, k_max: int, outputs: Outputs) -> None:
         """Fill `outputs`, whose row 0 is query `first`, for the queries [first, last)."""
+        patches, other_patches = self.left.side.x.shape[1], self.right.side.x.shape[1]
+        per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
+        chunk = min(self.plan.chunk, last - first)
+        with scratch.lent(chunk * per_image // 2, torch.int16) as best:
+            for begin in range(first, last, chunk):
+                end = min(begin + chunk, last)
+                self._run_chunk((first, begin, end, last), (k_min, k_max), outputs, best)
+
+    def _run_chunk(
+        self,
+        images: tuple[int, int, int, int],
+        k: tuple[int, int],
+        outputs: Outputs,
+        best: Tensor,
+    ) -> None:
+        """The queries [begin, end) of images (first, begin, end, last)."""
+        first, begin, last_of_chunk, last = images
         report = self.settings.report or Report()
         left, right = self.left.side, self.right.side
         patches, other_patches = left.x.shape[1], right.x.shape[1]
-        per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
-        chunk = min(self.plan.chunk, last - first)
-        best = fresh(chunk * per_image // 2, torch.int16)
         operations = 2.0 * left.space.channels * patches * other_patches
         threads = torch.get_num_threads()
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
-        for begin in range(first, last, chunk):
-            size = min(chunk, last - begin)
-            start = perf_counter()
-            step = max(1, batch // self.columns)  # queries between two looks at signals
-            for at in range(begin, begin + size, step):
-                end = min(at + step, begin + size)
-                pairs = self._pairs(at, end, begin, begin + size)
-                if len(pairs):
-                    search_pairs(
-                        self.left, self.right, self.shape, pairs, begin, self.columns, best
-                    )
-                report.operations += operations * len(pairs)
-                self._tell(begin - first + (end - begin) / 2, last - first)
-            report.add("search", start)
-            start = perf_counter()
-            step = max(2 * threads, int(_BATCH_PAIRS * threads / (patches * self.columns)))
-            for at in range(begin, begin + size, step):
-                end = min(at + step, begin + size)
-                self._refine((begin, at, end), k_min, k_max, best, outputs, first)
-                self._tell(begin - first + size / 2 + (end - begin) / 2, last - first)
-            report.add("refine", start)
+        start = perf_counter()
+        step = max(1, batch // self.columns)  # queries between two looks at signals
+        for at in range(begin, last_of_chunk, step):
+            end = min(at + step, last_of_chunk)
+            pairs = self._pairs(at, end, begin, last_of_chunk)
+            if len(pairs):
+                search_pairs(self.left, self.right, self.shape, pairs, begin, self.columns, best)
+            report.operations += operations * len(pairs)
+            self._tell(begin - first + (end - begin) / 2, last - first)
+        report.add("search", start)
+        start = perf_counter()
+        half = (last_of_chunk - begin) / 2
+        step = max(2 * threads, int(_BATCH_PAIRS * threads / (patches * self.columns)))
+        for at in range(begin, last_of_chunk, step):
+            end = min(at + step, last_of_chunk)
+            self._refine((begin, at, end), *k, best, outputs, first)
+            self._tell(begin - first + half + (end - begin) / 2, last - first)
+        report.add("refine", start)
         report.count(self.counters)
 
     def _pairs(self, begin: int, end: int, first: int, last: int) -> Tensor:
@@ -282,6 +294,7 @@ def _shape(left: Segmented, right: Segmented, segment: int) -> _C.SearchShape:
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
         usual_rho=usual,
+        ratio=space.ratio,
     )
 
 
@@ -300,9 +313,11 @@ def prepare(
     isa = settings.isa or default_isa()
     others = z if references is None else references
     columns = others.shape[0] if lists is None else lists.shape[1]
+    if settings.memory_limit is not None:
+        scratch.release()  # What is kept would come on top.
     start = perf_counter()
     work = Workload(columns, references is None, k_max, settings.segment or planning.SEGMENTS[3])
-    space = choose_space(z, references, work, settings.prefix)
+    space = choose_space(z, references, work, settings.prefix, isa=isa)
     plan = planning.plan_search(
         z.shape[0],
         z.shape[1],

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from musc_fast import _C, planning
 
+from . import scratch
 from .space import Space
-
-_HUGE = 4 << 20  # bytes; two large pages
 
 
 def default_isa() -> str:
@@ -35,15 +34,7 @@ def words_of(space: Space, isa: str) -> int:
     return _C.words_of(isa, space.channels)
 
 
-def fresh(size: int, dtype: torch.dtype) -> Tensor:
-    """As `torch.empty`, in large pages where it is worth while and the system has them."""
-    memory = torch.empty(size, dtype=dtype)
-    if memory.nbytes >= _HUGE:
-        _C.advise_huge_pages(memory.data_ptr(), memory.nbytes)
-    return memory
-
-
-def _mapped(size: int, dtype: torch.dtype) -> Tensor:
+def _mapped(_: object, size: int, dtype: torch.dtype) -> Tensor:
     """As `torch.empty`, in a file that has no name any more: the system may drop its pages."""
     if size == 0:
         return torch.empty(0, dtype=dtype)
@@ -63,14 +54,14 @@ class Side:
         padded = planning.padded(rows)
         self.x, self.space, self.isa = x, space, isa
         self.words = words_of(space, isa)
-        room = _mapped if mapped else fresh
-        self.left = room(images * padded * self.words, torch.int32)
-        self.right = room(images * padded * self.words, torch.int32)
-        self.inits = room(2 * images * padded, torch.int32).view(2, images, padded)
-        self.bounds = room(images * rows * 4, torch.float32).view(images, rows, 4)
+        room = _mapped if mapped else scratch.take
+        self.left = room(self, images * padded * self.words, torch.int32)
+        self.right = room(self, images * padded * self.words, torch.int32)
+        self.inits = room(self, 2 * images * padded, torch.int32).view(2, images, padded)
+        self.bounds = room(self, images * rows * 4, torch.float32).view(images, rows, 4)
         fine_stride, rest_stride = strides(space)
-        self.fine = room(images * rows * fine_stride, torch.int16)
-        self.rest = room(images * rows * rest_stride, torch.int8)
+        self.fine = room(self, images * rows * fine_stride, torch.int16)
+        self.rest = room(self, images * rows * rest_stride, torch.int8)
         self.handle = _C.Operands(
             left=self.left.data_ptr(),
             right=self.right.data_ptr(),

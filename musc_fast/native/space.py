@@ -27,6 +27,10 @@ _FEW = 32
 # 0.004 to 0.13, others 0.24 to 0.29, noise 0.83.
 _SCATTERED = 0.2
 _ROUGH = 256  # rows that a first look is fitted to, and as many that it is checked on
+# A tile unit searches up to this many channels in less time than a basis takes to fit and to round
+# in, and leaves fewer candidates: measured at 384, 768 and 1024 channels.
+_TILE_UNITS = ("amx-int8",)
+_TILED = 1024
 # Seconds a core, from measurements on Zen 4; only their ratios matter.
 _PER_OPERATION = 1 / 400e9  # of the pass over all pairs
 _PER_SCANNED = 1 / 180e9  # operation of scanning a segment again
@@ -57,6 +61,7 @@ class Space:
     fine_scale: float  # of the same channels in about 12 bits; 0: not worth while
     back: Tensor | None  # basis^T as [C panels, prefix, 16]; None: the rest is not rounded
     rest_scale: float  # of what the basis leaves out, x - mean - basis w
+    ratio: float = 1.0  # of a distance to that in the space, for nine rows of ten
 
     @property
     def channels(self) -> int:
@@ -232,6 +237,17 @@ def full_space(centred: Tensor, mean: Tensor) -> Space:
     )  # fmt: skip
 
 
+def _ratio(rows: Tensor, inside: Tensor) -> float:
+    """By what the distances of rows [n, C] to what is nearest `inside` [n, m] exceed those there."""
+    some = min(128, len(rows) // 4)
+    if some == 0:
+        return 1.0
+    near = torch.cdist(inside[:some], inside[some:]).min(1)
+    true = (rows[:some] - rows[some:][near.indices]).norm(dim=1)
+    ratio = float((true / near.values.clamp_min(1e-30)).quantile(0.9))
+    return min(max(ratio, 1.0), 8.0)
+
+
 def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
     """The space of `directions` [C, m], its scales fitted to the sample."""
     basis = directions @ spreading_rotation(directions.shape[1])
@@ -255,7 +271,7 @@ def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
     bits = math.floor(math.log2(math.sqrt(2.0**31 / inside.shape[1]) / 256))
     return Space(
         mean, panels_of(stored), None, basis.shape[1], tail, centre, scale, error,
-        scale / 2**bits, back, rest_scale,
+        scale / 2**bits, back, rest_scale, _ratio(subset, inside),
     )  # fmt: skip
 
 
@@ -332,12 +348,19 @@ def _one_thread() -> Iterator[None]:
 
 
 def choose_space(
-    z: Tensor, references: Tensor | None, work: Workload, prefix: int | None = None
+    z: Tensor,
+    references: Tensor | None,
+    work: Workload,
+    prefix: int | None = None,
+    *,
+    isa: str,
 ) -> Space:
     """The space in which the search is expected to be quickest; `prefix` forces its size.
 
     z [N, P, C] and references [M, P2, C] float32, contiguous.
     """
+    if prefix is None and isa in _TILE_UNITS and z.shape[2] <= _TILED:
+        prefix = z.shape[2]
     with _one_thread():
         return _choose_space(z, references, work, prefix)
 
@@ -348,6 +371,8 @@ def _choose_space(
     channels = z.shape[2]
     sides = [z] if references is None else [z, references]
     rows = sum(side.shape[0] * side.shape[1] for side in sides)
+    if prefix is not None and prefix >= channels:
+        rows = 0  # a mean and a scale need few
     sample = sample_rows(sides, min(max(rows // 16, _SAMPLE[0]), _SAMPLE[1]))
     mean = sample.mean(0)
     centred = sample - mean

@@ -24,6 +24,7 @@ z = torch.nn.functional.normalize(
     * torch.arange(1, 257).float().pow(-0.7), dim=2)
 others = z[:10].clone() if mode else None
 native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
 before = peak()
 out = native.msm(z, others, 0, 8, memory_limit=limit)
 print(peak() - before, float(out.sum()))
@@ -43,7 +44,7 @@ def test_peak_memory_stays_within_the_limit(references: int) -> None:
             check=True,
         )
         used, total = done.stdout.split()
-        assert 4 << 20 < int(used) <= limit
+        assert 4 << 20 < int(used) <= limit, (used, limit)
         sums.add(total)
     assert len(sums) == 1  # and the result depends on none of it
 
