@@ -76,7 +76,7 @@ def score_bytes(patches: int, references: int, reference_patches: int, segment: 
     """What is kept of one query image's scores against all references (csrc/cpu/summary.hpp)."""
     segments = -(-padded(reference_patches) // segment)
     lanes = -(-patches // LANES) * LANES
-    return references * (6 * lanes + segments * (lanes // 8))
+    return references * (8 * lanes + segments * (lanes // 4))
 
 
 def plan_search(

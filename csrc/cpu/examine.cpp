@@ -157,21 +157,22 @@ void Examiner::choose(int64_t n, int64_t segment, const int32_t* scores) {
 void Examiner::collect() {
   const Summary summary = this->summary(ask_.image, ask_.column);
   const int64_t words = lanes_of(ask_.rows) / kLanes, stride = lanes_of(q_.rows) / kLanes;
-  uint32_t wanted[kBlock / kLanes] = {}, whole[kBlock / kLanes] = {};
+  // Which segments of which rows: all, those near the best score, those close to it.
+  uint32_t whole[kBlock / kLanes] = {}, some[kBlock / kLanes] = {}, few[kBlock / kLanes] = {};
   for (int64_t n = 0; n < ask_.count; ++n) {
-    const int64_t row = ask_.wanted[n].patch - ask_.begin;
+    const int64_t row = ask_.wanted[n].patch - ask_.begin, at = ask_.begin + row;
     const int64_t most = limit(reach_[n] + bounds_of(n).rho + shape_.usual_rho) >> shape_.shift;
-    const uint32_t bit = 1u << row % kLanes;
-    wanted[row / kLanes] |= bit;
-    // The summary expected less: any segment may hold candidates.
-    if (most >= summary.outside[ask_.begin + row]) whole[row / kLanes] |= bit;
+    auto& rows = most < summary.close_outside[at] ? few : most < summary.outside[at] ? some : whole;
+    rows[row / kLanes] |= 1u << row % kLanes;
     slot_of_[row] = static_cast<int32_t>(n);
   }
   const uint32_t* bits = summary.bits + ask_.begin / kLanes;
-  for (int64_t s = 0; s < segments_; ++s, bits += stride) {
+  const uint32_t* close = summary.close_bits + ask_.begin / kLanes;
+  for (int64_t s = 0; s < segments_; ++s, bits += stride, close += stride) {
     int64_t found = 0;
     for (int64_t w = 0; w < words; ++w) {
-      for (uint32_t left = (bits[w] & wanted[w]) | whole[w]; left != 0; left &= left - 1) {
+      uint32_t left = (close[w] & few[w]) | (bits[w] & some[w]) | whole[w];
+      for (; left != 0; left &= left - 1) {
         const int32_t n = slot_of_[w * kLanes + __builtin_ctz(left)];
         found_[sized(found)] = n;
         found += fresh_ && ask_.wanted[n].segment == s ? 0 : 1;

@@ -62,7 +62,7 @@ class Examiner {
   }
   Summary summary(int64_t image, int64_t column) const {
     const int64_t at = (image - args_.first) * args_.columns + column;
-    return {args_.best + at * summary_size(q_.rows, segments_), q_.rows};
+    return {args_.best + at * summary_size(q_.rows, segments_), q_.rows, segments_};
   }
   // The largest integer -score of a candidate within `reach` (a distance, rho and all).
   int64_t limit(double reach) const {

@@ -57,10 +57,12 @@ struct SummaryArgs {
   const Bounds* bounds;      // [rows]
   const float* segment_rho;  // [segments]: the largest of each
   double usual, scale;
-  float ratio, slack;        // of distances to rounded ones, as a rule; steps
+  // Limits: what is expected of the best score's exact distance, `ratio` of the rounded one as a rule
+  // and `slack` steps; and for the close ones a share of what rounding may have changed.
+  float ratio, slack, share;
   int shift;
-  uint16_t *nearest, *first, *outside;
-  uint32_t* bits;
+  uint16_t *nearest, *first, *outside, *close_outside;
+  uint32_t *bits, *close_bits;
 };
 
 // Scores [columns] of rows, `stride` apart; bits [columns][words] of the k smallest but `skip`'s.

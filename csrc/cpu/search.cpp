@@ -8,9 +8,9 @@
 
 namespace musc {
 
-// Of the limits that a summary expects, in steps of the scale: a larger one makes more segments be
-// scanned again, a smaller one more images scanned whole.
+// See SummaryArgs. Larger ones make more segments be scanned again, smaller ones more images whole.
 constexpr float kSlack = 5.0f;
+constexpr float kShare = 0.75f;
 
 
 namespace {
@@ -28,7 +28,7 @@ int64_t segments_of(const Operands& side, int64_t segment) {
 void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& others, int64_t j,
                const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
   const int64_t segments = segments_of(others, shape.segment);
-  const SummaryOut out(best, rows.rows);
+  const SummaryOut out(best, rows.rows, segments);
   SummaryArgs args;
   args.scores = scores;
   args.segments = segments;
@@ -40,11 +40,14 @@ void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& 
   args.scale = shape.scale;
   args.ratio = static_cast<float>(shape.ratio);
   args.slack = kSlack;
+  args.share = kShare;
   args.shift = shape.shift;
   args.nearest = out.nearest;
   args.first = out.first;
   args.outside = out.outside;
+  args.close_outside = out.close_outside;
   args.bits = out.bits;
+  args.close_bits = out.close_bits;
   isa.summarise(args);
 }
 

@@ -25,17 +25,20 @@ MUSC_INLINE uint16_t short_of(int64_t value) {
 // Where a row's candidates should lie: the scores within what the best one's exact distance will
 // allow. By how much that distance falls short of the rounded one is known on average.
 MUSC_INLINE void expected_limits(const SummaryArgs& a, const float* rho, const uint16_t* least,
-                                 uint16_t* limits) {
+                                 uint16_t* limits, uint16_t* close) {
   const float inverse = static_cast<float>(1.0 / a.scale), unit = 1 << a.shift;
   const float most = 65535.0f * unit;
   const float theirs = static_cast<float>(a.usual) * inverse;
-  for (int r = 0; r < kRowLanes; ++r) {
-    const float own = rho[r] * inverse, t = static_cast<float>(least[r] + 1) * unit;
-    const float square = 2.0f * t - own * own - theirs * theirs;
-    const float known = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
-    const float reach = a.ratio * known + own + theirs + a.slack;
+  const auto score = [&](float reach) {
     const float limit = 0.5f * reach * reach;
-    limits[r] = static_cast<uint16_t>(static_cast<int32_t>(limit < most ? limit : most) >> a.shift);
+    return static_cast<uint16_t>(static_cast<int32_t>(limit < most ? limit : most) >> a.shift);
+  };
+  for (int r = 0; r < kRowLanes; ++r) {
+    const float own = rho[r] * inverse, twice = 2.0f * static_cast<float>(least[r] + 1) * unit;
+    const float square = twice - own * own - theirs * theirs;
+    const float known = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
+    limits[r] = score(a.ratio * known + own + theirs + a.slack);
+    close[r] = score(__builtin_sqrtf(twice) + a.share * (own + theirs));
   }
 }
 
@@ -85,6 +88,33 @@ MUSC_INLINE Least least_of(const uint16_t* scores, int64_t segments, int64_t str
   return even;
 }
 
+// The bits of 32 rows' scores up to `limit`, [segments] `words` apart; to `outside` the least of the
+// others. Those of a segment rounded worse than usual count as lowered by up to `excess`.
+template <class Ops>
+MUSC_INLINE void mark(const SummaryArgs& a, const uint16_t* scores, const uint16_t* limit,
+                      double excess, int64_t words, uint32_t* bits, uint16_t* outside) {
+  alignas(64) uint16_t raised[kRowLanes], out[kRowLanes];
+  if (excess > 0.0) raise(limit, excess, a.shift, raised);
+  const Shorts limits = load_shorts(limit), higher = excess > 0.0 ? load_shorts(raised) : limits;
+  Shorts others = ~Shorts{}, unused{};
+  uint32_t inside = ~0u;
+  for (int64_t s = 0; s < a.segments; ++s) {
+    const bool worse = a.segment_rho[s] > a.usual;
+    const uint16_t* of = scores + s * a.padded;
+    if (worse) {
+      inside &= bits[s * words] = Ops::split(of, higher, unused);
+    } else {
+      bits[s * words] = Ops::split(of, limits, others);
+    }
+  }
+  store_shorts(out, others);
+  for (int r = 0; inside != ~0u && r < kRowLanes; ++r) {
+    const uint16_t above = short_of(limit[r] + 1);
+    if ((inside >> r & 1u) == 0 && above < out[r]) out[r] = above;
+  }
+  store_shorts(outside, load_shorts(out));
+}
+
 template <class Ops>
 void summarise_kernel(const SummaryArgs& a) {
   double excess = 0.0;  // of the worst segment, in steps
@@ -97,35 +127,22 @@ void summarise_kernel(const SummaryArgs& a) {
     const int64_t top = w * kRowLanes;
     const uint16_t* scores = a.scores + top;
     const Least best = least_of(scores, a.segments, a.padded);
-    alignas(64) uint16_t least[kRowLanes], limit[kRowLanes], raised[kRowLanes], out[kRowLanes];
+    alignas(64) uint16_t least[kRowLanes], limit[kRowLanes], close[kRowLanes];
     float rho[kRowLanes] = {};
     for (int64_t r = 0; r < kRowLanes && top + r < a.rows; ++r) rho[r] = a.bounds[top + r].rho;
     store_shorts(least, best.score);
-    expected_limits(a, rho, least, limit);
-    if (excess > 0.0) raise(limit, excess, a.shift, raised);
-    const Shorts limits = load_shorts(limit), higher = excess > 0.0 ? load_shorts(raised) : limits;
-    Shorts outside = ~Shorts{}, worse = ~Shorts{}, unused{};
-    uint32_t inside = ~0u;
-    for (int64_t s = 0; s < a.segments; ++s) {
-      const uint16_t* of = scores + s * a.padded;
-      uint32_t& bits = a.bits[s * words + w];
-      if (!(a.segment_rho[s] > a.usual)) {
-        bits = Ops::split(of, limits, outside);
-        continue;
-      }
-      inside &= bits = Ops::split(of, higher, unused);
-      const Shorts score = load_shorts(of);
-      worse = score < worse ? score : worse;
+    expected_limits(a, rho, least, limit, close);
+    mark<Ops>(a, scores, limit, excess, words, a.bits + w, a.outside + top);
+    mark<Ops>(a, scores, close, excess, words, a.close_bits + w, a.close_outside + top);
+    Shorts worse = ~Shorts{};
+    for (int64_t s = 0; excess > 0.0 && s < a.segments; ++s) {
+      const Shorts score = load_shorts(scores + s * a.padded);
+      if (a.segment_rho[s] > a.usual) worse = score < worse ? score : worse;
     }
-    store_shorts(out, outside);
-    for (int r = 0; inside != ~0u && r < kRowLanes; ++r) {
-      const uint16_t above = short_of(limit[r] + 1);
-      if ((inside >> r & 1u) == 0 && above < out[r]) out[r] = above;
-    }
-    store_shorts(a.outside + top, load_shorts(out));
+    alignas(64) uint16_t lowered[kRowLanes];
+    store_shorts(lowered, worse);
+    if (excess > 0.0) lower(lowered, excess, a.shift, least);
     store_shorts(a.first + top, best.segment);
-    store_shorts(out, worse);
-    if (excess > 0.0) lower(out, excess, a.shift, least);
     store_shorts(a.nearest + top, load_shorts(least));
   }
 }

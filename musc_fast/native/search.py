@@ -20,7 +20,9 @@ Progress = Callable[[int, int], None]
 # the second.
 _BATCH_OPERATIONS = 4e10
 _BATCH_PAIRS = 2e6
-_USUAL = 0.94  # of the segments: the others' scores are corrected for their rounding
+# This share of the segments, and those rounded little worse, count as rounded alike; the others'
+# scores are corrected for it.
+_USUAL, _LITTLE = 0.94, 1.02
 
 
 @dataclass
@@ -278,7 +280,7 @@ def _shape(left: Segmented, right: Segmented, segment: int) -> _C.SearchShape:
     # |q_x - q_y|^2 / 2 <= |q_x|^2 + |q_y|^2 must fit 16 bits.
     largest = side.largest(len(left.rho)) + right.side.largest(len(right.rho))
     rho = torch.cat((left.rho.flatten(), right.rho.flatten()))
-    usual = float(rho.kthvalue(max(1, int(_USUAL * len(rho)))).values)
+    usual = _LITTLE * float(rho.kthvalue(max(1, int(_USUAL * len(rho)))).values)
     fine_stride, rest_stride = strides(space)
     return _C.SearchShape(
         words=side.words,
