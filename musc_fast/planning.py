@@ -1,10 +1,10 @@
 """Memory budget -> chunks: pure arithmetic, no tensors.
 
 The CPU search holds, beyond input and output, the rounded operands of every image (in a scratch
-file where memory is too small for them) and, for a chunk
-of query images, the best score of every (patch, reference image, segment of its patches). Larger
-segments need less memory and more time in the second pass; smaller chunks lose the symmetry of
-pairs in different chunks.
+file where memory is too small for them) and, for a chunk of query images, a summary of the scores
+of every (patch, reference image); a thread holds the scores of one pair of images in full, one for
+every segment of patches. Larger segments need less memory and more time in the second pass; smaller
+chunks lose the symmetry of pairs in different chunks.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ def score_bytes(patches: int, references: int, reference_patches: int, segment: 
     return references * (8 * lanes + segments * (lanes // 4))
 
 
+def pair_bytes(patches: int, reference_patches: int, segment: int) -> int:
+    """The scores of one pair of images, both ways, that a thread works on."""
+    one = -(-padded(reference_patches) // segment) * padded(patches)
+    return 2 * (one + -(-padded(patches) // segment) * padded(reference_patches) + 2 * LANES)
+
+
 def plan_search(
     images: int,
     patches: int,
@@ -90,6 +96,7 @@ def plan_search(
     columns: int,
     symmetric: bool,
     memory_limit: int | None,
+    threads: int = 1,
 ) -> Plan:
     """Choose chunk and segment for a search of `images` x `patches` against the references.
 
@@ -105,7 +112,8 @@ def plan_search(
     best: tuple[float, Plan] | None = None
     finest = SEGMENTS.index(finest_segment(words))
     for mapped, segment in product((False, True), SEGMENTS[finest:]):
-        fixed = _RESERVE + (0 if mapped else operands)
+        fixed = _RESERVE + threads * pair_bytes(patches, reference_patches, segment)
+        fixed += 0 if mapped else operands
         each = score_bytes(patches, columns, reference_patches, segment)
         chunk = min(images, (limit - fixed) // each)
         if chunk < 1:
@@ -120,6 +128,7 @@ def plan_search(
             best = (cost, plan)
     if best is None:
         needed = _RESERVE + score_bytes(patches, columns, reference_patches, SEGMENTS[-1])
+        needed += threads * pair_bytes(patches, reference_patches, SEGMENTS[-1])
         raise InputError(
             f"memory_limit: this search needs at least {needed / 2**20:.0f} MiB beyond input and "
             f"output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"

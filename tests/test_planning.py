@@ -36,10 +36,11 @@ def test_the_estimate_is_within_the_limit(limit: int) -> None:
 
 
 def test_less_memory_first_takes_larger_segments_then_smaller_chunks() -> None:
-    chunks = [plan(limit=limit * MIB) for limit in (4000, 300, 150)]
+    chunks = [plan(limit=limit * MIB, words=96) for limit in (4000, 470, 300)]
     assert [p.chunk for p in chunks] == sorted((p.chunk for p in chunks), reverse=True)
     assert chunks[1].chunk == 100
     assert chunks[1].segment > chunks[0].segment
+    assert chunks[2].chunk < 100
 
 
 def test_chunks_are_even() -> None:

@@ -66,6 +66,7 @@ class KeptReferences:
             columns=self._count,
             symmetric=False,
             memory_limit=memory_limit,
+            threads=torch.get_num_threads(),
         )
         left = Side(z, side.space, side.isa).fill()
         search = Search(left, side, plan, settings, references=self._count)

@@ -330,6 +330,7 @@ def prepare(
         columns=columns,
         symmetric=references is None,
         memory_limit=settings.memory_limit,
+        threads=torch.get_num_threads(),
     )
     plan = replace(
         plan, chunk=settings.chunk or plan.chunk, segment=settings.segment or plan.segment

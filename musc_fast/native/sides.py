@@ -134,7 +134,7 @@ class Side:
 
 
 class Segmented:
-    """A side whose images are looked at in segments; rho [images, segments] bounds their rounding."""
+    """A side in segments of its images; rho [images, segments] bounds their rounding."""
 
     def __init__(self, side: Side, rho: Tensor) -> None:
         self.side, self.isa, self.rho = side, side.isa, rho

@@ -238,7 +238,7 @@ def full_space(centred: Tensor, mean: Tensor) -> Space:
 
 
 def _ratio(rows: Tensor, inside: Tensor) -> float:
-    """By what the distances of rows [n, C] to what is nearest `inside` [n, m] exceed those there."""
+    """How far distances of rows [n, C] to what is nearest `inside` [n, m] exceed those."""
     some = min(128, len(rows) // 4)
     if some == 0:
         return 1.0
