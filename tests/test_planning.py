@@ -36,7 +36,7 @@ def test_the_estimate_is_within_the_limit(limit: int) -> None:
 
 
 def test_less_memory_first_takes_larger_segments_then_smaller_chunks() -> None:
-    chunks = [plan(limit=limit * MIB, words=96) for limit in (4000, 470, 300)]
+    chunks = [plan(limit=limit * MIB, words=96) for limit in (4000, 400, 130)]
     assert [p.chunk for p in chunks] == sorted((p.chunk for p in chunks), reverse=True)
     assert chunks[1].chunk == 100
     assert chunks[1].segment > chunks[0].segment
