@@ -16,6 +16,7 @@ from musc_fast import _C
 
 from .between import between
 from .kept import KeptReferences
+from .scratch import release as release_memory
 from .search import Outputs, Progress, Settings, prepare, run_search
 from .sides import default_isa, prepared
 
@@ -28,6 +29,7 @@ __all__ = [
     "msm_parts",
     "nearest_images",
     "patch_to_image",
+    "release_memory",
 ]
 
 

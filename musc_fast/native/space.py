@@ -173,12 +173,13 @@ def _full_scale(rows: Tensor) -> float:
     """The int8 step for rows [n, m] that clips next to nothing, outlying rows apart.
 
     Measured on real features and noise: a step 10% larger costs little, but one clipped row loosens
-    the bound of its whole segment.
+    the bound of its whole segment. 128 rows of noise have a largest entry that 5% of segments of 16
+    exceed by more than 5%, and next to none by more than 12%.
     """
     row_most = rows.abs().amax(1)
     largest = float(row_most.max())
     usual = float(row_most.quantile(0.95))
-    return max(min(1.05 * largest, 2.0 * usual) if usual > 0 else largest, 1e-23) / 127
+    return max(min(1.12 * largest, 2.0 * usual) if usual > 0 else largest, 1e-23) / 127
 
 
 def _mean_scale(rows: Tensor) -> float:
