@@ -1,8 +1,8 @@
 """Memory for operands and scores, kept from one search for the next.
 
 Fresh pages cost more than what a search does with them: the system clears each at its first touch.
-Scoring a batch takes a dozen searches of one shape, one after another. At most 256 MiB stay with the
-process; `release` gives them back, and a search with a `memory_limit` does so before it begins.
+Scoring a batch takes a dozen searches of one shape, one after another. At most 256 MiB stay with
+the process; `release` gives them back, and a search with a `memory_limit` does so before it begins.
 """
 
 from __future__ import annotations

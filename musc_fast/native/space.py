@@ -173,8 +173,8 @@ def _full_scale(rows: Tensor) -> float:
     """The int8 step for rows [n, m] that clips next to nothing, outlying rows apart.
 
     Measured on real features and noise: a step 10% larger costs little, but one clipped row loosens
-    the bound of its whole segment. 128 rows of noise have a largest entry that 5% of segments of 16
-    exceed by more than 5%, and next to none by more than 12%.
+    the bound of its whole segment. In noise [16, 1369, 384], 5% above the largest entry of 128 rows
+    clips a row of every fourth segment of 16, 12% one of every thirteenth.
     """
     row_most = rows.abs().amax(1)
     largest = float(row_most.max())
