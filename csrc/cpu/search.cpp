@@ -25,23 +25,33 @@ int64_t segments_of(const Operands& side, int64_t segment) {
 }
 
 // What is kept of `rows` of image i and the segments of image j.
-void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& others, int64_t j,
-               const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
+void summarise_pair(const Isa& isa, const Operands& rows, int64_t i, const Operands& others,
+                    int64_t j, const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
   const int64_t segments = segments_of(others, shape.segment);
-  const SummaryOut out(best, rows.rows, segments);
+  summarise(isa, scores, segments, rows.padded, rows.rows, rows.bounds + i * rows.rows,
+            others.segment_rho + j * segments, shape.usual_rho, shape.scale, shape.ratio,
+            shape.shift, best);
+}
+
+}  // namespace
+
+void summarise(const Isa& isa, const uint16_t* scores, int64_t segments, int64_t padded,
+               int64_t rows, const Bounds* bounds, const float* segment_rho, double usual,
+               double scale, double ratio, int shift, uint16_t* best) {
+  const SummaryOut out(best, rows, segments);
   SummaryArgs args;
   args.scores = scores;
   args.segments = segments;
-  args.padded = rows.padded;
-  args.rows = rows.rows;
-  args.bounds = rows.bounds + i * rows.rows;
-  args.segment_rho = others.segment_rho + j * segments;
-  args.usual = shape.usual_rho;
-  args.scale = shape.scale;
-  args.ratio = static_cast<float>(shape.ratio);
+  args.padded = padded;
+  args.rows = rows;
+  args.bounds = bounds;
+  args.segment_rho = segment_rho;
+  args.usual = usual;
+  args.scale = scale;
+  args.ratio = static_cast<float>(ratio);
   args.slack = kSlack;
   args.share = kShare;
-  args.shift = shape.shift;
+  args.shift = shift;
   args.nearest = out.nearest;
   args.first = out.first;
   args.outside = out.outside;
@@ -50,8 +60,6 @@ void summarise(const Isa& isa, const Operands& rows, int64_t i, const Operands& 
   args.close_bits = out.close_bits;
   isa.summarise(args);
 }
-
-}  // namespace
 
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args) {
@@ -78,11 +86,11 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
     pair.left_best = mine.left.data();
     pair.right_best = back_column < 0 ? nullptr : mine.right.data();
     isa.int8.pair(pair);
-    summarise(isa, queries, i, references, j, shape, mine.left.data(),
+    summarise_pair(isa, queries, i, references, j, shape, mine.left.data(),
               args.best + ((i - args.first) * args.columns + column) *
                               summary_size(queries.rows, there));
     if (back_column < 0) return;
-    summarise(isa, references, j, queries, i, shape, mine.right.data(),
+    summarise_pair(isa, references, j, queries, i, shape, mine.right.data(),
               args.back + ((j - args.back_first) * args.back_columns + back_column) *
                               summary_size(references.rows, back));
   });

@@ -88,6 +88,11 @@ struct PairsArgs {
   uint16_t* back;
 };
 
+// A summary (SummaryAt) into `best` of scores [segments][padded] of rows; [rows] bounds.
+void summarise(const Isa& isa, const uint16_t* scores, int64_t segments, int64_t padded,
+               int64_t rows, const Bounds* bounds, const float* segment_rho, double usual,
+               double scale, double ratio, int shift, uint16_t* best);
+
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args);
 

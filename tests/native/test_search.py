@@ -82,6 +82,23 @@ def test_rows_that_int8_clips(isa: str, segment: int) -> None:
         assert close(found, cases.interval_mean(truth, 0, k_max))
 
 
+def test_images_whose_best_score_misleads_are_scanned_whole() -> None:
+    """Most rows lie in the space of the search. A few do not, and there it sees one norm for all:
+    the row of best score is one of another direction, the twin scores far worse."""
+    generator = torch.Generator().manual_seed(6)
+    z = torch.zeros(5, 320, 384)
+    z[..., :15] = torch.randn(5, 320, 15, generator=generator)
+    odd = torch.arange(3, 320, 20)
+    directions = torch.nn.functional.normalize(
+        torch.randn(len(odd), 384 - 15, generator=generator), dim=1
+    )
+    z[:, odd, 15:] = 3 * directions
+    z[:, odd, :15] *= 0.3
+    truth = cases.interval_mean(cases.distances(z), 0, 4)
+    for segment in (16, 48):
+        assert close(means(z, 0, 4, prefix=15, segment=segment), truth)
+
+
 def test_more_references_than_16_bits_count() -> None:
     generator = torch.Generator().manual_seed(5)
     z, references = (
