@@ -86,25 +86,25 @@ class Pair {
   // The step behind is done with, the next ones move up.
   void advance(const Step& step) {
     finish();
-    done_ = stored_;
-    stored_ = step;
+    behind_ = last_;
+    last_ = step;
     turn_ ^= 1;
     begin_fold();
   }
 
   // What is to be folded of a step whose sums have left the tiles.
   void begin_fold() {
-    const bool two = done_.columns == 2;
+    const bool two = behind_.columns == 2;
     fold_.sums = sums_[turn_ ^ 1];
-    fold_.left_init = a_.left_init + done_.row;
-    fold_.groups = 2 * done_.rows;
+    fold_.left_init = a_.left_init + behind_.row;
+    fold_.groups = 2 * behind_.rows;
     fold_.next = 0;
     if (APART) {
-      fold_.low_out = a_.left_best + done_.column / kPanel * a_.left_padded + done_.row;
+      fold_.low_out = a_.left_best + behind_.column / kPanel * a_.left_padded + behind_.row;
       fold_.high_out = two ? fold_.low_out + a_.left_padded : unused_;
     }
-    fold_.row_best = done_.row_best;
-    fold_.low_best = column_best_ + (APART ? 0 : done_.column - begin_);
+    fold_.row_best = behind_.row_best;
+    fold_.low_best = column_best_ + (APART ? 0 : behind_.column - begin_);
     fold_.high_best = fold_.low_best + kSide;
   }
 
@@ -118,7 +118,7 @@ class Pair {
     if (first <= 3 && 3 < last) _tile_stored(3, sums_[turn_] + kSide * kWidth + kSide, kBytes);
   }
 
-  // The sums of `step`, and meanwhile the maxima of the step before.
+  // The sums of `step`, and meanwhile the maxima of the step before the last.
   template <int ROWS, int COLUMNS>
   void multiply(const Step& step) {
     const int64_t stride = a_.words * static_cast<int64_t>(sizeof(uint32_t));
@@ -162,7 +162,7 @@ class Pair {
     }
   }
 
-  // The maxima of the next eight rows of the last step.
+  // The maxima of the next eight rows of the step behind.
   MUSC_INLINE void fold() {
     const int top = 8 * fold_.next++;
     const int32_t* sums = fold_.sums + top * kWidth;
@@ -196,23 +196,23 @@ class Pair {
     }
   }
 
-  // The last step's last maxima, and what becomes final with them.
+  // The last maxima of the step behind, and what becomes final with them.
   void finish() {
     while (fold_.next < fold_.groups) fold();
     if (APART && RIGHT) {
-      for (int r = 0; r < done_.rows; ++r) {
-        uint16_t* out = a_.right_best + (done_.row / kPanel + r) * a_.right_padded;
-        for (int c = 0; c < done_.columns; ++c) {
-          const int64_t column = done_.column + c * kSide;
+      for (int r = 0; r < behind_.rows; ++r) {
+        uint16_t* out = a_.right_best + (behind_.row / kPanel + r) * a_.right_padded;
+        for (int c = 0; c < behind_.columns; ++c) {
+          const int64_t column = behind_.column + c * kSide;
           keep(column_best_ + r * kWidth + c * kSide, out + column);
         }
       }
       for (int c = 0; c < 2 * kWidth; c += kSide) store(column_best_ + c, lowest());
     }
-    if (!APART && done_.last) {
-      uint16_t* out = a_.left_best + begin_ / a_.segment * a_.left_padded + done_.row;
-      for (int r = 0; r < kSide * done_.rows; r += 8) {
-        Vnni::reduce_rows(done_.row_best + r, a_.left_init + done_.row + r, a_.shift, out + r);
+    if (!APART && behind_.last) {
+      uint16_t* out = a_.left_best + begin_ / a_.segment * a_.left_padded + behind_.row;
+      for (int r = 0; r < kSide * behind_.rows; r += 8) {
+        Vnni::reduce_rows(behind_.row_best + r, a_.left_init + behind_.row + r, a_.shift, out + r);
       }
     }
   }
@@ -227,7 +227,7 @@ class Pair {
   const PairInt a_;
   const Tiles tiles_;
   int64_t begin_ = 0, end_ = 0;  // of the columns at hand
-  Step stored_{}, done_{};       // the last step; the one before, what fold_ is about
+  Step last_{}, behind_{};       // the last step; the one before, what fold_ is about
   Fold fold_{};
   int turn_ = 0;
   alignas(64) int32_t sums_[2][kWidth * kWidth] = {};  // of the last two steps

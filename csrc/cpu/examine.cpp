@@ -171,12 +171,12 @@ void Examiner::collect() {
   for (int64_t s = 0; s < segments_; ++s, bits += stride, close += stride) {
     int64_t found = 0;
     for (int64_t w = 0; w < words; ++w) {
-      uint32_t left = (close[w] & few[w]) | (bits[w] & some[w]) | whole[w];
-      for (; left != 0; left &= left - 1) {
-        const int32_t n = slot_of_[w * kLanes + __builtin_ctz(left)];
+      const uint32_t rows = (close[w] & few[w]) | (bits[w] & some[w]) | whole[w];
+      for_bits(rows, w * kLanes, [&](int64_t row) {
+        const int32_t n = slot_of_[row];
         found_[sized(found)] = n;
         found += fresh_ && ask_.wanted[n].segment == s ? 0 : 1;
-      }
+      });
     }
     for (int64_t at = 0; at < found; at += kBatch) {
       const int32_t* batch = found_.data() + at;

@@ -16,6 +16,7 @@ namespace musc {
 
 constexpr int64_t kTileRows = 8;     // a group of `left`, but for AMX
 constexpr int64_t kPanel = 16;       // a group of `right`
+constexpr int64_t kLanes = 32;       // rows of a summary that are worked on together: bits of a word
 // A segment is one panel, or a multiple of both tile sides, 8 and 3 * 16.
 constexpr int64_t kSegmentUnit = 48;
 constexpr int64_t kMaxSegment = 32 * kSegmentUnit;

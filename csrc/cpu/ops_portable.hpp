@@ -84,7 +84,7 @@ struct PortableInt : PortableBase<int32_t> {
   static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
                                     Shorts& outside) {
     uint32_t bits = 0;
-    for (int i = 0; i < kRowLanes; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
       const bool keep = scores[i] <= limits[i];
       bits |= (keep ? 1u : 0u) << i;
       outside[i] = keep || outside[i] < scores[i] ? outside[i] : scores[i];

@@ -103,8 +103,6 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
   return bounds;
 }
 
-}  // namespace
-
 // Every channel, in the rotation.
 void round_whole(const Isa& isa, const QuantiseArgs& args) {
   const int64_t groups = args.padded / kPanel;
@@ -141,6 +139,8 @@ void round_whole(const Isa& isa, const QuantiseArgs& args) {
     }
   });
 }
+
+}  // namespace
 
 void quantise(const Isa& isa, const QuantiseArgs& args) {
   if (args.basis == nullptr) {

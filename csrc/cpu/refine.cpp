@@ -70,11 +70,7 @@ class Refiner {
   }
   template <class Body>
   static void for_rows(const uint32_t* bits, int64_t words, const Body& body) {
-    for (int64_t w = 0; w < words; ++w) {
-      for (uint32_t left = bits[w]; left != 0; left &= left - 1) {
-        body(w * kLanes + __builtin_ctz(left));
-      }
-    }
+    for (int64_t w = 0; w < words; ++w) for_bits(bits[w], w * kLanes, body);
   }
 
   const Isa& isa_;
@@ -239,7 +235,8 @@ Cut cut(const RefineArgs& args, int64_t rows, int64_t workers) {
   const int64_t most = std::max(kLanes, kStates / workers / row_bytes);  // rows of a task
   if (rows > most || images < tasks) {
     const int64_t least = (rows - 1) / std::min(most, kBlock) + 1;
-    const int64_t blocks = std::max(least, std::min((tasks - 1) / images + 1, (rows - 1) / kLanes + 1));
+    const int64_t enough = (tasks - 1) / images + 1, finest = (rows - 1) / kLanes + 1;
+    const int64_t blocks = std::max(least, std::min(enough, finest));
     return {1, lanes_of((rows - 1) / blocks + 1)};
   }
   const int64_t blocks = (rows - 1) / kBlock + 1, size = lanes_of((rows - 1) / blocks + 1);

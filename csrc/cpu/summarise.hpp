@@ -33,7 +33,7 @@ MUSC_INLINE void expected_limits(const SummaryArgs& a, const float* rho, const u
     const float limit = 0.5f * reach * reach;
     return static_cast<uint16_t>(static_cast<int32_t>(limit < most ? limit : most) >> a.shift);
   };
-  for (int r = 0; r < kRowLanes; ++r) {
+  for (int r = 0; r < kLanes; ++r) {
     const float own = rho[r] * inverse, twice = 2.0f * static_cast<float>(least[r] + 1) * unit;
     const float square = twice - own * own - theirs * theirs;
     const float known = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
@@ -46,7 +46,7 @@ MUSC_INLINE void expected_limits(const SummaryArgs& a, const float* rho, const u
 // the limits once they are lowered by it.
 MUSC_INLINE void raise(const uint16_t* limits, double excess, int shift, uint16_t* raised) {
   const double twice = 2 << shift;
-  for (int r = 0; r < kRowLanes; ++r) {
+  for (int r = 0; r < kLanes; ++r) {
     const double root = __builtin_sqrt(twice * (limits[r] + 1)) + excess;
     const double limit = root * root * 0.5 * (1.0 + 1e-12) + 1.0;
     raised[r] = short_of(static_cast<int64_t>(limit < 4e9 ? limit : 4e9) >> shift);
@@ -56,7 +56,7 @@ MUSC_INLINE void raise(const uint16_t* limits, double excess, int shift, uint16_
 // least = min(least, what `scores` become when lowered by `excess`), rounded down.
 MUSC_INLINE void lower(const uint16_t* scores, double excess, int shift, uint16_t* least) {
   const double twice = 2 << shift;
-  for (int r = 0; r < kRowLanes; ++r) {
+  for (int r = 0; r < kLanes; ++r) {
     double root = __builtin_sqrt(twice * scores[r]) - excess;
     root = root > 0.0 ? root : 0.0;
     const int32_t lowered = static_cast<int32_t>(root * root * 0.5) >> shift;
@@ -93,7 +93,7 @@ MUSC_INLINE Least least_of(const uint16_t* scores, int64_t segments, int64_t str
 template <class Ops>
 MUSC_INLINE void mark(const SummaryArgs& a, const uint16_t* scores, const uint16_t* limit,
                       double excess, int64_t words, uint32_t* bits, uint16_t* outside) {
-  alignas(64) uint16_t raised[kRowLanes], out[kRowLanes];
+  alignas(64) uint16_t raised[kLanes], out[kLanes];
   if (excess > 0.0) raise(limit, excess, a.shift, raised);
   const Shorts limits = load_shorts(limit), higher = excess > 0.0 ? load_shorts(raised) : limits;
   Shorts others = ~Shorts{}, unused{};
@@ -108,7 +108,7 @@ MUSC_INLINE void mark(const SummaryArgs& a, const uint16_t* scores, const uint16
     }
   }
   store_shorts(out, others);
-  for (int r = 0; inside != ~0u && r < kRowLanes; ++r) {
+  for (int r = 0; inside != ~0u && r < kLanes; ++r) {
     const uint16_t above = short_of(limit[r] + 1);
     if ((inside >> r & 1u) == 0 && above < out[r]) out[r] = above;
   }
@@ -122,14 +122,14 @@ void summarise_kernel(const SummaryArgs& a) {
     const double more = (static_cast<double>(a.segment_rho[s]) - a.usual) / a.scale;
     excess = more > excess ? more : excess;
   }
-  const int64_t words = (a.rows + kRowLanes - 1) / kRowLanes;
+  const int64_t words = (a.rows + kLanes - 1) / kLanes;
   for (int64_t w = 0; w < words; ++w) {
-    const int64_t top = w * kRowLanes;
+    const int64_t top = w * kLanes;
     const uint16_t* scores = a.scores + top;
     const Least best = least_of(scores, a.segments, a.padded);
-    alignas(64) uint16_t least[kRowLanes], limit[kRowLanes], close[kRowLanes];
-    float rho[kRowLanes] = {};
-    for (int64_t r = 0; r < kRowLanes && top + r < a.rows; ++r) rho[r] = a.bounds[top + r].rho;
+    alignas(64) uint16_t least[kLanes], limit[kLanes], close[kLanes];
+    float rho[kLanes] = {};
+    for (int64_t r = 0; r < kLanes && top + r < a.rows; ++r) rho[r] = a.bounds[top + r].rho;
     store_shorts(least, best.score);
     expected_limits(a, rho, least, limit, close);
     mark<Ops>(a, scores, limit, excess, words, a.bits + w, a.outside + top);
@@ -139,7 +139,7 @@ void summarise_kernel(const SummaryArgs& a) {
       const Shorts score = load_shorts(scores + s * a.padded);
       if (a.segment_rho[s] > a.usual) worse = score < worse ? score : worse;
     }
-    alignas(64) uint16_t lowered[kRowLanes];
+    alignas(64) uint16_t lowered[kLanes];
     store_shorts(lowered, worse);
     if (excess > 0.0) lower(lowered, excess, a.shift, least);
     store_shorts(a.first + top, best.segment);
@@ -150,7 +150,7 @@ void summarise_kernel(const SummaryArgs& a) {
 // Bits of the k smallest of `columns` scores, of equal ones the first: for 32 rows, a bit each.
 template <class Ops, class Count>
 MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint32_t* bits) {
-  typedef Count Counts __attribute__((vector_size(kRowLanes * sizeof(Count))));
+  typedef Count Counts __attribute__((vector_size(kLanes * sizeof(Count))));
   const auto count_below = [&](Shorts value) {
     Counts count{};
     for (int64_t c = 0; c < a.columns; ++c) {
@@ -173,7 +173,7 @@ MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint
     const Counts tie = __builtin_convertvector(score == kth, Counts) & (ties != 0 ? ~Counts{} : Counts{});
     ties += tie;  // minus one
     const Shorts chosen = Shorts(score < kth) | __builtin_convertvector(tie, Shorts);
-    alignas(64) uint16_t missing[kRowLanes];
+    alignas(64) uint16_t missing[kLanes];
     store_shorts(missing, ~chosen);
     Shorts unused{};
     bits[c * a.words] = Ops::split(missing, Shorts{}, unused);
@@ -183,7 +183,7 @@ MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint
 template <class Ops>
 void smallest_kernel(const SmallestArgs& a) {
   for (int64_t w = 0; w < a.words; ++w) {
-    const uint16_t* scores = a.scores + w * kRowLanes;
+    const uint16_t* scores = a.scores + w * kLanes;
     if (a.columns < 65536) {
       smallest_of<Ops, uint16_t>(a, scores, a.bits + w);
     } else {
@@ -197,7 +197,7 @@ template <class Ops>
 void within_kernel(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits) {
   Shorts unused{};
   for (int64_t w = 0; w < words; ++w) {
-    bits[w] = Ops::split(scores + w * kRowLanes, load_shorts(limits + w * kRowLanes), unused);
+    bits[w] = Ops::split(scores + w * kLanes, load_shorts(limits + w * kLanes), unused);
   }
 }
 

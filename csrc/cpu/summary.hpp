@@ -8,8 +8,13 @@
 
 namespace musc {
 
-constexpr int64_t kLanes = 32;  // rows that are worked on together: bits of a word
 inline int64_t lanes_of(int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; }
+
+// body(first + n) for every bit n that is set, ascending.
+template <class Body>
+inline void for_bits(uint32_t bits, int64_t first, const Body& body) {
+  for (; bits != 0; bits &= bits - 1) body(first + __builtin_ctz(bits));
+}
 
 // In 16-bit words, for `rows` rows and the other image's segments.
 inline int64_t summary_size(int64_t rows, int64_t segments) {

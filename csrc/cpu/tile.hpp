@@ -13,7 +13,7 @@
 namespace musc {
 namespace {
 
-constexpr int kRowLanes = 32;  // rows of a summary that are worked on together
+// The scores of kLanes rows.
 typedef uint16_t Shorts __attribute__((vector_size(64)));
 
 // A tile: kRows left rows x PANELS panels, accumulators in registers. Folds the maximum over the

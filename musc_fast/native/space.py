@@ -371,13 +371,14 @@ def _choose_space(
 ) -> Space:
     channels = z.shape[2]
     sides = [z] if references is None else [z, references]
+    whole = prefix is not None and prefix >= channels
     rows = sum(side.shape[0] * side.shape[1] for side in sides)
-    if prefix is not None and prefix >= channels:
-        rows = 0  # a mean and a scale need few
-    sample = sample_rows(sides, min(max(rows // 16, _SAMPLE[0]), _SAMPLE[1]))
+    # A mean and a scale need fewer rows than a basis.
+    count = _SAMPLE[0] if whole else min(max(rows // 16, _SAMPLE[0]), _SAMPLE[1])
+    sample = sample_rows(sides, count)
     mean = sample.mean(0)
     centred = sample - mean
-    if prefix is not None and prefix >= channels:
+    if whole:
         return full_space(centred, mean)
     largest = max((m for m in _PREFIXES if m <= channels // 6), default=0)
     if not (prefix or largest):
