@@ -6,6 +6,7 @@ namespace musc {
 namespace {
 
 constexpr int kFastCandidates = 4;
+constexpr int32_t kGone = -std::numeric_limits<int32_t>::max();  // below every score
 constexpr int64_t kList = 2048;  // candidates at a time: what the nearest cache holds
 
 size_t sized(int64_t count) { return static_cast<size_t>(count); }
@@ -17,12 +18,10 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
     : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
       segments_((references.padded + shape.segment - 1) / shape.segment),
       inverse_(1.0 / shape.scale),
-      fine_inverse_(shape.fine_stride != 0 ? 1.0 / shape.fine_scale : 0.0),
-      ordered_(sized(kBlock)), ends_(sized(segments_ + 1)), scores_(sized(kBatch * shape.segment)),
-      chosen_(sized(shape.segment + kPanel)),
-      found_(sized(kBlock)) {
+      reach_(sized(kMostImages * kBlock)), slot_of_(reach_.size()), ordered_(reach_.size()), ends_(sized(segments_ + 1)), scores_(sized(kBatch * shape.segment)),
+      rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
-  for (auto* list : {&slots_, &rows_, &others_, &squares_, &rests_}) list->resize(most);
+  for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
 }
 
@@ -33,12 +32,13 @@ void Examiner::examine(const Question& question) {
   fresh_ = ask_.wanted[0].worst == kInfinity;
   counters[0] += ask_.count;
   candidates_ = 0;
+  rho_of_ = -1;
   if (fresh_) {
     start_all();
   } else {
     for (int64_t n = 0; n < ask_.count; ++n) {
       ask_.hits[n] = {ask_.wanted[n].worst, static_cast<int32_t>(ask_.column), -1};
-      reach_[n] = distance(ask_.wanted[n].worst);
+      reach_[sized(n)] = distance(ask_.wanted[n].worst);
     }
   }
   if (args_.certified) collect();
@@ -59,7 +59,8 @@ void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_
     scan.rows = std::min(kTogether, count - at);
     scan.out = scores + at * shape_.segment;
     for (int64_t r = 0; r < scan.rows; ++r) {
-      const int64_t p = ask_.wanted[batch[at + r]].patch, row = ask_.image * q_.padded + p;
+      const Wanted& wanted = ask_.wanted[batch[at + r]];
+      const int64_t p = wanted.patch, row = (ask_.image + wanted.image) * q_.padded + p;
       scan.left[r] = q_.left + (row - p % group) * shape_.words + p % group;
       scan.left_init[r] = q_.left_init[row];
     }
@@ -99,9 +100,7 @@ void Examiner::start(const int32_t* batch, int64_t count) {
     scan(batch + b, next - b, segment, scores_.data() + b * shape_.segment);
     for (int64_t n = b; n < next; ++n) {
       const int32_t* scores = scores_.data() + n * shape_.segment;
-      const int32_t most = isa_.largest(scores, width(segment));
-      isa_.select(scores, width(segment), most, chosen_.data());
-      add(batch[n], segment * shape_.segment + chosen_[0]);
+      add(batch[n], segment * shape_.segment + isa_.largest(scores, width(segment)));
     }
   }
   isa_.squared_distances(q_.x + ask_.image * q_.rows * shape_.channels,
@@ -112,71 +111,84 @@ void Examiner::start(const int32_t* batch, int64_t count) {
   for (int64_t b = 0; b < count; ++b) {
     const float square = distances_[sized(b)];
     ask_.hits[batch[b]] = {square, static_cast<int32_t>(ask_.column), others_[sized(b)]};
-    reach_[batch[b]] = distance(square);
+    reach_[sized(batch[b])] = distance(square);
   }
 }
 
 // Without the certificate: the next few scores of the segment, whatever the bound says.
 void Examiner::look_at_best(const int32_t* batch, int64_t count) {
-  constexpr int32_t kGone = std::numeric_limits<int32_t>::min();
   for (int64_t b = 0; b < count; ++b) {
     const int64_t segment = ask_.wanted[batch[b]].segment;
     const int64_t begin = segment * shape_.segment;
     int32_t* scores = scores_.data() + b * shape_.segment;
     scores[ask_.hits[batch[b]].patch - begin] = kGone;
     for (int more = 1; more < kFastCandidates; ++more) {
-      isa_.select(scores, width(segment), isa_.largest(scores, width(segment)), chosen_.data());
-      if (begin + chosen_[0] >= r_.rows || scores[chosen_[0]] == kGone) break;
-      scores[chosen_[0]] = kGone;
-      add(batch[b], begin + chosen_[0]);
+      const int64_t at = isa_.largest(scores, width(segment));
+      if (begin + at >= r_.rows || scores[at] == kGone) break;
+      scores[at] = kGone;
+      add(batch[b], begin + at);
     }
   }
   recompute();
 }
 
-// The candidates of a scanned segment that the bound leaves.
-void Examiner::choose(int64_t n, int64_t segment, const int32_t* scores) {
-  if (candidates_ > kList) flush();
+// The bounds of a segment's columns side by side.
+void Examiner::take_rho(int64_t segment) {
+  if (segment == rho_of_) return;
+  rho_of_ = segment;
   const int64_t begin = segment * shape_.segment;
-  const double reach = reach_[n] + bounds_of(n).rho;
-  const int64_t widest = limit(reach + r_.segment_rho[j_ * segments_ + segment]);
-  const int64_t count =
-      isa_.select(scores, width(segment), static_cast<int32_t>(-widest), chosen_.data());
   const Bounds* bounds = r_.bounds + j_ * r_.rows + begin;
-  for (int64_t k = 0; k < count; ++k) {
-    const int64_t at = chosen_[sized(k)], patch = begin + at;
-    if (patch >= r_.rows) break;  // padding, where nothing is known yet
-    const bool keep =
-        patch != ask_.hits[n].patch && -scores[at] <= limit(reach + bounds[at].rho);
-    add(n, patch);
-    candidates_ -= keep ? 0 : 1;
+  const int64_t count = std::min(shape_.segment, r_.rows - begin);
+  for (int64_t c = 0; c < count; ++c) rho_[sized(c)] = bounds[c].rho;
+}
+
+// The candidates of a scanned segment that the bound leaves; not what is the nearest already.
+void Examiner::choose(int64_t n, int64_t segment, int32_t* scores) {
+  if (candidates_ > kList) flush();
+  take_rho(segment);
+  const int64_t begin = segment * shape_.segment, known = ask_.hits[n].patch - begin;
+  if (known >= 0 && known < width(segment)) scores[known] = kGone;
+  ChooseArgs args;
+  args.scores = scores;
+  args.rho = rho_.data();
+  args.count = std::min(shape_.segment, r_.rows - begin);  // no padding
+  args.reach = static_cast<float>(reach_[sized(n)] + bounds_of(n).rho);
+  args.inverse = static_cast<float>(inverse_);
+  args.first = static_cast<int32_t>(begin);
+  args.out = others_.data() + candidates_;
+  const int64_t end = candidates_ + isa_.choose(args);
+  const int64_t row = ask_.image * q_.rows + row_of(n);
+  if (shape_.fine_stride != 0) {
+    for (int64_t c = 0; c < shape_.fine_stride; c += 32) __builtin_prefetch(q_.fine + row * shape_.fine_stride + c);
+    for (int64_t c = 0; c < shape_.rest_stride; c += 64) __builtin_prefetch(q_.rest + row * shape_.rest_stride + c);
   }
+  // A whole panel at least, whatever their number, which nothing can foretell.
+  for (int64_t at = candidates_; at < end || at == candidates_; at += kPanel) {
+    std::fill_n(slots_.data() + at, kPanel, static_cast<int32_t>(n));
+    std::fill_n(rows_.data() + at, kPanel, static_cast<int32_t>(row_of(n)));
+  }
+  candidates_ = end;
 }
 
 // All candidates that the scores leave, but those of start_all().
 void Examiner::collect() {
-  const Summary summary = this->summary(ask_.image, ask_.column);
   const int64_t words = lanes_of(ask_.rows) / kLanes, stride = lanes_of(q_.rows) / kLanes;
-  // Which segments of which rows: all, those near the best score, those close to it.
-  uint32_t whole[kBlock / kLanes] = {}, some[kBlock / kLanes] = {}, few[kBlock / kLanes] = {};
-  for (int64_t n = 0; n < ask_.count; ++n) {
-    const int64_t row = ask_.wanted[n].patch - ask_.begin, at = ask_.begin + row;
-    const int64_t most = limit(reach_[n] + bounds_of(n).rho + shape_.usual_rho) >> shape_.shift;
-    auto& rows = most < summary.close_outside[at] ? few : most < summary.outside[at] ? some : whole;
-    rows[row / kLanes] |= 1u << row % kLanes;
-    slot_of_[row] = static_cast<int32_t>(n);
-  }
-  const uint32_t* bits = summary.bits + ask_.begin / kLanes;
-  const uint32_t* close = summary.close_bits + ask_.begin / kLanes;
-  for (int64_t s = 0; s < segments_; ++s, bits += stride, close += stride) {
+  sort_rows(words);
+  for (int64_t s = 0; s < segments_; ++s) {
     int64_t found = 0;
-    for (int64_t w = 0; w < words; ++w) {
-      const uint32_t rows = (close[w] & few[w]) | (bits[w] & some[w]) | whole[w];
-      for_bits(rows, w * kLanes, [&](int64_t row) {
-        const int32_t n = slot_of_[row];
-        found_[sized(found)] = n;
-        found += fresh_ && ask_.wanted[n].segment == s ? 0 : 1;
-      });
+    for (int64_t image = 0; image < ask_.images; ++image) {
+      const Summary summary = this->summary(ask_.image + image, ask_.column);
+      const uint32_t* bits = summary.bits + s * stride + ask_.begin / kLanes;
+      const uint32_t* close = summary.close_bits + s * stride + ask_.begin / kLanes;
+      for (int64_t w = 0; w < words; ++w) {
+        const size_t at = sized(image * words + w);
+        const uint32_t rows = (close[w] & few_[at]) | (bits[w] & some_[at]) | whole_[at];
+        for_bits(rows, (image * words + w) * kLanes, [&](int64_t row) {
+          const int32_t n = slot_of_[sized(row)];
+          found_[sized(found)] = n;
+          found += fresh_ && ask_.wanted[n].segment == s ? 0 : 1;
+        });
+      }
     }
     for (int64_t at = 0; at < found; at += kBatch) {
       const int32_t* batch = found_.data() + at;
@@ -189,60 +201,61 @@ void Examiner::collect() {
   }
 }
 
+// Which segments of which rows: all, those near the best score, or those close to it.
+void Examiner::sort_rows(int64_t words) {
+  for (auto* bits : {&whole_, &some_, &few_}) bits->assign(sized(ask_.images * words), 0);
+  for (int64_t n = 0; n < ask_.count; ++n) {
+    const Wanted& wanted = ask_.wanted[n];
+    const Summary summary = this->summary(ask_.image + wanted.image, ask_.column);
+    const int64_t place = place_of(n);
+    const double reach = reach_[sized(n)] + bounds_of(n).rho + shape_.usual_rho;
+    const int64_t most = limit(reach) >> shape_.shift;
+    auto& rows = most < summary.close_outside[wanted.patch] ? few_
+                 : most < summary.outside[wanted.patch]     ? some_
+                                                            : whole_;
+    rows[sized(place / kLanes)] |= 1u << place % kLanes;
+    slot_of_[sized(place)] = static_cast<int32_t>(n);
+  }
+}
+
 // What is left of the candidates so far, and their distances.
 void Examiner::flush() {
   if (candidates_ == 0) return;
   if (shape_.fine_stride != 0) look_closer();
-  if (shape_.rest_stride != 0) look_at_rest();
   recompute();
 }
 
-// The first closer look, at the same vectors in 12 bits: only those that stay are kept.
+// The first closer look, at the same vectors in 12 bits; the second, at what the basis leaves out, in 8
+// bits, in place of the difference of its norms.
 void Examiner::look_closer() {
   const int64_t mine = ask_.image * q_.rows, theirs = j_ * r_.rows;
-  isa_.fine_squares(q_.fine + mine * shape_.fine_stride, r_.fine + theirs * shape_.fine_stride,
-                    shape_.fine_stride, picks(), squares_.data());
+  const int16_t *fine = q_.fine + mine * shape_.fine_stride,
+                *their_fine = r_.fine + theirs * shape_.fine_stride;
+  isa_.fine_squares(fine, their_fine, shape_.fine_stride, picks(), squares_.data());
   counters[4] += candidates_;
-  int64_t kept = 0;
-  for (int64_t n = 0; n < candidates_; ++n) {
-    const size_t at = sized(n);
-    const double rho = static_cast<double>(q_.bounds[mine + rows_[at]].fine) +
-                       r_.bounds[theirs + others_[at]].fine;
-    const double reach = (reach_[slots_[at]] + rho) * (1.0 + 1e-12) * fine_inverse_;
-    const int32_t square = squares_[at];
-    move(n, kept);
-    squares_[sized(kept)] = square;
-    kept += square <= reach * reach ? 1 : 0;
-  }
-  candidates_ = kept;
-}
-
-// The second: what the basis leaves out, in 8 bits, in place of the difference of its norms.
-void Examiner::look_at_rest() {
-  const int64_t mine = ask_.image * q_.rows, theirs = j_ * r_.rows;
-  isa_.rest_squares(q_.rest + mine * shape_.rest_stride, r_.rest + theirs * shape_.rest_stride,
-                    shape_.rest_stride, picks(), rests_.data());
+  LookArgs args;
+  args.mine = q_.bounds + mine;
+  args.theirs = r_.bounds + theirs;
+  args.reach = reach_.data();
+  args.slots = slots_.data();
+  args.rows = rows_.data();
+  args.others = others_.data();
+  args.squares = squares_.data();
+  args.count = candidates_;
+  args.fine_step = static_cast<float>(shape_.fine_scale);
+  args.fine_inverse = static_cast<float>(1.0 / shape_.fine_scale);
+  candidates_ = isa_.keep_fine(args);
+  if (shape_.rest_stride == 0 || candidates_ == 0) return;
+  isa_.rest_dots(q_.rest + mine * shape_.rest_stride, r_.rest + theirs * shape_.rest_stride,
+                 shape_.rest_stride, picks(), dots_.data());
   counters[5] += candidates_;
-  const auto norm_of = [&](const int16_t* fine, int64_t row) -> int32_t {  // not in the prefix
-    return fine[row * shape_.fine_stride + shape_.prefix];
-  };
-  int64_t kept = 0;
-  for (int64_t n = 0; n < candidates_; ++n) {
-    const size_t at = sized(n);
-    const int64_t row = mine + rows_[at], other = theirs + others_[at];
-    const int32_t apart = norm_of(q_.fine, row) - norm_of(r_.fine, other);
-    const double prefix = std::sqrt(static_cast<double>(squares_[at] - apart * apart));
-    const double tail = std::sqrt(static_cast<double>(rests_[at]));
-    const Bounds &own = q_.bounds[row], &their = r_.bounds[other];
-    const double a =
-        std::max(0.0, prefix * shape_.fine_scale - (static_cast<double>(own.fine) + their.fine));
-    const double b =
-        std::max(0.0, tail * shape_.rest_scale - (static_cast<double>(own.rest) + their.rest));
-    const double reach = reach_[slots_[at]];
-    move(n, kept);
-    kept += a * a + b * b <= reach * reach * (1.0 + 1e-12) ? 1 : 0;
-  }
-  candidates_ = kept;
+  args.count = candidates_;
+  args.rest_step = static_cast<float>(shape_.rest_scale);
+  args.dots = dots_.data();
+  args.fine_mine = fine + shape_.prefix;
+  args.fine_theirs = their_fine + shape_.prefix;
+  args.fine_stride = shape_.fine_stride;
+  candidates_ = isa_.keep_rest(args);
 }
 
 // The exact distances of what is left.

@@ -1,8 +1,8 @@
 // The exact distances of patches to one image: what the second pass does with an image it looks at.
 //
-// The patches of a block go through each step together, segment by segment of the image, as flat
-// lists of (patch, candidate): a segment's rows stay in the nearest caches, the next ones can be
-// fetched while one is worked on, and nothing waits for the outcome of one patch.
+// The patches, of several query images, go through each step together, segment by segment of the
+// image, as flat lists of (patch, candidate): a segment's rows stay in the nearest caches, the next
+// ones can be fetched while one is worked on, and nothing waits for the outcome of one patch.
 #pragma once
 
 #include <cmath>
@@ -26,20 +26,21 @@ struct Hit {
   }
 };
 
-constexpr int64_t kBlock = 1408;  // patches of one task at most: whole words of bits
+constexpr int64_t kBlock = 1408;    // patches of an image at a time at most: whole words of bits
+constexpr int64_t kMostImages = 8;  // query images at a time
 
-// A patch of the query image, the squared distance beyond which nothing matters, and the segment of
-// best score (where that is infinite).
+// A patch of one of the query images, the squared distance beyond which nothing matters, and the
+// segment of best score (where that is infinite).
 struct Wanted {
-  int32_t patch;
+  int32_t image, patch;  // image: counted from the question's first
   float worst;
   int32_t segment;
 };
 
-// What is asked about one reference image: for patches of a block [begin, begin + rows) of a query;
-// begin is a multiple of kLanes.
+// What is asked about one reference image: for the patches [begin, begin + rows) of some query images
+// from `image` on; begin is a multiple of kLanes. The images' references of that column are the same.
 struct Question {
-  int64_t image, column, begin, rows;
+  int64_t image, images, column, begin, rows;
   const Wanted* wanted;
   int64_t count;
   Hit* hits;  // [count]: what is found
@@ -70,10 +71,10 @@ class Examiner {
     return t < 2147483646.0 ? static_cast<int64_t>(t) : std::numeric_limits<int32_t>::max();
   }
   // A computed squared distance as a bound on true ones: above it, the computed one is larger too.
-  double distance(float square) const {
-    return square == kInfinity
-               ? 1e30
-               : std::sqrt(static_cast<double>(square)) * shape_.stretch + 1e-18;
+  float distance(float square) const {
+    return square == kInfinity ? 1e30f
+                               : static_cast<float>(std::sqrt(static_cast<double>(square)) *
+                                                        shape_.stretch * (1.0 + 1e-7) + 1e-18);
   }
   int64_t counters[6] = {};
 
@@ -85,39 +86,43 @@ class Examiner {
   void start(const int32_t* batch, int64_t count);
   void look_at_best(const int32_t* batch, int64_t count);
   void collect();
+  void sort_rows(int64_t words);
   void scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores);
-  void choose(int64_t n, int64_t segment, const int32_t* scores);
+  void take_rho(int64_t segment);
+  void choose(int64_t n, int64_t segment, int32_t* scores);
   void flush();
   void look_closer();
-  void look_at_rest();
   void recompute();
   void improve(int64_t n, float square, int64_t patch) {
     Hit& hit = ask_.hits[n];
     if (square < hit.square || (square == hit.square && (hit.patch < 0 || patch < hit.patch))) {
       hit.square = square;
       hit.patch = static_cast<int32_t>(patch);
-      reach_[n] = distance(square);
+      reach_[static_cast<size_t>(n)] = distance(square);
     }
   }
   int64_t width(int64_t segment) const {
     const int64_t left_over = r_.padded - segment * shape_.segment;
     return left_over < shape_.segment ? left_over : shape_.segment;
   }
+  // A patch among the rows from the first query image on.
+  int64_t row_of(int64_t n) const {
+    return ask_.wanted[n].image * q_.rows + ask_.wanted[n].patch;
+  }
   const Bounds& bounds_of(int64_t n) const {
-    return q_.bounds[ask_.image * q_.rows + ask_.wanted[n].patch];
+    return q_.bounds[ask_.image * q_.rows + row_of(n)];
+  }
+  // Its place in bits for the rows of all images.
+  int64_t place_of(int64_t n) const {
+    return ask_.wanted[n].image * lanes_of(ask_.rows) + ask_.wanted[n].patch - ask_.begin;
   }
   void add(int64_t n, int64_t patch) {
     const auto at = static_cast<size_t>(candidates_++);
     slots_[at] = static_cast<int32_t>(n);
-    rows_[at] = ask_.wanted[n].patch;
+    rows_[at] = static_cast<int32_t>(row_of(n));
     others_[at] = static_cast<int32_t>(patch);
   }
   Picks picks() const { return {rows_.data(), others_.data(), candidates_}; }
-  void move(int64_t from, int64_t to) {
-    slots_[static_cast<size_t>(to)] = slots_[static_cast<size_t>(from)];
-    rows_[static_cast<size_t>(to)] = rows_[static_cast<size_t>(from)];
-    others_[static_cast<size_t>(to)] = others_[static_cast<size_t>(from)];
-  }
 
   const Isa& isa_;
   const Operands& q_;
@@ -125,17 +130,20 @@ class Examiner {
   const SearchShape& shape_;
   const RefineArgs& args_;
   const int64_t segments_;
-  const double inverse_, fine_inverse_;
+  const double inverse_;
   Question ask_{};
   int64_t j_ = 0;      // the reference image
   bool fresh_ = true;  // nothing is known yet: worst is infinite
-  double reach_[kBlock] = {};                 // what is known: no candidate beyond it matters
-  int32_t slot_of_[kBlock] = {};              // n of the rows that are wanted
+  std::vector<float> reach_;                  // what is known: no candidate beyond it matters
+  std::vector<int32_t> slot_of_;              // n of the rows that are wanted
+  std::vector<uint32_t> whole_, some_, few_;  // bits of rows: see collect()
   std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
   std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
-  std::vector<int32_t> chosen_, found_;       // of one segment: candidates, n
-  std::vector<int32_t> slots_, rows_, others_;  // candidates: n, query patch, reference patch
-  std::vector<int32_t> squares_, rests_;
+  std::vector<float> rho_;                    // of one segment's columns
+  int64_t rho_of_ = -1;                       // that segment
+  std::vector<int32_t> found_;                // n whose rows are to be scanned there
+  std::vector<int32_t> slots_, rows_, others_;  // candidates: n, row_of(n), reference patch
+  std::vector<int32_t> squares_, dots_;
   std::vector<float> distances_;
   int64_t candidates_ = 0;
 };

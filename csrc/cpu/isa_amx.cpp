@@ -52,6 +52,6 @@ constexpr Isa with_amx(Isa isa) {
 
 }  // namespace
 
-extern const Isa kAmx = with_amx(with_bf16(make_isa<Vnni, Avx512Fp32>("amx-int8")));
+extern const Isa kAmx = with_amx(with_bf16(with_vnni(make_isa<Vnni, Avx512Fp32>("amx-int8"))));
 
 }  // namespace musc

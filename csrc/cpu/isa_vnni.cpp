@@ -3,6 +3,6 @@
 
 namespace musc {
 
-extern const Isa kVnni = make_isa<Vnni, Avx512Fp32>("avx512-vnni");
+extern const Isa kVnni = with_vnni(make_isa<Vnni, Avx512Fp32>("avx512-vnni"));
 
 }  // namespace musc

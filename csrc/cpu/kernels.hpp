@@ -16,6 +16,7 @@ namespace musc {
 
 constexpr int64_t kTileRows = 8;     // a group of `left`, but for AMX
 constexpr int64_t kPanel = 16;       // a group of `right`
+constexpr int64_t kSummed = 64;      // products that `project` sums at a time
 constexpr int64_t kLanes = 32;       // rows of a summary that are worked on together: bits of a word
 // A segment is one panel, or a multiple of both tile sides, 8 and 3 * 16.
 constexpr int64_t kSegmentUnit = 48;
@@ -46,7 +47,8 @@ using PairFloat = PairArgs<float, float>;
 
 // Bounds on what rounding took from a row, by representation.
 struct Bounds {
-  float rho, fine, rest, unused;
+  float rho, fine, rest;
+  int32_t rest_square;  // |r|^2 of the rest as rounded
 };
 
 // The best scores of an image's rows in every segment of another, and what is kept of them: see
@@ -85,11 +87,40 @@ struct ScanArgs {
   int64_t stride;
 };
 
+// The columns of a scanned segment whose distance in the space, rounding apart, is within reach: to
+// out, ascending, counted from `first`. All arrays can be read, and out written, up to whole panels.
+struct ChooseArgs {
+  const int32_t* scores;
+  const float* rho;  // of each column
+  int64_t count;
+  float reach;       // the row's own rho and all
+  float inverse;     // 1 / scale
+  int32_t first;
+  int32_t* out;
+};
+
+// The largest -score of a column within `reach` steps; in float, so a little more than needed.
+constexpr float kHalf = 0.5f * (1.0f + 1.0f / (1 << 18)), kMostScore = 2147483520.0f;
+
 // Rows to compare: rows[n] of x with others[n] of y.
 struct Picks {
   const int32_t* rows;
   const int32_t* others;
   int64_t count;
+};
+
+// Candidates at which a closer look was taken; what it leaves is moved to the front. The lists can be
+// written up to a whole panel.
+struct LookArgs {
+  const Bounds *mine, *theirs;  // of the rows, of the others
+  const float* reach;           // by slot: no candidate beyond it matters
+  int32_t *slots, *rows, *others, *squares;  // squares: of the fine look
+  int64_t count;
+  float fine_step, fine_inverse, rest_step;
+  // For the look at the rest: its products, and the tail norms, rows `fine_stride` apart.
+  const int32_t* dots;
+  const int16_t *fine_mine, *fine_theirs;
+  int64_t fine_stride;
 };
 
 // 16 rows to round in all their channels, of which the first `rows` are real.
@@ -142,18 +173,21 @@ struct Isa {
                        int8_t* out);
   float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,
                       int16_t* out);
-  // The same in int32; the caller sees to it that differences and sum fit.
+  // The same in int32, and x . y; the caller sees to it that differences and sums fit.
   void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
                        int32_t* out);
-  void (*rest_squares)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
-                       int32_t* out);
-  int32_t (*largest)(const int32_t* scores, int64_t count);
+  void (*rest_dots)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
+                    int32_t* out);
+  // What the looks leave of candidates; returns how many.
+  int64_t (*keep_fine)(const LookArgs&);
+  int64_t (*keep_rest)(const LookArgs&);
+  // The place of the largest score, the first of equal ones.
+  int64_t (*largest)(const int32_t* scores, int64_t count);
   void (*summarise)(const SummaryArgs&);
   void (*smallest)(const SmallestArgs&);
   // Bits of scores <= limits, 32 a word.
   void (*within)(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits);
-  // Indices of scores >= threshold, ascending; returns how many.
-  int64_t (*select)(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out);
+  int64_t (*choose)(const ChooseArgs&);
   // LNAMD's loops: sum(x); sum((x - centre)^2); sums += enters - leaves (either may be null);
   // out = (x - centre) * scale.
   double (*sum)(const float* x, int64_t count);

@@ -73,19 +73,30 @@ struct Avx512Score : Avx512Base {
     outside = reinterpret_cast<Shorts>(_mm512_mask_min_epu16(least, ~keep, least, score));
     return keep;
   }
-  static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
+  // Bits of values <= limits, of 16.
+  static MUSC_INLINE uint32_t within(const float* values, const float* limits) {
+    return _mm512_cmp_ps_mask(_mm512_load_ps(values), _mm512_load_ps(limits), _CMP_LE_OQ);
+  }
+  // Those of 16 that `keep` marks, to the front of out, of which 16 are written.
+  static MUSC_INLINE void compress(const int32_t* from, uint32_t keep, int32_t* out) {
+    // Compressed in a register: compressing into memory is microcoded on Zen 4.
+    store(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(keep), load(from)));
+  }
+  // See PortableInt.
+  static MUSC_INLINE uint32_t reached(const ChooseArgs& a, int64_t at) {
+    const __m512 steps = _mm512_mul_ps(_mm512_add_ps(_mm512_set1_ps(a.reach),
+                                                     _mm512_loadu_ps(a.rho + at)),
+                                       _mm512_set1_ps(a.inverse));
+    const __m512 half = _mm512_mul_ps(_mm512_mul_ps(steps, steps), _mm512_set1_ps(kHalf));
+    const __m512 limit =
+        _mm512_min_ps(_mm512_add_ps(half, _mm512_set1_ps(1.0f)), _mm512_set1_ps(kMostScore));
+    const __m512i score = _mm512_sub_epi32(_mm512_setzero_si512(), load(a.scores + at));
+    return _mm512_cmple_epi32_mask(score, _mm512_cvttps_epi32(limit));
+  }
+  static MUSC_INLINE void append(uint32_t bits, int32_t first, int32_t* out) {
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i limit = _mm512_set1_epi32(threshold);
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; i += kPanel) {  // count is whole panels
-      const __mmask16 keep = _mm512_cmpge_epi32_mask(_mm512_loadu_si512(scores + i), limit);
-      if (keep == 0) continue;
-      const __m512i index = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(i)));
-      // Compressed in a register: compressing into memory is microcoded on Zen 4.
-      _mm512_storeu_si512(out + found, _mm512_maskz_compress_epi32(keep, index));
-      found += __builtin_popcount(keep);
-    }
-    return found;
+    store(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits),
+                                           _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
   }
 };
 

@@ -91,13 +91,33 @@ struct PortableInt : PortableBase<int32_t> {
     }
     return bits;
   }
-  static int64_t select(const int32_t* scores, int64_t count, int32_t threshold, int32_t* out) {
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      out[found] = static_cast<int32_t>(i);
-      found += scores[i] >= threshold ? 1 : 0;
+  // Bits of values <= limits, of 16.
+  static MUSC_INLINE uint32_t within(const float* values, const float* limits) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kPanel; ++i) bits |= (values[i] <= limits[i] ? 1u : 0u) << i;
+    return bits;
+  }
+  // Those of 16 that `keep` marks, to the front of out, of which 16 may be written.
+  static MUSC_INLINE void compress(const int32_t* from, uint32_t keep, int32_t* out) {
+    for (int i = 0; i < kPanel; ++i) {
+      *out = from[i];
+      out += keep >> i & 1u;
     }
-    return found;
+  }
+  // Bits of the 16 columns from `at` on that choose() keeps, padding or not.
+  static MUSC_INLINE uint32_t reached(const ChooseArgs& a, int64_t at) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kPanel; ++i) {
+      const float steps = (a.reach + a.rho[at + i]) * a.inverse;
+      const float limit = steps * steps * kHalf + 1.0f;
+      const auto most = static_cast<int32_t>(limit < kMostScore ? limit : kMostScore);
+      bits |= (-a.scores[at + i] <= most ? 1u : 0u) << i;
+    }
+    return bits;
+  }
+  // The places of bits, counted from `first`, to out, of which 16 may be written.
+  static MUSC_INLINE void append(uint32_t bits, int32_t first, int32_t* out) {
+    for (; bits != 0; bits &= bits - 1) *out++ = first + __builtin_ctz(bits);
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/ops_avx512.hpp"
+#include "cpu/rows.hpp"
 
 namespace musc {
 namespace {
@@ -15,6 +16,87 @@ struct Vnni : Avx512Score {
     return sums;
   }
 };
+
+// Lane i: the sum of all lanes of sums[i].
+MUSC_INLINE __m128i sums_of_four(const __m512i* sums) {
+  __m256i halves[4];
+  for (int i = 0; i < 4; ++i) {
+    halves[i] = _mm256_add_epi32(_mm512_castsi512_si256(sums[i]),
+                                 _mm512_extracti64x4_epi64(sums[i], 1));
+  }
+  const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(halves[0], halves[1]),
+                                        _mm256_hadd_epi32(halves[2], halves[3]));
+  return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+
+// compare_kernel with four picks at a time; `step` takes 64 bytes of both rows into a sum.
+template <class Int, int64_t AHEAD, class Step>
+MUSC_INLINE void compare_fours(const Int* x, const Int* y, int64_t stride, const Picks& picks,
+                               int32_t* out, const Step& step) {
+  constexpr int64_t kFour = 4, kElements = 64 / static_cast<int64_t>(sizeof(Int));
+  for (int64_t n = 0; n < picks.count; n += kFour) {
+    const Int *rows[kFour], *others[kFour];
+    __m512i sums[kFour];
+    for (int64_t i = 0; i < kFour; ++i) {
+      const int64_t at = n + i < picks.count ? n + i : picks.count - 1;
+      const int64_t next = at + AHEAD < picks.count ? at + AHEAD : at;
+      fetch(y + picks.others[next] * stride, stride);
+      rows[i] = x + picks.rows[at] * stride;
+      others[i] = y + picks.others[at] * stride;
+      sums[i] = _mm512_setzero_si512();
+    }
+    for (int64_t k = 0; k < stride; k += kElements) {
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kFour; ++i) {
+        sums[i] = step(sums[i], _mm512_loadu_si512(rows[i] + k), _mm512_loadu_si512(others[i] + k));
+      }
+    }
+    const __m128i all = sums_of_four(sums);
+    if (n + kFour <= picks.count) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + n), all);
+    } else {
+      alignas(16) int32_t some[kFour];
+      _mm_store_si128(reinterpret_cast<__m128i*>(some), all);
+      for (int64_t i = 0; n + i < picks.count; ++i) out[n + i] = some[i];
+    }
+  }
+}
+
+void fine_squares_vnni(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
+                       int32_t* out) {
+  compare_fours<int16_t, 8>(x, y, stride, picks, out, [](__m512i sum, __m512i a, __m512i b) {
+    const __m512i apart = _mm512_sub_epi16(a, b);
+    asm("vpdpwssd %1, %1, %0" : "+v"(sum) : "v"(apart));
+    return sum;
+  });
+}
+
+// Rows of x repeat: the excess of the unsigned factor, 128 sum(x), is summed once for each.
+void rest_dots_vnni(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
+                    int32_t* out) {
+  const __m512i flip = _mm512_set1_epi8(-128);
+  compare_fours<int8_t, 4>(x, y, stride, picks, out, [flip](__m512i sum, __m512i a, __m512i b) {
+    return Vnni::dot(sum, a, _mm512_xor_si512(b, flip));
+  });
+  int32_t row = -1, excess = 0;
+  for (int64_t n = 0; n < picks.count; ++n) {
+    if (picks.rows[n] != row) {
+      row = picks.rows[n];
+      __m512i sum = _mm512_setzero_si512();
+      for (int64_t k = 0; k < stride; k += 64) {
+        sum = Vnni::dot(sum, _mm512_loadu_si512(x + row * stride + k), flip);
+      }
+      excess = _mm512_reduce_add_epi32(sum);
+    }
+    out[n] -= excess;
+  }
+}
+
+constexpr Isa with_vnni(Isa isa) {
+  isa.fine_squares = fine_squares_vnni;
+  isa.rest_dots = rest_dots_vnni;
+  return isa;
+}
 
 }  // namespace
 }  // namespace musc

@@ -23,6 +23,11 @@ struct alignas(64) Line {
   float values[kPanel];
 };
 
+// The most roundings that an addend of a projection goes through.
+double projection_steps(int64_t channels) {
+  return static_cast<double>(std::min(channels, kSummed) + (channels - 1) / kSummed + 2);
+}
+
 // Of a sum of squares in fp32, not below the true one.
 double root(float square) { return std::sqrt(static_cast<double>(square)) * 1.0001; }
 
@@ -58,8 +63,8 @@ struct Row {
 };
 
 // Rounds one row into levels (and fine, rest) and bounds the distances to what was rounded.
-//   projection: C fused or unfused steps an inner product, each component off by at most
-//     gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error); x - mean rounds to
+//   projection: partial sums of kSummed fused or unfused steps, then the sum of those; each
+//     component is off by at most gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error); x - mean rounds to
 //     2^-24 |x'|, and the rest v - s q in fp32 is off by 2^-23 |v|.
 //   tail: a^2 = |x'|^2 - |w|^2 is off by at most delta, a itself by delta / a or sqrt(delta).
 //   rest: x' - V w, w and V w each off by a projection's error.
@@ -67,7 +72,7 @@ struct Row {
 Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_t* levels,
                  int16_t* fine, float* scratch, int8_t* rest) {
   const double norm = std::sqrt(row.square_norm);
-  const double gamma = 1.01 * kUnit * static_cast<double>(args.channels + 2);
+  const double gamma = 1.01 * kUnit * projection_steps(args.channels);
   const double size = std::sqrt(static_cast<double>(args.prefix)) * (1.0 + args.basis_error);
   const double projection = gamma * norm * size + 6.0 * kUnit * norm;
   double error = projection;
@@ -99,6 +104,9 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
         3.0 * projection +
         root(isa.round_bytes(scratch, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
+    for (int64_t c = 0; c < args.channels; ++c) {
+      bounds.rest_square += static_cast<int32_t>(rest[c]) * rest[c];
+    }
   }
   return bounds;
 }
@@ -134,7 +142,7 @@ void round_whole(const Isa& isa, const QuantiseArgs& args) {
       }
       // x - mean; then two rounds of at most 17 steps, each orthonormal up to 2^-24 of its result.
       const double error = 40.0 * kUnit * root(panel.norms[r]);
-      args.bounds[at + r] = {upwards(error + root(panel.lost[r])), 0.0f, 0.0f, 0.0f};
+      args.bounds[at + r] = {upwards(error + root(panel.lost[r])), 0.0f, 0.0f, 0};
       put_inits(args, base + r, panel.squares[r], panel.sums[r]);
     }
   });

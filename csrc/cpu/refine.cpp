@@ -20,7 +20,6 @@
 namespace musc {
 namespace {
 
-constexpr int64_t kMostImages = 8;     // at a time
 constexpr int64_t kStates = 16 << 20;  // bytes of all Blocks at a time, about
 
 // What is known of some patches of one query image.
@@ -57,9 +56,13 @@ class Refiner {
   }
   void take_nearest(Block& block);
   void take_possible(Block& block);
-  void examine_nearest(Block& block, int64_t column);
-  void examine_possible(Block& block, int64_t column);
-  void examine(const Block& block, int64_t column);
+  void ask_nearest(size_t image, int64_t column);
+  void ask_possible(size_t image, int64_t column);
+  void keep_nearest(Block& block, int64_t p, const Hit& found);
+  void keep_possible(Block& block, int64_t p, const Hit& found);
+  template <class Ask, class Keep>
+  void examine_all(const Ask& ask, const Keep& keep);
+  void examine(size_t image, size_t images, int64_t column);
   void finish(int64_t image, int64_t p, Hit* hits);
   Hit* hits_of(Block& block, int64_t p) { return block.hits.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
@@ -82,7 +85,6 @@ class Refiner {
   int64_t k_ = 0;  // neighbours kept of a row
   std::vector<Block> blocks_;
   std::vector<Wanted> wanted_;
-  std::vector<int32_t> members_;  // rows of wanted_
   std::vector<Hit> found_;
   std::vector<uint16_t> limits_;
   std::vector<float> values_;
@@ -121,44 +123,67 @@ void Refiner::take_possible(Block& block) {
   }
 }
 
-// The exact distances to the column's image of the rows that have it among their k of best score.
-void Refiner::examine_nearest(Block& block, int64_t column) {
+// The rows that have the column's image among their k of best score.
+void Refiner::ask_nearest(size_t image, int64_t column) {
+  const Block& block = blocks_[image];
   const uint16_t* first = examiner_.summary(block.image, column).first + block.begin;
   for_rows(block.nearest.data() + column * block.words(), block.words(), [&](int64_t p) {
     if (p >= block.rows) return;
-    members_.push_back(static_cast<int32_t>(p));
-    wanted_.push_back({static_cast<int32_t>(block.begin + p), kInfinity, first[p]});
+    wanted_.push_back({static_cast<int32_t>(image), static_cast<int32_t>(block.begin + p),
+                       kInfinity, first[p]});
   });
-  examine(block, column);
-  for (size_t n = 0; n < members_.size(); ++n) {
-    const int64_t p = members_[n];
-    hits_of(block, p)[block.kept[static_cast<size_t>(p)]++] = found_[n];
-  }
 }
 
-// Those of the images that may be nearer than a row's k so far; T may have shrunk since.
-void Refiner::examine_possible(Block& block, int64_t column) {
+void Refiner::keep_nearest(Block& block, int64_t p, const Hit& found) {
+  hits_of(block, p)[block.kept[static_cast<size_t>(p)]++] = found;
+}
+
+// Those to which the image may be nearer than their k so far; T may have shrunk since.
+void Refiner::ask_possible(size_t image, int64_t column) {
+  Block& block = blocks_[image];
   const uint16_t* scores = scores_of(block, column);
   for_rows(block.possible.data() + column * block.words(), block.words(), [&](int64_t p) {
     if (p >= block.rows || scores[p] > most(block, p)) return;
-    members_.push_back(static_cast<int32_t>(p));
-    wanted_.push_back({static_cast<int32_t>(block.begin + p), hits_of(block, p)->square, -1});
+    wanted_.push_back({static_cast<int32_t>(image), static_cast<int32_t>(block.begin + p),
+                       hits_of(block, p)->square, -1});
   });
-  examine(block, column);
-  for (size_t n = 0; n < members_.size(); ++n) {
-    Hit* hits = hits_of(block, members_[n]);
-    if (found_[n].patch < 0 || !(found_[n] < *hits)) continue;
-    std::pop_heap(hits, hits + k_);
-    hits[k_ - 1] = found_[n];
-    std::push_heap(hits, hits + k_);
+}
+
+void Refiner::keep_possible(Block& block, int64_t p, const Hit& found) {
+  Hit* hits = hits_of(block, p);
+  if (found.patch < 0 || !(found < *hits)) return;
+  std::pop_heap(hits, hits + k_);
+  hits[k_ - 1] = found;
+  std::push_heap(hits, hits + k_);
+}
+
+// Column by column: what `ask` lists of each query image, and what `keep` does with what is found.
+template <class Ask, class Keep>
+void Refiner::examine_all(const Ask& ask, const Keep& keep) {
+  // Where each image has its own list of references, a column is another image for each.
+  const size_t together = args_.images == nullptr ? blocks_.size() : 1;
+  for (int64_t column = 0; column < columns_; ++column) {
+    for (size_t first = 0; first < blocks_.size(); first += together) {
+      wanted_.clear();
+      for (size_t image = first; image < first + together; ++image) {
+        if (!own(blocks_[image].image, column)) ask(image, column);
+      }
+      for (Wanted& wanted : wanted_) wanted.image -= static_cast<int32_t>(first);
+      examine(first, together, column);
+      for (size_t n = 0; n < wanted_.size(); ++n) {
+        Block& block = blocks_[first + static_cast<size_t>(wanted_[n].image)];
+        keep(block, wanted_[n].patch - block.begin, found_[n]);
+      }
+    }
   }
 }
 
 // The question about wanted_, into found_.
-void Refiner::examine(const Block& block, int64_t column) {
+void Refiner::examine(size_t image, size_t images, int64_t column) {
   found_.resize(wanted_.size());
-  examiner_.examine({block.image, column, block.begin, block.rows, wanted_.data(),
-                     static_cast<int64_t>(wanted_.size()), found_.data()});
+  const Block& block = blocks_[image];
+  examiner_.examine({block.image, static_cast<int64_t>(images), column, block.begin, block.rows,
+                     wanted_.data(), static_cast<int64_t>(wanted_.size()), found_.data()});
 }
 
 void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
@@ -166,15 +191,6 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
   k_ = std::min(args_.k_max, candidates);
   const bool certify = args_.certified && k_ < candidates;
   blocks_.resize(static_cast<size_t>(images));
-  const auto examine_all = [&](auto examine) {
-    for (int64_t column = 0; column < columns_; ++column) {
-      for (Block& block : blocks_) {
-        wanted_.clear();
-        members_.clear();
-        if (!own(block.image, column)) (this->*examine)(block, column);
-      }
-    }
-  };
   for (Block& block : blocks_) {
     block.image = image++;
     block.begin = begin;
@@ -183,14 +199,18 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
     block.kept.assign(static_cast<size_t>(block.rows), 0);
     take_nearest(block);
   }
-  examine_all(&Refiner::examine_nearest);
+  examine_all([&](size_t n, int64_t column) { ask_nearest(n, column); },
+              [&](Block& block, int64_t p, const Hit& found) { keep_nearest(block, p, found); });
   for (Block& block : blocks_) {
     for (int64_t p = 0; p < block.rows; ++p) {
       std::make_heap(hits_of(block, p), hits_of(block, p) + k_);
     }
     if (certify) take_possible(block);
   }
-  if (certify) examine_all(&Refiner::examine_possible);
+  if (certify) {
+    examine_all([&](size_t n, int64_t column) { ask_possible(n, column); },
+                [&](Block& block, int64_t p, const Hit& found) { keep_possible(block, p, found); });
+  }
   for (Block& block : blocks_) {
     for (int64_t p = 0; p < block.rows; ++p) {
       finish(block.image, block.begin + p, hits_of(block, p));

@@ -9,11 +9,11 @@
 namespace musc {
 namespace {
 
-// The first lines of a row that is needed soon; the hardware sees where the rest goes.
+// A row that is needed soon.
 template <class T>
 inline void fetch(const T* row, int64_t count) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T)), kLines = 12;
-  for (int64_t at = 0; at < count && at < kLines * kLine; at += kLine) __builtin_prefetch(row + at);
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(row + at);
 }
 
 // 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
@@ -39,7 +39,7 @@ float squared_distance(const float* x, const float* y, int64_t channels) {
 
 void squared_distances_kernel(const float* x, const float* y, int64_t channels, const Picks& picks,
                               float* out) {
-  constexpr int64_t kAhead = 4;
+  constexpr int64_t kAhead = 2;
   for (int64_t n = 0; n < picks.count; ++n) {
     if (n + kAhead < picks.count) {
       fetch(x + picks.rows[n + kAhead] * channels, channels);
@@ -81,8 +81,7 @@ float round_kernel(const float* value, int64_t count, float scale, float inverse
   return sum;
 }
 
-template <class Int>
-int32_t square_kernel(const Int* x, const Int* y, int64_t count) {
+int32_t fine_square(const int16_t* x, const int16_t* y, int64_t count) {
   int32_t sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     const int16_t difference = static_cast<int16_t>(x[i] - y[i]);
@@ -91,18 +90,55 @@ int32_t square_kernel(const Int* x, const Int* y, int64_t count) {
   return sum;
 }
 
-template <class Int, int AHEAD>
-void squares_kernel(const Int* x, const Int* y, int64_t stride, const Picks& picks, int32_t* out) {
+int32_t rest_dot(const int8_t* x, const int8_t* y, int64_t count) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    sum += static_cast<int32_t>(static_cast<int16_t>(x[i])) *
+           static_cast<int32_t>(static_cast<int16_t>(y[i]));
+  }
+  return sum;
+}
+
+template <class Int, int32_t (*COMPARE)(const Int*, const Int*, int64_t), int AHEAD>
+void compare_kernel(const Int* x, const Int* y, int64_t stride, const Picks& picks, int32_t* out) {
   for (int64_t n = 0; n < picks.count; ++n) {
     if (n + AHEAD < picks.count) fetch(y + picks.others[n + AHEAD] * stride, stride);
-    out[n] = square_kernel(x + picks.rows[n] * stride, y + picks.others[n] * stride, stride);
+    out[n] = COMPARE(x + picks.rows[n] * stride, y + picks.others[n] * stride, stride);
   }
 }
 
-int32_t largest_kernel(const int32_t* scores, int64_t count) {
-  int32_t largest = scores[0];
-  for (int64_t i = 0; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
-  return largest;
+// `count` is whole panels.
+int64_t largest_kernel(const int32_t* scores, int64_t count) {
+  typedef int32_t Lanes __attribute__((vector_size(4 * kPanel)));
+  Lanes best, where{};
+  __builtin_memcpy(&best, scores, sizeof best);
+  for (int64_t at = kPanel; at < count; at += kPanel) {
+    Lanes score;
+    __builtin_memcpy(&score, scores + at, sizeof score);
+    where = score > best ? Lanes{} + static_cast<int32_t>(at) : where;
+    best = score > best ? score : best;
+  }
+  int64_t place = where[0];
+  int32_t largest = best[0];
+  for (int64_t i = 1; i < kPanel; ++i) {
+    const bool nearer = best[i] > largest || (best[i] == largest && where[i] + i < place);
+    place = nearer ? where[i] + i : place;
+    largest = nearer ? best[i] : largest;
+  }
+  return place;
+}
+
+template <class Ops>
+int64_t choose_kernel(const ChooseArgs& args) {
+  const ChooseArgs a = args;  // a copy, which no store to `out` can change
+  int64_t found = 0;
+  for (int64_t at = 0; at < a.count; at += kPanel) {
+    uint32_t keep = Ops::reached(a, at);
+    if (a.count - at < kPanel) keep &= (1u << (a.count - at)) - 1u;
+    Ops::append(keep, a.first + static_cast<int32_t>(at), a.out + found);
+    found += __builtin_popcount(keep);
+  }
+  return found;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/isa.hpp"
+#include "cpu/looks.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/summarise.hpp"
 #include "cpu/tile.hpp"
@@ -13,6 +14,11 @@
 
 namespace musc {
 namespace {
+
+template <int VALUE>
+struct Number {
+  static constexpr int value = VALUE;
+};
 
 // ROWS rows against PANELS panels; SPLIT accumulators each, so that no instruction waits for the last.
 template <class Ops, int GROUP, int ROWS, int PANELS>
@@ -62,7 +68,8 @@ MUSC_INLINE void scan_rows(const ScanArgs& a, int64_t& top) {
 }
 
 template <class Ops, int GROUP>
-void scan_kernel(const ScanArgs& a) {
+void scan_kernel(const ScanArgs& args) {
+  const ScanArgs a = args;  // a copy, which no store to `out` can change
   int64_t top = 0;
   if constexpr (Ops::kRows >= 8) scan_rows<Ops, GROUP, 8>(a, top);
   if constexpr (Ops::kRows >= 4) scan_rows<Ops, GROUP, 4>(a, top);
@@ -70,29 +77,53 @@ void scan_kernel(const ScanArgs& a) {
   scan_rows<Ops, GROUP, 1>(a, top);
 }
 
+// The products of PANELS panels with the channels [first, last): added to out, but for the first ones.
+template <class Ops, int PANELS>
+MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t channels,
+                              int64_t first, int64_t last, int64_t stride, float* out) {
+  typename Ops::Vector sums[Ops::kRows][PANELS];
+  for (int r = 0; r < Ops::kRows; ++r) {
+    for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::broadcast(0.0f);
+  }
+  for (int64_t c = first; c < last; ++c) {
+    typename Ops::Vector columns[PANELS];
+    for (int v = 0; v < PANELS; ++v) columns[v] = Ops::load(basis + (v * channels + c) * kPanel);
+#pragma GCC unroll 8
+    for (int r = 0; r < Ops::kRows; ++r) {
+      for (int v = 0; v < PANELS; ++v) {
+        sums[r][v] = Ops::multiply_add(sums[r][v], centred[c * kTileRows + r], columns[v]);
+      }
+    }
+  }
+  for (int r = 0; r < Ops::kRows; ++r) {
+    for (int v = 0; v < PANELS; ++v) {
+      float* to = out + r * stride + v * kPanel;
+      Ops::store(to, first == 0 ? sums[r][v] : Ops::add(Ops::load(to), sums[r][v]));
+    }
+  }
+}
+
 // out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.
-// centred [channels][8] is left holding x - mean.
+// centred [channels][8] is left holding x - mean. In sums of kSummed: see projection_steps().
 template <class Ops>
 void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
                     const float* basis, int64_t panels, float* centred, float* out) {
+  constexpr int kTogether = Ops::kRows >= 8 ? 2 : 1;  // panels
   for (int64_t c = 0; c < channels; ++c) {
     for (int r = 0; r < kTileRows; ++r) centred[c * kTileRows + r] = x[r * stride + c] - mean[c];
   }
-  for (int64_t p = 0; p < panels; ++p) {
-    const float* columns = basis + p * channels * kPanel;
+  for (int64_t first = 0; first < channels; first += kSummed) {
+    const int64_t last = first + kSummed < channels ? first + kSummed : channels;
     for (int top = 0; top < kTileRows; top += Ops::kRows) {
-      typename Ops::Vector sums[Ops::kRows];
-      for (int r = 0; r < Ops::kRows; ++r) sums[r] = Ops::broadcast(0.0f);
-      for (int64_t c = 0; c < channels; ++c) {
-        const auto column = Ops::load(columns + c * kPanel);
-#pragma GCC unroll 8
-        for (int r = 0; r < Ops::kRows; ++r) {
-          sums[r] = Ops::multiply_add(sums[r], centred[c * kTileRows + top + r], column);
-        }
-      }
-      for (int r = 0; r < Ops::kRows; ++r) {
-        Ops::store(out + (top + r) * panels * kPanel + p * kPanel, sums[r]);
-      }
+      int64_t p = 0;
+      const auto tile = [&](auto together) __attribute__((always_inline)) {
+        project_tile<Ops, decltype(together)::value>(
+            centred + top, basis + p * channels * kPanel, channels, first, last, panels * kPanel,
+            out + top * panels * kPanel + p * kPanel);
+        p += decltype(together)::value;
+      };
+      while (p + kTogether <= panels) tile(Number<kTogether>{});
+      while (p < panels) tile(Number<1>{});
     }
   }
 }
@@ -110,13 +141,15 @@ constexpr Isa make_isa(const char* name) {
           squared_distances_kernel,
           round_kernel<int8_t>,
           round_kernel<int16_t>,
-          squares_kernel<int16_t, 8>,
-          squares_kernel<int8_t, 3>,
+          compare_kernel<int16_t, fine_square, 8>,
+          compare_kernel<int8_t, rest_dot, 3>,
+          keep_fine_kernel<Int>,
+          keep_rest_kernel<Int>,
           largest_kernel,
           summarise_kernel<Int>,
           smallest_kernel<Int>,
           within_kernel<Int>,
-          Int::select,
+          choose_kernel<Int>,
           sum_kernel,
           squares_about_kernel,
           squares_about_double_kernel,

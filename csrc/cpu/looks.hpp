@@ -1,0 +1,89 @@
+// What the closer looks leave of a list of candidates, 16 at a time; the bounds are those of search.hpp
+// in float, with room for its rounding. Included by the isa_*.cpp files alone, see tile.hpp.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+#include "cpu/tile.hpp"
+
+namespace musc {
+namespace {
+
+constexpr float kRoom = 1.0f / (1 << 18);
+
+// Moves the candidates of `keep` from `at` to `kept`; returns how many.
+template <class Ops>
+MUSC_INLINE int64_t keep_some(const LookArgs& a, int64_t at, int64_t kept, uint32_t keep) {
+  int32_t* const lists[] = {a.slots, a.rows, a.others, a.squares};
+  for (int32_t* list : lists) Ops::compress(list + at, keep, list + kept);
+  return __builtin_popcount(keep);
+}
+
+// test(at): bits of the 16 candidates from there on that stay.
+template <class Ops, class Test>
+MUSC_INLINE int64_t keep_looked_at(const LookArgs& a, const Test& test) {
+  // The last ones are repeated up to a whole panel.
+  for (int64_t n = a.count; n % kPanel != 0; ++n) {
+    int32_t* const lists[] = {a.slots, a.rows, a.others, a.squares};
+    for (int32_t* list : lists) list[n] = list[a.count - 1];
+  }
+  int64_t kept = 0;
+  for (int64_t at = 0; at < a.count; at += kPanel) {
+    uint32_t keep = test(at);
+    if (a.count - at < kPanel) keep &= (1u << (a.count - at)) - 1u;
+    kept += keep_some<Ops>(a, at, kept, keep);
+  }
+  return kept;
+}
+
+template <class Ops>
+int64_t keep_fine_kernel(const LookArgs& args) {
+  const LookArgs a = args;  // a copy, which no store can change
+  return keep_looked_at<Ops>(a, [&](int64_t at) __attribute__((always_inline)) {
+    alignas(64) float value[kPanel], limit[kPanel];
+    for (int i = 0; i < kPanel; ++i) {
+      const int64_t n = at + i;
+      limit[i] = a.reach[a.slots[n]] + (a.mine[a.rows[n]].fine + a.theirs[a.others[n]].fine);
+      value[i] = static_cast<float>(a.squares[n]);
+    }
+    for (int i = 0; i < kPanel; ++i) {
+      const float steps = limit[i] * a.fine_inverse;
+      limit[i] = steps * steps * (1.0f + kRoom);
+    }
+    return Ops::within(value, limit);
+  });
+}
+
+// Not all of what is looked at is in the prefix: the tail norm's part gives way to the rest.
+template <class Ops>
+int64_t keep_rest_kernel(const LookArgs& args) {
+  const LookArgs a = args;
+  return keep_looked_at<Ops>(a, [&](int64_t at) __attribute__((always_inline)) {
+    alignas(64) int32_t inside[kPanel], outside[kPanel];
+    alignas(64) float rho[kPanel], rest_rho[kPanel], reach[kPanel], value[kPanel], limit[kPanel];
+    for (int i = 0; i < kPanel; ++i) {
+      const int64_t n = at + i, row = a.rows[n], other = a.others[n];
+      const Bounds &own = a.mine[row], &their = a.theirs[other];
+      const int32_t apart = static_cast<int32_t>(a.fine_mine[row * a.fine_stride]) -
+                            static_cast<int32_t>(a.fine_theirs[other * a.fine_stride]);
+      inside[i] = a.squares[n] - apart * apart;
+      outside[i] = own.rest_square + their.rest_square - 2 * a.dots[n];
+      rho[i] = own.fine + their.fine;
+      rest_rho[i] = own.rest + their.rest;
+      reach[i] = a.reach[a.slots[n]];
+    }
+    for (int i = 0; i < kPanel; ++i) {
+      const float prefix = __builtin_sqrtf(static_cast<float>(inside[i])) * a.fine_step - rho[i];
+      const float rest = __builtin_sqrtf(static_cast<float>(outside[i])) * a.rest_step - rest_rho[i];
+      const float p = prefix > 0.0f ? prefix : 0.0f, r = rest > 0.0f ? rest : 0.0f;
+      const float most = reach[i] + (reach[i] + rho[i] + rest_rho[i]) * kRoom;
+      value[i] = p * p + r * r;
+      limit[i] = most * most * (1.0f + kRoom);
+    }
+    return Ops::within(value, limit);
+  });
+}
+
+}  // namespace
+}  // namespace musc
