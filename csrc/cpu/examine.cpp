@@ -5,6 +5,13 @@
 namespace musc {
 namespace {
 
+// Asks for memory that is needed soon.
+template <class T>
+void fetch(const T* from, int64_t count) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(from + at);
+}
+
 constexpr int kFastCandidates = 4;
 constexpr int32_t kGone = -std::numeric_limits<int32_t>::max();  // below every score
 constexpr int64_t kList = 2048;  // candidates at a time: what the nearest cache holds
@@ -43,6 +50,19 @@ void Examiner::examine(const Question& question) {
   }
   if (args_.certified) collect();
   flush();
+}
+
+// What the scan of these patches, and the closer looks at what it leaves, will read of them.
+void Examiner::fetch_rows(const int32_t* batch, int64_t count) const {
+  const int64_t group = isa_.int8.group;
+  for (int64_t b = 0; b < count; ++b) {
+    const Wanted& wanted = ask_.wanted[batch[b]];
+    const int64_t image = ask_.image + wanted.image, p = wanted.patch - wanted.patch % group;
+    const int64_t row = image * q_.rows + wanted.patch;
+    fetch(q_.left + (image * q_.padded + p) * shape_.words, shape_.words * group);
+    fetch(q_.fine + row * shape_.fine_stride, shape_.fine_stride);
+    fetch(q_.rest + row * shape_.rest_stride, shape_.rest_stride);
+  }
 }
 
 // Scores [count][segment] of some patches against one segment.
@@ -157,11 +177,6 @@ void Examiner::choose(int64_t n, int64_t segment, int32_t* scores) {
   args.first = static_cast<int32_t>(begin);
   args.out = others_.data() + candidates_;
   const int64_t end = candidates_ + isa_.choose(args);
-  const int64_t row = ask_.image * q_.rows + row_of(n);
-  if (shape_.fine_stride != 0) {
-    for (int64_t c = 0; c < shape_.fine_stride; c += 32) __builtin_prefetch(q_.fine + row * shape_.fine_stride + c);
-    for (int64_t c = 0; c < shape_.rest_stride; c += 64) __builtin_prefetch(q_.rest + row * shape_.rest_stride + c);
-  }
   // A whole panel at least, whatever their number, which nothing can foretell.
   for (int64_t at = candidates_; at < end || at == candidates_; at += kPanel) {
     std::fill_n(slots_.data() + at, kPanel, static_cast<int32_t>(n));
@@ -193,6 +208,7 @@ void Examiner::collect() {
     for (int64_t at = 0; at < found; at += kBatch) {
       const int32_t* batch = found_.data() + at;
       const int64_t count = std::min(kBatch, found - at);
+      fetch_rows(batch + count, std::min(kBatch, found - at - count));
       scan(batch, count, s, scores_.data());
       for (int64_t b = 0; b < count; ++b) {
         choose(batch[b], s, scores_.data() + b * shape_.segment);

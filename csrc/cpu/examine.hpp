@@ -87,6 +87,7 @@ class Examiner {
   void look_at_best(const int32_t* batch, int64_t count);
   void collect();
   void sort_rows(int64_t words);
+  void fetch_rows(const int32_t* batch, int64_t count) const;
   void scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores);
   void take_rho(int64_t segment);
   void choose(int64_t n, int64_t segment, int32_t* scores);

@@ -64,7 +64,7 @@ MUSC_INLINE void compare_fours(const Int* x, const Int* y, int64_t stride, const
 
 void fine_squares_vnni(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
                        int32_t* out) {
-  compare_fours<int16_t, 8>(x, y, stride, picks, out, [](__m512i sum, __m512i a, __m512i b) {
+  compare_fours<int16_t, 24>(x, y, stride, picks, out, [](__m512i sum, __m512i a, __m512i b) {
     const __m512i apart = _mm512_sub_epi16(a, b);
     asm("vpdpwssd %1, %1, %0" : "+v"(sum) : "v"(apart));
     return sum;
@@ -75,7 +75,7 @@ void fine_squares_vnni(const int16_t* x, const int16_t* y, int64_t stride, const
 void rest_dots_vnni(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
                     int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
-  compare_fours<int8_t, 4>(x, y, stride, picks, out, [flip](__m512i sum, __m512i a, __m512i b) {
+  compare_fours<int8_t, 24>(x, y, stride, picks, out, [flip](__m512i sum, __m512i a, __m512i b) {
     return Vnni::dot(sum, a, _mm512_xor_si512(b, flip));
   });
   int32_t row = -1, excess = 0;
