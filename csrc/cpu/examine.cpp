@@ -26,7 +26,7 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
       segments_((references.padded + shape.segment - 1) / shape.segment),
       inverse_(1.0 / shape.scale),
       reach_(sized(kMostImages * kBlock)), slot_of_(reach_.size()), ordered_(reach_.size()), ends_(sized(segments_ + 1)), scores_(sized(kBatch * shape.segment)),
-      rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
+      block_(sized(kTogether * shape.words)), rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
@@ -54,12 +54,10 @@ void Examiner::examine(const Question& question) {
 
 // What the scan of these patches, and the closer looks at what it leaves, will read of them.
 void Examiner::fetch_rows(const int32_t* batch, int64_t count) const {
-  const int64_t group = isa_.int8.group;
   for (int64_t b = 0; b < count; ++b) {
     const Wanted& wanted = ask_.wanted[batch[b]];
-    const int64_t image = ask_.image + wanted.image, p = wanted.patch - wanted.patch % group;
-    const int64_t row = image * q_.rows + wanted.patch;
-    fetch(q_.left + (image * q_.padded + p) * shape_.words, shape_.words * group);
+    const int64_t image = ask_.image + wanted.image, row = image * q_.rows + wanted.patch;
+    fetch(q_.left + (image * q_.padded + wanted.patch) * shape_.words, shape_.words);
     fetch(q_.fine + row * shape_.fine_stride, shape_.fine_stride);
     fetch(q_.rest + row * shape_.rest_stride, shape_.rest_stride);
   }
@@ -68,8 +66,8 @@ void Examiner::fetch_rows(const int32_t* batch, int64_t count) const {
 // Scores [count][segment] of some patches against one segment.
 void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores) {
   const int64_t begin = segment * shape_.segment, column = j_ * r_.padded + begin;
-  const int64_t group = isa_.int8.group;
   ScanArgs scan;
+  scan.block = block_.data();
   scan.words = shape_.words;
   scan.panels = width(segment) / kPanel;
   scan.right = r_.right + column * shape_.words;
@@ -80,8 +78,8 @@ void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_
     scan.out = scores + at * shape_.segment;
     for (int64_t r = 0; r < scan.rows; ++r) {
       const Wanted& wanted = ask_.wanted[batch[at + r]];
-      const int64_t p = wanted.patch, row = (ask_.image + wanted.image) * q_.padded + p;
-      scan.left[r] = q_.left + (row - p % group) * shape_.words + p % group;
+      const int64_t row = (ask_.image + wanted.image) * q_.padded + wanted.patch;
+      scan.left[r] = q_.left + row * shape_.words;
       scan.left_init[r] = q_.left_init[row];
     }
     isa_.int8.scan(scan);

@@ -140,6 +140,7 @@ class Examiner {
   std::vector<uint32_t> whole_, some_, few_;  // bits of rows: see collect()
   std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
   std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
+  std::vector<uint32_t> block_;               // [kTogether][words], of a scan
   std::vector<float> rho_;                    // of one segment's columns
   int64_t rho_of_ = -1;                       // that segment
   std::vector<int32_t> found_;                // n whose rows are to be scanned there

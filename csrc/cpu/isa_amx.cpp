@@ -42,10 +42,9 @@ int64_t peak_amx(int64_t steps, const uint32_t* seed, void* result) {
 constexpr Isa with_amx(Isa isa) {
   isa.int8 = {Vnni::kElements,
               kTileWords,
-              1,
               pair_amx,
-              round_panel_kernel<Vnni::kElements, 1>,
-              scan_kernel<Vnni, 1>,
+              round_panel_kernel<Vnni::kElements>,
+              scan_kernel<Vnni>,
               peak_amx};
   return isa;
 }

@@ -3,7 +3,7 @@
 // An operand is a matrix of 32-bit words, K a row; a word holds 4 int8 (VNNI), 2 int16 (the same
 // int8 values widened, where there is no VNNI), 2 bf16 or 1 fp32. Rows are padded to `padded`, a
 // multiple of 16, and held twice:
-//   left  [padded / 8][K][8]    read by broadcast: the rows of a tile (AMX: [padded][K])
+//   left  [padded][K]           read by broadcast: the rows of a tile
 //   right [padded / 16][K][16]  read by vector: the columns of a tile
 // A score is -|x - y|^2 / 2 up to rounding, so the largest score is the nearest: the accumulators
 // start from left_init[x] + right_init[y] (-|x|^2 / 2 and -|y|^2 / 2) and collect x . y. Padding has
@@ -14,7 +14,7 @@
 
 namespace musc {
 
-constexpr int64_t kTileRows = 8;     // a group of `left`, but for AMX
+constexpr int64_t kTileRows = 8;
 constexpr int64_t kPanel = 16;       // a group of `right`
 constexpr int64_t kSummed = 64;      // products that `project` sums at a time
 constexpr int64_t kLanes = 32;       // rows of a summary that are worked on together: bits of a word
@@ -75,10 +75,10 @@ struct SmallestArgs {
   uint32_t* bits;
 };
 
-// Up to eight rows against `panels` panels of `right`: out [rows][stride], panels * 16 of each. A row's
-// words lie `group` apart.
+// Up to eight rows against `panels` panels of `right`: out [rows][stride], panels * 16 of each.
 struct ScanArgs {
   const uint32_t* left[8];
+  uint32_t* block;  // [8][words], to be used: there the rows lie together
   int32_t left_init[8];
   int64_t rows, words, panels;
   const uint32_t* right;
@@ -131,7 +131,7 @@ struct WholePanel {
   int64_t rows, channels, size, words;
   float scale, inverse;
   float* scratch;      // [channels][16], on a line
-  uint32_t* left;      // the panel's groups
+  uint32_t* left;
   uint32_t* right;
   // Of each row: |x - mean|^2, the square of what rounding took, and of the levels.
   float norms[kPanel], lost[kPanel];
@@ -141,7 +141,6 @@ struct WholePanel {
 struct IntKernel {
   int elements;   // per word: 4 (int8) or 2 (int16)
   int64_t unit;   // K is a multiple of it
-  int64_t group;  // rows of a group of `left`
   void (*pair)(const PairInt&);
   void (*round_panel)(WholePanel&);
   void (*scan)(const ScanArgs&);

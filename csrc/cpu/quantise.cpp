@@ -39,7 +39,7 @@ void put_inits(const QuantiseArgs& args, int64_t row, int32_t square, int32_t su
 }
 
 // A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
-void put_words(const int8_t* levels, int elements, int64_t words, int64_t group, uint32_t* left,
+void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left,
                uint32_t* right) {
   for (int64_t k = 0; k < words; ++k) {
     uint32_t word = 0;
@@ -51,7 +51,7 @@ void put_words(const int8_t* levels, int elements, int64_t words, int64_t group,
              static_cast<uint32_t>(levels[2 * k + 1]) << 16;
       right[k * kPanel] = word;
     }
-    left[k * group] = word;
+    left[k] = word;
   }
 }
 
@@ -158,7 +158,6 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
   const int64_t panels = (args.prefix + kPanel - 1) / kPanel;
   const int64_t groups = args.padded / kPanel;
   const int64_t width = (args.channels + kPanel - 1) / kPanel * kPanel;
-  const int64_t group = isa.int8.group;
   parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
     const int64_t image = task / groups, top = (task % groups) * kPanel;
     const int64_t base = image * args.padded;
@@ -195,11 +194,11 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
       }
       for (int64_t r = 0; r < kTileRows; ++r) {
         const int64_t row = base + half + r;
-        uint32_t* left = args.left + (row - row % group) * args.words + row % group;
+        uint32_t* left = args.left + row * args.words;
         std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
         if (r >= real) {
           args.left_init[row] = args.right_init[row] = kNever;
-          put_words(levels.data(), args.elements, args.words, group, left, right + r);
+          put_words(levels.data(), args.elements, args.words, left, right + r);
           continue;
         }
         const int64_t at = image * args.rows + half + r;
@@ -217,7 +216,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
                        rest == nullptr ? nullptr : back.data() + r * width};
         args.bounds[at] =
             round_row(isa, args, data, levels.data(), fine, scratch.data(), rest);
-        put_words(levels.data(), args.elements, args.words, group, left, right + r);
+        put_words(levels.data(), args.elements, args.words, left, right + r);
         int32_t square = 0, sum = 0;
         for (const int8_t level : levels) {
           square += static_cast<int32_t>(level) * level;

@@ -31,7 +31,7 @@ struct QuantiseArgs {
   double basis_error;   // bound on |V^T V - I|
   int elements;         // per word
   int64_t words, padded;
-  uint32_t* left;       // [images][padded / 8][words][8]
+  uint32_t* left;       // [images][padded][words]
   uint32_t* right;      // [images][padded / 16][words][16]
   int32_t* left_init;   // [images][padded]
   int32_t* right_init;  // [images][padded]
@@ -99,7 +99,7 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
 // The plain search in fp32 or bf16, without bounds: best[i][j] = least |x - y|^2 / 2 as the inner
 // products see it, [padded rows of i], for i != j; one tile serves (i, j) and (j, i).
 struct PlainArgs {
-  const uint32_t* left;   // [images][padded / 8][words][8]
+  const uint32_t* left;   // [images][padded][words]
   const uint32_t* right;  // [images][padded / 16][words][16]
   const float* init;      // [images][padded]: -|x|^2 / 2, padding far below
   int64_t images, words, padded, segment;

@@ -21,7 +21,7 @@ struct Number {
 };
 
 // ROWS rows against PANELS panels; SPLIT accumulators each, so that no instruction waits for the last.
-template <class Ops, int GROUP, int ROWS, int PANELS>
+template <class Ops, bool TOGETHER, int ROWS, int PANELS>
 MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
   constexpr int kMost = 12 / (ROWS * PANELS), SPLIT = kMost < 1 ? 1 : kMost > 4 ? 4 : kMost;
   typename Ops::Vector sums[SPLIT][ROWS][PANELS];
@@ -32,7 +32,7 @@ MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
       for (int s = 1; s < SPLIT; ++s) sums[s][r][v] = Ops::broadcast(0);
     }
   }
-  const uint32_t* right = a.right + panel * a.words * kPanel;
+  const uint32_t *block = a.block + top * a.words, *right = a.right + panel * a.words * kPanel;
   const auto step = [&](int64_t k, int s) __attribute__((always_inline)) {
     typename Ops::Words columns[PANELS];
     for (int v = 0; v < PANELS; ++v) {
@@ -40,7 +40,7 @@ MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const auto row = Ops::broadcast_word(a.left[top + r][k * GROUP]);
+      const auto row = Ops::broadcast_word(TOGETHER ? block[r * a.words + k] : a.left[top + r][k]);
       for (int v = 0; v < PANELS; ++v) sums[s][r][v] = Ops::dot(sums[s][r][v], row, columns[v]);
     }
   };
@@ -58,23 +58,36 @@ MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
   }
 }
 
-template <class Ops, int GROUP, int ROWS>
+template <class Ops, bool TOGETHER, int ROWS>
 MUSC_INLINE void scan_rows(const ScanArgs& a, int64_t& top) {
   for (; top + ROWS <= a.rows; top += ROWS) {
     int64_t panel = 0;
-    for (; panel + 3 <= a.panels; panel += 3) scan_tile<Ops, GROUP, ROWS, 3>(a, top, panel);
-    for (; panel < a.panels; ++panel) scan_tile<Ops, GROUP, ROWS, 1>(a, top, panel);
+    for (; panel + 3 <= a.panels; panel += 3) scan_tile<Ops, TOGETHER, ROWS, 3>(a, top, panel);
+    for (; panel < a.panels; ++panel) scan_tile<Ops, TOGETHER, ROWS, 1>(a, top, panel);
   }
 }
 
-template <class Ops, int GROUP>
+template <class Ops, bool TOGETHER>
+MUSC_INLINE void scan_all(const ScanArgs& a) {
+  int64_t top = 0;
+  if constexpr (Ops::kRows >= 8) scan_rows<Ops, TOGETHER, 8>(a, top);
+  if constexpr (Ops::kRows >= 4) scan_rows<Ops, TOGETHER, 4>(a, top);
+  scan_rows<Ops, TOGETHER, 2>(a, top);
+  scan_rows<Ops, TOGETHER, 1>(a, top);
+}
+
+template <class Ops>
 void scan_kernel(const ScanArgs& args) {
   const ScanArgs a = args;  // a copy, which no store to `out` can change
-  int64_t top = 0;
-  if constexpr (Ops::kRows >= 8) scan_rows<Ops, GROUP, 8>(a, top);
-  if constexpr (Ops::kRows >= 4) scan_rows<Ops, GROUP, 4>(a, top);
-  scan_rows<Ops, GROUP, 2>(a, top);
-  scan_rows<Ops, GROUP, 1>(a, top);
+  if (a.panels < 3) {
+    scan_all<Ops, false>(a);
+    return;
+  }
+  // Read often enough that one base register for eight rows is worth a copy.
+  for (int64_t r = 0; r < a.rows; ++r) {
+    for (int64_t k = 0; k < a.words; ++k) a.block[r * a.words + k] = a.left[r][k];
+  }
+  scan_all<Ops, true>(a);
 }
 
 // The products of PANELS panels with the channels [first, last): added to out, but for the first ones.
@@ -132,9 +145,8 @@ void project_kernel(const float* x, int64_t stride, const float* mean, int64_t c
 template <class Int, class Float>
 constexpr Isa make_isa(const char* name) {
   return {name,
-          {Int::kElements, 1, kTileRows, pair_kernel<Int>,
-           round_panel_kernel<Int::kElements, kTileRows>, scan_kernel<Int, kTileRows>,
-           peak_kernel<Int>},
+          {Int::kElements, 1, pair_kernel<Int>, round_panel_kernel<Int::kElements>,
+           scan_kernel<Int>, peak_kernel<Int>},
           {1, pair_kernel<Float>, peak_kernel<Float>},
           {2, nullptr, nullptr},
           project_kernel<Float>,

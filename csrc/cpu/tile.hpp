@@ -38,7 +38,7 @@ MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words
     for (int v = 0; v < PANELS; ++v) columns[v] = Ops::load_words(column[v] + k * kPanel);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const auto row = Ops::broadcast_word(left[k * kTileRows + r]);
+      const auto row = Ops::broadcast_word(left[r * words + k]);
       for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::dot(sums[r][v], row, columns[v]);
     }
   }
@@ -75,7 +75,7 @@ struct Strip {
 
   template <int PANELS, bool RIGHT, bool APART>
   MUSC_INLINE void run(int row, int64_t panel, typename Ops::Vector* row_best) const {
-    tile<Ops, PANELS, RIGHT, APART>(left + row, right + panel * words * kPanel, words,
+    tile<Ops, PANELS, RIGHT, APART>(left + row * words, right + panel * words * kPanel, words,
                                     left_init + row, right_init + panel * kPanel, row_best + row,
                                     right_best + panel * kPanel);
   }

@@ -52,7 +52,7 @@ void rotate(Floats* values, int64_t channels, int64_t size, const float* signs) 
   }
 }
 
-template <int ELEMENTS, int GROUP>
+template <int ELEMENTS>
 void round_panel_kernel(WholePanel& panel) {
   Floats* values = reinterpret_cast<Floats*>(panel.scratch);
   float* lanes = panel.scratch;
@@ -90,7 +90,7 @@ void round_panel_kernel(WholePanel& panel) {
     *reinterpret_cast<Ints*>(words) = word;
     for (int r = 0; r < kPanel; ++r) {
       panel.right[k * kPanel + r] = ELEMENTS == 4 ? words[r] ^ 0x80808080u : words[r];
-      panel.left[(r / GROUP * panel.words + k) * GROUP + r % GROUP] = words[r];
+      panel.left[r * panel.words + k] = words[r];
     }
   }
   for (int r = 0; r < kPanel; ++r) {

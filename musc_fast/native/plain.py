@@ -42,7 +42,7 @@ def plain_distances(
     init[:, patches:] = -1e30
     packed = words.view(torch.int32)
     count = packed.shape[2]
-    left = packed.view(images, padded // 8, 8, count).transpose(2, 3).contiguous()
+    left = packed.contiguous()
     right = packed.view(images, padded // 16, 16, count).transpose(2, 3).contiguous()
     segments = -(-padded // _SEGMENT)
     best = torch.full((images, images, segments, padded), torch.inf)
