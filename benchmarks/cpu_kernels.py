@@ -200,8 +200,8 @@ def measure_others(runs: int, limits: dict[str, float], console: Console) -> lis
         fraction = bytes_moved / timing.median / limits["memory"]
         table.add_row(name, str(timing), f"{fraction:.0%} of memory")
         results.append({"operator": name, "seconds": timing.seconds, "of_memory": fraction})
-    z = torch.nn.functional.normalize(tokens[:6], dim=2)
-    operations = 6 * 5 / 2 * 1369**2 * 2 * 384
+    z = torch.nn.functional.normalize(tokens[:8], dim=2)  # 28 pairs: as many for each of 2 threads
+    operations = 8 * 7 / 2 * 1369**2 * 2 * 384
     for kind in plain_kinds():
         seconds: dict[str, float] = {}
         times = []

@@ -126,6 +126,20 @@ void bind_search(py::module_& module) {
       py::arg("rest_stride"), py::arg("rest_scale"));
 
   module.def(
+      "multiply",
+      [](const std::string& isa_name, uintptr_t x, uintptr_t mean, int64_t rows, int64_t channels,
+         uintptr_t basis, int64_t panels, uintptr_t out, int threads) {
+        const musc::Isa& isa = isa_named(isa_name);
+        const musc::MultiplyArgs args{pointer<const float>(x), pointer<const float>(mean),
+                                      rows, channels, pointer<const float>(basis), panels,
+                                      pointer<float>(out), threads};
+        const py::gil_scoped_release release;
+        musc::multiply(isa, args);
+      },
+      py::arg("isa"), py::arg("x"), py::arg("mean"), py::arg("rows"), py::arg("channels"),
+      py::arg("basis"), py::arg("panels"), py::arg("out"), py::arg("threads"));
+
+  module.def(
       "search_pairs",
       [](const std::string& isa_name, const Operands& queries, const Operands& references,
          const SearchShape& shape, uintptr_t pairs, int64_t pair_count, int64_t first,

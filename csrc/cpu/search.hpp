@@ -50,6 +50,19 @@ struct QuantiseArgs {
 // Fills the operands of `images` images.
 void quantise(const Isa& isa, const QuantiseArgs& args);
 
+// out = (x - mean) . basis in fp32: the products that the choice of a space needs.
+struct MultiplyArgs {
+  const float* x;      // [rows][channels]
+  const float* mean;   // [channels]
+  int64_t rows, channels;
+  const float* basis;  // [panels][channels][16]
+  int64_t panels;
+  float* out;          // [rows][panels * 16]
+  int threads;
+};
+
+void multiply(const Isa& isa, const MultiplyArgs& args);
+
 // Images of one side of the search, as quantise() left them.
 struct Operands {
   const uint32_t* left;

@@ -48,7 +48,8 @@ def plain_distances(
     best = torch.full((images, images, segments, padded), torch.inf)
     pairs = images * (images - 1) // 2
     start = perf_counter()
-    for begin in range(0, pairs, 8):  # Ctrl-C works in between
+    step = 8 * torch.get_num_threads()
+    for begin in range(0, pairs, step):  # Ctrl-C works in between
         _C.search_plain(
             isa=default_isa(),
             kind=kind,
@@ -60,7 +61,7 @@ def plain_distances(
             padded=padded,
             segment=_SEGMENT,
             begin=begin,
-            end=min(begin + 8, pairs),
+            end=min(begin + step, pairs),
             best=best.data_ptr(),
             threads=torch.get_num_threads(),
         )

@@ -15,8 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .directions import Products, left_over, panels_of, principal_directions
+
 UNIT = 2.0**-24  # the rounding unit of float32
-PANEL = 16
 _SAMPLE = (1024, 8192)  # rows the basis is fitted to: a 16th of all, within these bounds
 _PREFIXES = (31, 47, 63, 95)  # and the tail norm: whole vectors
 # Below this many references the choice is a fifth of the search: half the work for it, and bounds
@@ -26,7 +27,6 @@ _FEW = 32
 # find that out in full would cost a tenth of the search. Measured: layers that a basis serves
 # 0.004 to 0.13, others 0.24 to 0.29, noise 0.83.
 _SCATTERED = 0.2
-_ROUGH = 256  # rows that a first look is fitted to, and as many that it is checked on
 # A tile unit searches up to this many channels in less time than a basis takes to fit and to round
 # in, and leaves fewer candidates: measured at 384, 768 and 1024 channels.
 _TILE_UNITS = ("amx-int8",)
@@ -92,59 +92,6 @@ def sample_rows(tensors: list[Tensor], count: int) -> Tensor:
     return torch.cat(rows).float()
 
 
-def _qr(y: Tensor) -> Tensor:
-    q: Tensor = torch.linalg.qr(y).Q
-    return q
-
-
-def _orthonormal(y: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of y, float64; Cholesky twice is quicker than QR."""
-    for _ in range(2):
-        gram = y.T @ y
-        shift = float(gram.diagonal().sum()) * 1e-13 + 1e-300
-        lower, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(gram.shape[0]).to(gram))
-        if int(info) != 0 or not bool(torch.isfinite(lower).all()):
-            return _qr(y)
-        y = torch.linalg.solve_triangular(lower, y.T, upper=False).T
-    identity = torch.eye(y.shape[1], dtype=y.dtype)
-    return y if float((y.T @ y - identity).norm()) < 1e-8 else _qr(y)
-
-
-def principal_directions(centred: Tensor, count: int, iterations: int = 2) -> Tensor:
-    """About the first `count` principal directions of [rows, C], as columns [C, count] float64.
-
-    A randomised range finder (Halko, Martinsson, Tropp 2011) with power iterations.
-    """
-    generator = torch.Generator().manual_seed(1)
-    y = torch.randn(centred.shape[1], count, generator=generator)
-    for _ in range(iterations):
-        y = ((y.T @ centred.T) @ centred).T  # quicker than centred.T @ (centred @ y)
-        largest = float(y.abs().max())
-        if not 0.0 < largest < math.inf:
-            y, largest = torch.randn(centred.shape[1], count, generator=generator), 1.0
-        y = _orthonormal((y / largest).double()).float()
-    basis = y.double()
-    inside = basis.T.float() @ centred.T
-    _, vectors = torch.linalg.eigh((inside @ inside.T).double())
-    ordered: Tensor = basis @ vectors.flip(1)
-    return ordered
-
-
-def left_over(centred: Tensor, count: int) -> float:
-    """About the share of the rows' energy outside a basis of `count` good directions.
-
-    Fitted to some of the rows and measured on others; 0 where there are too few.
-    """
-    fitted, others = centred[:_ROUGH], centred[_ROUGH : 2 * _ROUGH]
-    energy = float(others.square().sum())
-    if len(others) < _ROUGH or energy == 0.0:
-        return 0.0
-    generator = torch.Generator().manual_seed(1)
-    wide = fitted.T @ (fitted @ torch.randn(fitted.shape[1], count, generator=generator))
-    directions = _qr(wide / wide.abs().max().clamp_min(1e-30))
-    return 1.0 - float((others @ directions).square().sum()) / energy
-
-
 @lru_cache(maxsize=8)
 def spreading_rotation(size: int) -> Tensor:
     """An orthonormal matrix [size, size] float64 that spreads any one channel over all of them.
@@ -157,15 +104,6 @@ def spreading_rotation(size: int) -> Tensor:
     matrix[:, 0] = math.sqrt(1.0 / size)
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(2))
     return matrix * (2.0 * signs - 1.0)
-
-
-def panels_of(basis: Tensor) -> Tensor:
-    """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m."""
-    channels, prefix = basis.shape
-    panels = -(-prefix // PANEL)
-    padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32)
-    padded[:, :prefix] = basis
-    return padded.view(channels, panels, PANEL).permute(1, 0, 2).contiguous()
 
 
 def _full_scale(rows: Tensor) -> float:
@@ -248,12 +186,12 @@ def _ratio(rows: Tensor, inside: Tensor) -> float:
     return min(max(ratio, 1.0), 8.0)
 
 
-def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
+def make_space(products: Products, centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
     """The space of `directions` [C, m], its scales fitted to the sample."""
     basis = directions @ spreading_rotation(directions.shape[1])
     stored = basis.float()
     subset = centred[:512]
-    inside = subset @ stored
+    inside = products(subset, stored)
     gram = stored.double().T @ stored.double()
     error = float((gram - torch.eye(gram.shape[0], dtype=gram.dtype)).norm())
     total = subset.double().square().sum(1)
@@ -264,7 +202,7 @@ def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
     if tail:
         centre = float(norms.mean())
         back = panels_of(stored.T)
-        rest_scale = _mean_scale(subset - inside @ stored.T)
+        rest_scale = _mean_scale(subset - products(inside.contiguous(), stored.T))
         inside = torch.cat([inside, (norms - centre).float()[:, None]], dim=1)
     scale = _full_scale(inside)
     # Sums of squared differences of the fine rows must fit int32.
@@ -276,7 +214,12 @@ def make_space(centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
 
 
 def estimate_costs(
-    z: Tensor, images: Tensor, mean: Tensor, directions: Tensor, work: Workload
+    products: Products,
+    z: Tensor,
+    images: Tensor,
+    mean: Tensor,
+    directions: Tensor,
+    work: Workload,
 ) -> dict[int, float]:
     """Seconds a core and patch that a search would take, by prefix (C: all channels).
 
@@ -299,25 +242,25 @@ def estimate_costs(
         use = torch.ones(len(picks), dtype=torch.bool)
         if work.symmetric:
             use = torch.div(picks, z.shape[1], rounding_mode="floor") != image
-        y = images[image].float() - mean
-        y_inside, y_square = y @ basis, y.square().sum(1)
-        square = (x_square[:, None] + y_square - 2 * (x @ y.T)).clamp_min(0)
-        nearest = square.amin(1, keepdim=True).sqrt()
+        y = images[image].float()  # tables are [patches of y, picks]
+        y_inside, y_square = products(y, basis, mean), (y - mean).norm(dim=1).square()
+        square = (x_square + y_square[:, None] - 2 * products(y, x.T, mean)).clamp_min(0)
+        nearest = square.amin(0).sqrt()
         done, prefix_square = 0, torch.zeros_like(square)
         x_left, y_left = x_square.clone(), y_square.clone()
         for prefix in [m for m in _PREFIXES if m <= directions.shape[1]]:
             a, b = x_inside[:, done:prefix], y_inside[:, done:prefix]
             x_part, y_part = a.square().sum(1), b.square().sum(1)
-            prefix_square += x_part[:, None] + y_part - 2 * (a @ b.T)
+            prefix_square += x_part + y_part[:, None] - 2 * (b @ a.T)
             x_left, y_left = (x_left - x_part).clamp_min(0), (y_left - y_part).clamp_min(0)
             done = prefix
-            lower = prefix_square + (x_left.sqrt()[:, None] - y_left.sqrt()).square()
+            lower = prefix_square + (x_left.sqrt() - y_left.sqrt()[:, None]).square()
             inside = float((y_square - y_left).mean())
             rho = _expected_rho(inside, prefix + 1)
-            left = (lower.clamp_min(0).sqrt() - 2 * rho <= nearest).sum(1).double()
+            left = (lower.clamp_min(0).sqrt() - 2 * rho <= nearest).sum(0).double()
             counts.setdefault(prefix, []).append(float(left[use].mean()) if bool(use.any()) else 1)
         rho = _expected_rho(float(y_square.mean()), channels)
-        left = (square.sqrt() - 2 * rho <= nearest).sum(1).double()
+        left = (square.sqrt() - 2 * rho <= nearest).sum(0).double()
         counts.setdefault(channels, []).append(float(left[use].mean()) if bool(use.any()) else 1)
     for prefix, found in counts.items():
         survivors = sum(found) / len(found)
@@ -364,12 +307,17 @@ def choose_space(
     """
     if prefix is None and isa in _TILE_UNITS and z.shape[2] <= _TILED:
         prefix = z.shape[2]
+    products = Products(isa, torch.get_num_threads())
     with _one_thread():
-        return _choose_space(z, references, work, prefix)
+        return _choose_space(products, z, references, work, prefix)
 
 
 def _choose_space(
-    z: Tensor, references: Tensor | None, work: Workload, prefix: int | None
+    products: Products,
+    z: Tensor,
+    references: Tensor | None,
+    work: Workload,
+    prefix: int | None,
 ) -> Space:
     channels = z.shape[2]
     sides = [z] if references is None else [z, references]
@@ -385,15 +333,15 @@ def _choose_space(
     largest = max((m for m in _PREFIXES if m <= channels // 6), default=0)
     if not (prefix or largest):
         return full_space(centred, mean)
-    if prefix is None and left_over(centred, largest) > _SCATTERED:
+    if prefix is None and left_over(products, centred, largest) > _SCATTERED:
         return full_space(centred, mean)
     # Some more directions than needed make those that are needed more accurate.
     count = min((prefix or largest) + 16, sample.shape[0], channels)
-    directions = principal_directions(centred, count, 1 if work.references < _FEW else 2)
+    directions = principal_directions(products, centred, count, 1 if work.references < _FEW else 2)
     if prefix is None:
         images = z if references is None else references
-        costs = estimate_costs(z, images, mean, directions, work)
+        costs = estimate_costs(products, z, images, mean, directions, work)
         prefix = min(costs, key=lambda m: costs[m])
         if prefix >= channels:
             return full_space(centred, mean)
-    return make_space(centred, mean, directions[:, :prefix])
+    return make_space(products, centred, mean, directions[:, :prefix])
