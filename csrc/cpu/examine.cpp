@@ -98,6 +98,7 @@ void Examiner::start_all() {
   for (int64_t at = 0; at < ask_.count; at += kBatch) {
     const int32_t* batch = ordered_.data() + at;
     const int64_t count = std::min(kBatch, ask_.count - at);
+    fetch_rows(batch + count, std::min(kBatch, ask_.count - at - count));
     flush();
     start(batch, count);
     if (!args_.certified) {
