@@ -122,9 +122,7 @@ template <class Ops>
 void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
                     const float* basis, int64_t panels, float* centred, float* out) {
   constexpr int kTogether = Ops::kRows >= 8 ? 2 : 1;  // panels
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int r = 0; r < kTileRows; ++r) centred[c * kTileRows + r] = x[r * stride + c] - mean[c];
-  }
+  centre_lanes<kTileRows>(x, stride, kTileRows, mean, channels, centred);
   for (int64_t first = 0; first < channels; first += kSummed) {
     const int64_t last = first + kSummed < channels ? first + kSummed : channels;
     for (int top = 0; top < kTileRows; top += Ops::kRows) {

@@ -6,12 +6,10 @@
 #include <cstdint>
 
 #include "cpu/kernels.hpp"
+#include "cpu/transpose.hpp"
 
 namespace musc {
 namespace {
-
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
 
 // `LEVELS` Walsh-Hadamard steps, from `half` on, of the values at `block`, 2^LEVELS at a time.
 template <int LEVELS>
@@ -55,19 +53,15 @@ void rotate(Floats* values, int64_t channels, int64_t size, const float* signs) 
 template <int ELEMENTS>
 void round_panel_kernel(WholePanel& panel) {
   Floats* values = reinterpret_cast<Floats*>(panel.scratch);
-  float* lanes = panel.scratch;
-  for (int64_t r = 0; r < kPanel; ++r) {
-    const float* x = panel.x + r * panel.channels;
-    for (int64_t c = 0; c < panel.channels; ++c) {
-      lanes[c * kPanel + r] = r < panel.rows ? x[c] - panel.mean[c] : 0.0f;
-    }
-  }
+  centre_lanes<kPanel>(panel.x, panel.channels, panel.rows, panel.mean, panel.channels,
+                       panel.scratch);
   Floats norm = {};
   for (int64_t c = 0; c < panel.channels; ++c) norm += values[c] * values[c];
   rotate(values, panel.channels, panel.size, panel.signs);
   constexpr float kMost = 127.0f, kToInteger = 12582912.0f;  // 1.5 * 2^23: rounds to an integer
   Floats lost = {};
   Ints square = {}, sum = {};
+  Floats lines[kPanel] = {};  // words of the 16 rows, as bits
   for (int64_t k = 0; k < panel.words; ++k) {
     Ints word = {};
 #pragma GCC unroll 4
@@ -86,11 +80,22 @@ void round_panel_kernel(WholePanel& panel) {
       constexpr int kBits = 32 / ELEMENTS;
       word |= (rounded & ((1 << kBits) - 1)) << (kBits * e);
     }
-    alignas(64) uint32_t words[kPanel];
-    *reinterpret_cast<Ints*>(words) = word;
-    for (int r = 0; r < kPanel; ++r) {
-      panel.right[k * kPanel + r] = ELEMENTS == 4 ? words[r] ^ 0x80808080u : words[r];
-      panel.left[r * panel.words + k] = words[r];
+    const Ints shifted = ELEMENTS == 4 ? word ^ static_cast<int32_t>(0x80808080u) : word;
+    __builtin_memcpy(panel.right + k * kPanel, &shifted, sizeof shifted);
+    if (!kTranspose) {
+      for (int r = 0; r < kPanel; ++r) {
+        panel.left[r * panel.words + k] = static_cast<uint32_t>(word[r]);
+      }
+      continue;
+    }
+    __builtin_memcpy(&lines[k % kPanel], &word, sizeof word);
+    if (k % kPanel == kPanel - 1 || k == panel.words - 1) {
+      const int64_t begin = k / kPanel * kPanel;
+      transpose(lines);
+      for (int r = 0; r < kPanel; ++r) {
+        const int64_t bytes = 4 * (k + 1 - begin);
+        __builtin_memcpy(panel.left + r * panel.words + begin, &lines[r], bytes);
+      }
     }
   }
   for (int r = 0; r < kPanel; ++r) {
