@@ -39,10 +39,11 @@ float squared_distance(const float* x, const float* y, int64_t channels) {
 
 void squared_distances_kernel(const float* x, const float* y, int64_t channels, const Picks& picks,
                               float* out) {
-  constexpr int64_t kAhead = 2;
+  constexpr int64_t kAhead = 3;
   for (int64_t n = 0; n < picks.count; ++n) {
     if (n + kAhead < picks.count) {
-      fetch(x + picks.rows[n + kAhead] * channels, channels);
+      const int32_t row = picks.rows[n + kAhead];
+      if (row != picks.rows[n + kAhead - 1]) fetch(x + row * channels, channels);
       fetch(y + picks.others[n + kAhead] * channels, channels);
     }
     out[n] = squared_distance(x + picks.rows[n] * channels, y + picks.others[n] * channels, channels);
