@@ -257,7 +257,6 @@ void Examiner::look_closer() {
   args.others = others_.data();
   args.squares = squares_.data();
   args.count = candidates_;
-  args.fine_step = static_cast<float>(shape_.fine_scale);
   args.fine_inverse = static_cast<float>(1.0 / shape_.fine_scale);
   candidates_ = isa_.keep_fine(args);
   if (shape_.rest_stride == 0 || candidates_ == 0) return;
@@ -265,7 +264,7 @@ void Examiner::look_closer() {
                  shape_.rest_stride, picks(), dots_.data());
   counters[5] += candidates_;
   args.count = candidates_;
-  args.rest_step = static_cast<float>(shape_.rest_scale);
+  args.rest_steps = static_cast<float>(shape_.rest_scale / shape_.fine_scale);
   args.dots = dots_.data();
   args.fine_mine = fine + shape_.prefix;
   args.fine_theirs = their_fine + shape_.prefix;

@@ -116,7 +116,7 @@ struct LookArgs {
   const float* reach;           // by slot: no candidate beyond it matters
   int32_t *slots, *rows, *others, *squares;  // squares: of the fine look
   int64_t count;
-  float fine_step, fine_inverse, rest_step;
+  float fine_inverse, rest_steps;  // 1 / the fine look's step; the rest's step, in those of the fine
   // For the look at the rest: its products, and the tail norms, rows `fine_stride` apart.
   const int32_t* dots;
   const int16_t *fine_mine, *fine_theirs;

@@ -55,7 +55,7 @@ int64_t keep_fine_kernel(const LookArgs& args) {
   });
 }
 
-// Not all of what is looked at is in the prefix: the tail norm's part gives way to the rest.
+// In steps of the fine look, whose part of the tail norm gives way to the rest.
 template <class Ops>
 int64_t keep_rest_kernel(const LookArgs& args) {
   const LookArgs a = args;
@@ -74,10 +74,12 @@ int64_t keep_rest_kernel(const LookArgs& args) {
       reach[i] = a.reach[a.slots[n]];
     }
     for (int i = 0; i < kPanel; ++i) {
-      const float prefix = __builtin_sqrtf(static_cast<float>(inside[i])) * a.fine_step - rho[i];
-      const float rest = __builtin_sqrtf(static_cast<float>(outside[i])) * a.rest_step - rest_rho[i];
+      const float own = rho[i] * a.fine_inverse, away = rest_rho[i] * a.fine_inverse;
+      const float prefix = __builtin_sqrtf(static_cast<float>(inside[i])) - own;
+      const float rest = __builtin_sqrtf(static_cast<float>(outside[i])) * a.rest_steps - away;
       const float p = prefix > 0.0f ? prefix : 0.0f, r = rest > 0.0f ? rest : 0.0f;
-      const float most = reach[i] + (reach[i] + rho[i] + rest_rho[i]) * kRoom;
+      const float steps = reach[i] * a.fine_inverse;
+      const float most = steps + (steps + own + away) * kRoom;
       value[i] = p * p + r * r;
       limit[i] = most * most * (1.0f + kRoom);
     }

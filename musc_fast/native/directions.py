@@ -34,8 +34,8 @@ class Products:
     threads: int
 
     def __call__(self, x: Tensor, right: Tensor, mean: Tensor | None = None) -> Tensor:
-        """(x - mean) @ right: x [n, C] contiguous, right [C, m] -> [n, m]."""
-        panels = panels_of(right)
+        """(x - mean) @ right: x [n, C] float32, right [C, m] -> [n, m]."""
+        x, panels = x.contiguous(), panels_of(right)
         out = torch.empty(x.shape[0], panels.shape[0] * PANEL)
         mean = torch.zeros(x.shape[1]) if mean is None else mean
         _C.multiply(

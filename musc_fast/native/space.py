@@ -202,7 +202,7 @@ def make_space(products: Products, centred: Tensor, mean: Tensor, directions: Te
     if tail:
         centre = float(norms.mean())
         back = panels_of(stored.T)
-        rest_scale = _mean_scale(subset - products(inside.contiguous(), stored.T))
+        rest_scale = _mean_scale(subset - products(inside, stored.T))
         inside = torch.cat([inside, (norms - centre).float()[:, None]], dim=1)
     scale = _full_scale(inside)
     # Sums of squared differences of the fine rows must fit int32.

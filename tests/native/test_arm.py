@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-X86_ONLY = ("isa_avx", "isa_bf16", "isa_vnni")
+X86_ONLY = ("isa_amx", "isa_avx", "isa_bf16", "isa_vnni")
 SOURCES = sorted(
     path for path in (ROOT / "csrc/cpu").glob("*.cpp") if not path.name.startswith(X86_ONLY)
 )
