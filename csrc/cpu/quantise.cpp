@@ -55,9 +55,10 @@ void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left
   }
 }
 
-// What is known of one row: x', V^T x' in w (with room for the tail norm), V w in back.
+// What is known of one row: x', which the rest will replace, V^T x' in w (with room for the tail
+// norm), V w in back.
 struct Row {
-  double square_norm;
+  float* centred;
   float* w;
   const float* back;
 };
@@ -70,21 +71,19 @@ struct Row {
 //   rest: x' - V w, w and V w each off by a projection's error.
 // What V lacks in orthonormality otherwise is `stretch`'s.
 Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_t* levels,
-                 int16_t* fine, float* scratch, int8_t* rest) {
-  const double norm = std::sqrt(row.square_norm);
+                 int16_t* fine, int8_t* rest) {
+  const double square_norm = isa.sum_of_squares(row.centred, args.channels, 0.0);
+  const double norm = std::sqrt(square_norm);
   const double gamma = 1.01 * kUnit * projection_steps(args.channels);
   const double size = std::sqrt(static_cast<double>(args.prefix)) * (1.0 + args.basis_error);
   const double projection = gamma * norm * size + 6.0 * kUnit * norm;
   double error = projection;
   int64_t channels = args.prefix;
   if (args.tail) {
-    double prefix_square = 0.0;
-    for (int64_t c = 0; c < args.prefix; ++c) {
-      prefix_square += static_cast<double>(row.w[c]) * row.w[c];
-    }
-    const double a = std::sqrt(std::max(0.0, row.square_norm - prefix_square));
+    const double prefix_square = isa.sum_of_squares(row.w, args.prefix, 0.0);
+    const double a = std::sqrt(std::max(0.0, square_norm - prefix_square));
     const double delta = 2.0 * norm * projection + projection * projection +
-                         (2.0 * args.basis_error + 1e-12) * row.square_norm;
+                         (2.0 * args.basis_error + 1e-12) * square_norm;
     error += a > 0.0 ? std::min(std::sqrt(delta), delta / a) : std::sqrt(delta);
     row.w[channels++] = static_cast<float>(a - args.tail_centre);
   }
@@ -99,14 +98,13 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
                                     inverse(args.fine_scale), static_cast<float>(most), fine)));
   }
   if (rest != nullptr) {
-    for (int64_t c = 0; c < args.channels; ++c) scratch[c] -= row.back[c];
+    for (int64_t c = 0; c < args.channels; ++c) row.centred[c] -= row.back[c];
     bounds.rest = upwards(
         3.0 * projection +
-        root(isa.round_bytes(scratch, args.channels, static_cast<float>(args.rest_scale),
+        root(isa.round_bytes(row.centred, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
-    for (int64_t c = 0; c < args.channels; ++c) {
-      bounds.rest_square += static_cast<int32_t>(rest[c]) * rest[c];
-    }
+    const int32_t self = 0;
+    isa.rest_dots(rest, rest, args.rest_stride, {&self, &self, 1}, &bounds.rest_square);
   }
   return bounds;
 }
@@ -177,16 +175,9 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         std::copy(x, x + real * args.channels, edge.begin());
         x = edge.data();
       }
-      double square_norms[kTileRows] = {};
       if (real > 0) {
         isa.project(x, args.channels, args.mean, args.channels, args.basis, panels, centred.data(),
                     projected.data());
-        for (int64_t c = 0; c < args.channels; ++c) {
-          for (int64_t r = 0; r < kTileRows; ++r) {
-            const double value = centred[sized(c * kTileRows + r)];
-            square_norms[r] += value * value;
-          }
-        }
         if (args.rest != nullptr) {
           isa.project(projected.data(), panels * kPanel, zero.data(), args.prefix, args.back,
                       width / kPanel, turned.data(), back.data());
@@ -205,17 +196,14 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         int16_t* fine = args.fine == nullptr ? nullptr : args.fine + at * args.fine_stride;
         int8_t* rest = args.rest == nullptr ? nullptr : args.rest + at * args.rest_stride;
         if (fine != nullptr) std::fill(fine, fine + args.fine_stride, static_cast<int16_t>(0));
-        if (rest != nullptr) {
-          std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
-          for (int64_t c = 0; c < args.channels; ++c) {
-            scratch[sized(c)] = x[r * args.channels + c] - args.mean[c];
-          }
+        if (rest != nullptr) std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
+        for (int64_t c = 0; c < args.channels; ++c) {
+          scratch[sized(c)] = x[r * args.channels + c] - args.mean[c];
         }
         std::copy_n(projected.data() + r * panels * kPanel, args.prefix, w.data());
-        const Row data{square_norms[r], w.data(),
+        const Row data{scratch.data(), w.data(),
                        rest == nullptr ? nullptr : back.data() + r * width};
-        args.bounds[at] =
-            round_row(isa, args, data, levels.data(), fine, scratch.data(), rest);
+        args.bounds[at] = round_row(isa, args, data, levels.data(), fine, rest);
         put_words(levels.data(), args.elements, args.words, left, right + r);
         int32_t square = 0, sum = 0;
         for (const int8_t level : levels) {
