@@ -16,8 +16,6 @@ constexpr int kFastCandidates = 4;
 constexpr int32_t kGone = -std::numeric_limits<int32_t>::max();  // below every score
 constexpr int64_t kList = 2048;  // candidates at a time: what the nearest cache holds
 
-size_t sized(int64_t count) { return static_cast<size_t>(count); }
-
 }  // namespace
 
 Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& references,
@@ -231,58 +229,6 @@ void Examiner::sort_rows(int64_t words) {
     rows[sized(place / kLanes)] |= 1u << place % kLanes;
     slot_of_[sized(place)] = static_cast<int32_t>(n);
   }
-}
-
-// What is left of the candidates so far, and their distances.
-void Examiner::flush() {
-  if (candidates_ == 0) return;
-  if (shape_.fine_stride != 0) look_closer();
-  recompute();
-}
-
-// The first closer look, at the same vectors in 12 bits; the second, at what the basis leaves out, in 8
-// bits, in place of the difference of its norms.
-void Examiner::look_closer() {
-  const int64_t mine = ask_.image * q_.rows, theirs = j_ * r_.rows;
-  const int16_t *fine = q_.fine + mine * shape_.fine_stride,
-                *their_fine = r_.fine + theirs * shape_.fine_stride;
-  isa_.fine_squares(fine, their_fine, shape_.fine_stride, picks(), squares_.data());
-  counters[4] += candidates_;
-  LookArgs args;
-  args.mine = q_.bounds + mine;
-  args.theirs = r_.bounds + theirs;
-  args.reach = reach_.data();
-  args.slots = slots_.data();
-  args.rows = rows_.data();
-  args.others = others_.data();
-  args.squares = squares_.data();
-  args.count = candidates_;
-  args.fine_inverse = static_cast<float>(1.0 / shape_.fine_scale);
-  candidates_ = isa_.keep_fine(args);
-  if (shape_.rest_stride == 0 || candidates_ == 0) return;
-  isa_.rest_dots(q_.rest + mine * shape_.rest_stride, r_.rest + theirs * shape_.rest_stride,
-                 shape_.rest_stride, picks(), dots_.data());
-  counters[5] += candidates_;
-  args.count = candidates_;
-  args.rest_steps = static_cast<float>(shape_.rest_scale / shape_.fine_scale);
-  args.dots = dots_.data();
-  args.fine_mine = fine + shape_.prefix;
-  args.fine_theirs = their_fine + shape_.prefix;
-  args.fine_stride = shape_.fine_stride;
-  candidates_ = isa_.keep_rest(args);
-}
-
-// The exact distances of what is left.
-void Examiner::recompute() {
-  isa_.squared_distances(q_.x + ask_.image * q_.rows * shape_.channels,
-                         r_.x + j_ * r_.rows * shape_.channels, shape_.channels, picks(),
-                         distances_.data());
-  counters[2] += candidates_;
-  for (int64_t n = 0; n < candidates_; ++n) {
-    const size_t at = sized(n);
-    improve(slots_[at], distances_[at], others_[at]);
-  }
-  candidates_ = 0;
 }
 
 }  // namespace musc

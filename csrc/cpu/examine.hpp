@@ -99,7 +99,7 @@ class Examiner {
     if (square < hit.square || (square == hit.square && (hit.patch < 0 || patch < hit.patch))) {
       hit.square = square;
       hit.patch = static_cast<int32_t>(patch);
-      reach_[static_cast<size_t>(n)] = distance(square);
+      reach_[sized(n)] = distance(square);
     }
   }
   int64_t width(int64_t segment) const {
@@ -118,7 +118,7 @@ class Examiner {
     return ask_.wanted[n].image * lanes_of(ask_.rows) + ask_.wanted[n].patch - ask_.begin;
   }
   void add(int64_t n, int64_t patch) {
-    const auto at = static_cast<size_t>(candidates_++);
+    const auto at = sized(candidates_++);
     slots_[at] = static_cast<int32_t>(n);
     rows_[at] = static_cast<int32_t>(row_of(n));
     others_[at] = static_cast<int32_t>(patch);

@@ -17,8 +17,6 @@ inline float upwards(double value) {
   return std::nextafter(static_cast<float>(value), std::numeric_limits<float>::max());
 }
 
-size_t sized(int64_t count) { return static_cast<size_t>(count); }
-
 struct alignas(64) Line {
   float values[kPanel];
 };

@@ -92,7 +92,7 @@ class Refiner {
 
 // For every row the k images of best score.
 void Refiner::take_nearest(Block& block) {
-  block.nearest.resize(static_cast<size_t>(columns_ * block.words()));
+  block.nearest.resize(sized(columns_ * block.words()));
   SmallestArgs args;
   args.scores = scores_of(block, 0);
   args.columns = columns_;
@@ -107,18 +107,18 @@ void Refiner::take_nearest(Block& block) {
 // For every row the other images that its bound cannot exclude.
 void Refiner::take_possible(Block& block) {
   const int64_t words = block.words();
-  limits_.assign(static_cast<size_t>(words * kLanes), 0);
+  limits_.assign(sized(words * kLanes), 0);
   for (int64_t p = 0; p < block.rows; ++p) {
-    limits_[static_cast<size_t>(p)] =
+    limits_[sized(p)] =
         static_cast<uint16_t>(std::min<int64_t>(most(block, p), 65535));
   }
-  block.possible.assign(static_cast<size_t>(columns_ * words), 0);
+  block.possible.assign(sized(columns_ * words), 0);
   for (int64_t column = 0; column < columns_; ++column) {
     if (own(block.image, column)) continue;
     uint32_t* bits = block.possible.data() + column * words;
     isa_.within(scores_of(block, column), limits_.data(), words, bits);
     for (int64_t w = 0; w < words; ++w) {
-      bits[w] &= ~block.nearest[static_cast<size_t>(column * words + w)];
+      bits[w] &= ~block.nearest[sized(column * words + w)];
     }
   }
 }
@@ -135,7 +135,7 @@ void Refiner::ask_nearest(size_t image, int64_t column) {
 }
 
 void Refiner::keep_nearest(Block& block, int64_t p, const Hit& found) {
-  hits_of(block, p)[block.kept[static_cast<size_t>(p)]++] = found;
+  hits_of(block, p)[block.kept[sized(p)]++] = found;
 }
 
 // Those to which the image may be nearer than their k so far; T may have shrunk since.
@@ -171,7 +171,7 @@ void Refiner::examine_all(const Ask& ask, const Keep& keep) {
       for (Wanted& wanted : wanted_) wanted.image -= static_cast<int32_t>(first);
       examine(first, together, column);
       for (size_t n = 0; n < wanted_.size(); ++n) {
-        Block& block = blocks_[first + static_cast<size_t>(wanted_[n].image)];
+        Block& block = blocks_[first + sized(wanted_[n].image)];
         keep(block, wanted_[n].patch - block.begin, found_[n]);
       }
     }
@@ -190,13 +190,13 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
   const int64_t candidates = columns_ - (args_.symmetric && args_.images == nullptr ? 1 : 0);
   k_ = std::min(args_.k_max, candidates);
   const bool certify = args_.certified && k_ < candidates;
-  blocks_.resize(static_cast<size_t>(images));
+  blocks_.resize(sized(images));
   for (Block& block : blocks_) {
     block.image = image++;
     block.begin = begin;
     block.rows = end - begin;
-    block.hits.resize(static_cast<size_t>(block.rows * k_));
-    block.kept.assign(static_cast<size_t>(block.rows), 0);
+    block.hits.resize(sized(block.rows * k_));
+    block.kept.assign(sized(block.rows), 0);
     take_nearest(block);
   }
   examine_all([&](size_t n, int64_t column) { ask_nearest(n, column); },
@@ -278,7 +278,7 @@ void refine(const Isa& isa, const Operands& queries, const Operands& references,
   parallel_for(groups * blocks, workers, [&](int64_t task, int worker) {
     const int64_t image = args.begin + task / blocks * size.images;
     const int64_t begin = (task % blocks) * size.rows;
-    refiners[static_cast<size_t>(worker)].run(image, std::min(size.images, args.end - image), begin,
+    refiners[sized(worker)].run(image, std::min(size.images, args.end - image), begin,
                                               std::min(begin + size.rows, queries.rows));
   });
   for (const Refiner& refiner : refiners) {

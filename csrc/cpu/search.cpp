@@ -65,7 +65,6 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
                   const SearchShape& shape, const PairsArgs& args) {
   const int64_t there = segments_of(references, shape.segment);
   const int64_t back = segments_of(queries, shape.segment);
-  const auto sized = [](int64_t count) { return static_cast<size_t>(count); };
   std::vector<Scores> scores(sized(std::max(1, shape.threads)));
   parallel_for(args.pair_count, shape.threads, [&](int64_t task, int worker) {
     const int32_t* listed = args.pairs + 4 * task;

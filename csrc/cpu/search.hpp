@@ -13,11 +13,15 @@
 //     |x - y|^2 >= (|V^T(x - y)| known within rho)^2 + (|R(x - y)| known within its rho)^2.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cpu/kernels.hpp"
 
 namespace musc {
+
+// An int64_t as the standard library counts.
+inline size_t sized(int64_t count) { return static_cast<size_t>(count); }
 
 struct QuantiseArgs {
   const float* x;       // [images][rows][channels]
