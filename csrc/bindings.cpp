@@ -85,6 +85,7 @@ void bind_search(py::module_& module) {
         const musc::Isa& isa = isa_named(isa_name);
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
         require(scale > 0, "scale");
+        require(fine_stride % 32 == 0 && rest_stride % 64 == 0, "strides of whole vectors");
         require(basis != 0 || prefix == channels, "without a basis every channel is searched");
         const musc::QuantiseArgs args{pointer<const float>(x),
                                       pointer<const float>(mean),
@@ -171,6 +172,45 @@ void bind_search(py::module_& module) {
       py::arg("scores"), py::arg("segments"), py::arg("padded"), py::arg("rows"),
       py::arg("bounds"), py::arg("segment_rho"), py::arg("usual"), py::arg("scale"),
       py::arg("ratio"), py::arg("shift"), py::arg("best"));
+
+  module.def(
+      "choose",
+      [](const std::string& isa_name, uintptr_t scores, uintptr_t rho, int64_t count, float reach,
+         float inverse, int32_t first, uintptr_t out) {
+        return isa_named(isa_name).choose({pointer<const int32_t>(scores), pointer<const float>(rho),
+                                           count, reach, inverse, first, pointer<int32_t>(out)});
+      },
+      "ChooseArgs: a part of refine, for tests.", py::arg("isa"), py::arg("scores"),
+      py::arg("rho"), py::arg("count"), py::arg("reach"), py::arg("inverse"), py::arg("first"),
+      py::arg("out"));
+
+  module.def(
+      "keep",
+      [](const std::string& isa_name, bool rest, uintptr_t mine, uintptr_t theirs, uintptr_t reach,
+         uintptr_t slots, uintptr_t rows, uintptr_t others, uintptr_t squares, int64_t count,
+         float fine_inverse, float rest_steps, uintptr_t dots, uintptr_t fine_mine,
+         uintptr_t fine_theirs, int64_t fine_stride) {
+        const musc::Isa& isa = isa_named(isa_name);
+        const musc::LookArgs args{pointer<const musc::Bounds>(mine),
+                                  pointer<const musc::Bounds>(theirs),
+                                  pointer<const float>(reach),
+                                  pointer<int32_t>(slots),
+                                  pointer<int32_t>(rows),
+                                  pointer<int32_t>(others),
+                                  pointer<int32_t>(squares),
+                                  count,
+                                  fine_inverse,
+                                  rest_steps,
+                                  pointer<const int32_t>(dots),
+                                  pointer<const int16_t>(fine_mine),
+                                  pointer<const int16_t>(fine_theirs),
+                                  fine_stride};
+        return rest ? isa.keep_rest(args) : isa.keep_fine(args);
+      },
+      "LookArgs: a part of refine, for tests.", py::arg("isa"), py::arg("rest"), py::arg("mine"),
+      py::arg("theirs"), py::arg("reach"), py::arg("slots"), py::arg("rows"), py::arg("others"),
+      py::arg("squares"), py::arg("count"), py::arg("fine_inverse"), py::arg("rest_steps"),
+      py::arg("dots"), py::arg("fine_mine"), py::arg("fine_theirs"), py::arg("fine_stride"));
 
   module.def(
       "refine",

@@ -1,4 +1,5 @@
-// The last steps of an examination: closer looks at the candidates, and the exact distances of the rest.
+// The last steps of an examination: closer looks at the candidates, and the exact distances of what
+// they leave.
 #include "cpu/examine.hpp"
 
 namespace musc {
@@ -10,8 +11,8 @@ void Examiner::flush() {
   recompute();
 }
 
-// The first closer look, at the same vectors in 12 bits; the second, at what the basis leaves out, in 8
-// bits, in place of the difference of its norms.
+// The first closer look, at the same vectors in 12 bits; the second, at what the basis leaves out, in
+// 8 bits, in place of the difference of its norms.
 void Examiner::look_closer() {
   const int64_t mine = ask_.image * q_.rows, theirs = j_ * r_.rows;
   const int16_t *fine = q_.fine + mine * shape_.fine_stride,

@@ -5,7 +5,7 @@
 namespace musc {
 namespace {
 
-// Asks for memory that is needed soon.
+// Asks for memory that is needed soon (rows.hpp has its own, for nothing of it may be shared).
 template <class T>
 void fetch(const T* from, int64_t count) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
@@ -22,9 +22,10 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
                    const SearchShape& shape, const RefineArgs& args)
     : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
       segments_((references.padded + shape.segment - 1) / shape.segment),
-      inverse_(1.0 / shape.scale),
-      reach_(sized(kMostImages * kBlock)), slot_of_(reach_.size()), ordered_(reach_.size()), ends_(sized(segments_ + 1)), scores_(sized(kBatch * shape.segment)),
-      block_(sized(kTogether * shape.words)), rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
+      inverse_(1.0 / shape.scale), reach_(sized(kMostImages * kBlock)), slot_of_(reach_.size()),
+      ordered_(reach_.size()), ends_(sized(segments_ + 1)),
+      scores_(sized(kBatch * shape.segment)), block_(sized(kTogether * shape.words)),
+      rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
@@ -34,7 +35,7 @@ void Examiner::examine(const Question& question) {
   ask_ = question;
   if (ask_.count == 0) return;
   j_ = image_of(ask_.image, ask_.column);
-  fresh_ = ask_.wanted[0].worst == kInfinity;
+  fresh_ = ask_.wanted[0].segment >= 0;
   counters[0] += ask_.count;
   candidates_ = 0;
   rho_of_ = -1;
@@ -221,7 +222,7 @@ void Examiner::sort_rows(int64_t words) {
     const Wanted& wanted = ask_.wanted[n];
     const Summary summary = this->summary(ask_.image + wanted.image, ask_.column);
     const int64_t place = place_of(n);
-    const double reach = reach_[sized(n)] + bounds_of(n).rho + shape_.usual_rho;
+    const double reach = shape_.usual_rho + reach_[sized(n)] + bounds_of(n).rho;
     const int64_t most = limit(reach) >> shape_.shift;
     auto& rows = most < summary.close_outside[wanted.patch] ? few_
                  : most < summary.outside[wanted.patch]     ? some_

@@ -30,7 +30,7 @@ constexpr int64_t kBlock = 1408;    // patches of an image at a time at most: wh
 constexpr int64_t kMostImages = 8;  // query images at a time
 
 // A patch of one of the query images, the squared distance beyond which nothing matters, and the
-// segment of best score (where that is infinite).
+// segment of best score, to start from; -1: nothing is asked for but what is not beyond `worst`.
 struct Wanted {
   int32_t image, patch;  // image: counted from the question's first
   float worst;
@@ -52,7 +52,7 @@ class Examiner {
            const SearchShape& shape, const RefineArgs& args);
 
   // hits[n]: the nearest patch of the image of `column` to wanted[n], if it is not farther than
-  // wanted[n].worst; patch -1 if it is. `worst` is infinite for all of them or for none.
+  // wanted[n].worst; patch -1 if it is. All of them have a segment to start from, or none.
   void examine(const Question& question);
 
   // The reference image that a query's column stands for.
@@ -71,6 +71,7 @@ class Examiner {
     return t < 2147483646.0 ? static_cast<int64_t>(t) : std::numeric_limits<int32_t>::max();
   }
   // A computed squared distance as a bound on true ones: above it, the computed one is larger too.
+  // 1e-7 covers the rounding to float.
   float distance(float square) const {
     return square == kInfinity ? 1e30f
                                : static_cast<float>(std::sqrt(static_cast<double>(square)) *
@@ -134,10 +135,10 @@ class Examiner {
   const double inverse_;
   Question ask_{};
   int64_t j_ = 0;      // the reference image
-  bool fresh_ = true;  // nothing is known yet: worst is infinite
+  bool fresh_ = true;  // nothing is known yet: the segments of best score come first
   std::vector<float> reach_;                  // what is known: no candidate beyond it matters
   std::vector<int32_t> slot_of_;              // n of the rows that are wanted
-  std::vector<uint32_t> whole_, some_, few_;  // bits of rows: see collect()
+  std::vector<uint32_t> whole_, some_, few_;  // bits of rows: see sort_rows()
   std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
   std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
   std::vector<uint32_t> block_;               // [kTogether][words], of a scan

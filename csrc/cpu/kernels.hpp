@@ -99,7 +99,8 @@ struct ChooseArgs {
   int32_t* out;
 };
 
-// The largest -score of a column within `reach` steps; in float, so a little more than needed.
+// The largest -score of a column within `reach` steps. In float that is off by 12 rounding units at
+// most; 64 are allowed for.
 constexpr float kHalf = 0.5f * (1.0f + 1.0f / (1 << 18)), kMostScore = 2147483520.0f;
 
 // Rows to compare: rows[n] of x with others[n] of y.
@@ -161,7 +162,7 @@ struct Isa {
   FloatKernel fp32;
   FloatKernel bf16;  // pair is null where there is no such instruction
   // out [8][panels * 16] = (x - mean) . basis for 8 rows `stride` apart; basis [panels][channels][16].
-  // centred [channels][8] is left holding x - mean.
+  // centred [channels][8]: scratch.
   void (*project)(const float* x, int64_t stride, const float* mean, int64_t channels,
                   const float* basis, int64_t panels, float* centred, float* out);
   // sum((x - y)^2) in fp32, in one fixed order of additions on every instruction set.
@@ -172,7 +173,7 @@ struct Isa {
                        int8_t* out);
   float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,
                       int16_t* out);
-  // The same in int32, and x . y; the caller sees to it that differences and sums fit.
+  // sum((x - y)^2) and x . y in int32; the caller sees to it that differences and sums fit.
   void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
                        int32_t* out);
   void (*rest_dots)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,

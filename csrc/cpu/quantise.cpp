@@ -63,8 +63,8 @@ struct Row {
 
 // Rounds one row into levels (and fine, rest) and bounds the distances to what was rounded.
 //   projection: partial sums of kSummed fused or unfused steps, then the sum of those; each
-//     component is off by at most gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error); x - mean rounds to
-//     2^-24 |x'|, and the rest v - s q in fp32 is off by 2^-23 |v|.
+//     component is off by at most gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error);
+//     x - mean rounds to 2^-24 |x'|, and the rest v - s q in fp32 is off by 2^-23 |v|.
 //   tail: a^2 = |x'|^2 - |w|^2 is off by at most delta, a itself by delta / a or sqrt(delta).
 //   rest: x' - V w, w and V w each off by a projection's error.
 // What V lacks in orthonormality otherwise is `stretch`'s.

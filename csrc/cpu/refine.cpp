@@ -67,8 +67,8 @@ class Refiner {
   Hit* hits_of(Block& block, int64_t p) { return block.hits.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
   int64_t most(Block& block, int64_t p) {
-    const double reach = examiner_.distance(hits_of(block, p)->square) +
-                         q_.bounds[block.image * q_.rows + block.begin + p].rho + shape_.usual_rho;
+    const double reach = shape_.usual_rho + examiner_.distance(hits_of(block, p)->square) +
+                         q_.bounds[block.image * q_.rows + block.begin + p].rho;
     return examiner_.limit(reach) >> shape_.shift;
   }
   template <class Body>
@@ -278,8 +278,8 @@ void refine(const Isa& isa, const Operands& queries, const Operands& references,
   parallel_for(groups * blocks, workers, [&](int64_t task, int worker) {
     const int64_t image = args.begin + task / blocks * size.images;
     const int64_t begin = (task % blocks) * size.rows;
-    refiners[sized(worker)].run(image, std::min(size.images, args.end - image), begin,
-                                              std::min(begin + size.rows, queries.rows));
+    const int64_t images = std::min(size.images, args.end - image);
+    refiners[sized(worker)].run(image, images, begin, std::min(begin + size.rows, queries.rows));
   });
   for (const Refiner& refiner : refiners) {
     for (int n = 0; n < 6; ++n) args.counters[n] += refiner.counters()[n];

@@ -117,7 +117,7 @@ MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t 
 }
 
 // out [8][panels * 16] = (x - mean) . basis for 8 rows of x, `stride` apart; basis as `right` words.
-// centred [channels][8] is left holding x - mean. In sums of kSummed: see projection_steps().
+// centred [channels][8]: scratch. In sums of kSummed: see projection_steps().
 template <class Ops>
 void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
                     const float* basis, int64_t panels, float* centred, float* out) {

@@ -35,9 +35,10 @@ class Products:
 
     def __call__(self, x: Tensor, right: Tensor, mean: Tensor | None = None) -> Tensor:
         """(x - mean) @ right: x [n, C] float32, right [C, m] -> [n, m]."""
-        x, panels = x.contiguous(), panels_of(right)
-        out = torch.empty(x.shape[0], panels.shape[0] * PANEL)
+        x, panels = x.float().contiguous(), panels_of(right)
+        out = torch.empty(x.shape[0], panels.shape[0] * PANEL, dtype=torch.float32)
         mean = torch.zeros(x.shape[1]) if mean is None else mean
+        mean = mean.float().contiguous()
         _C.multiply(
             isa=self.isa,
             x=x.data_ptr(),

@@ -159,6 +159,46 @@ def test_threads_chunks_and_segments_agree_to_the_bit() -> None:
                 assert torch.equal(found, expected)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("patches", [70, 1500])
+@pytest.mark.parametrize("prefix", [31, 96])
+def test_query_images_together(patches: int, prefix: int) -> None:
+    """Eight at a time go through the references, and rows beyond a block's in further blocks."""
+    torch.set_num_threads(1)
+    z = cases.features(17 if patches < 1000 else 9, patches, 96)
+    truth = cases.distances(z)
+    assert close(means(z, 0, 4, prefix=prefix), cases.interval_mean(truth, 0, 4))
+    # Against lists of their own, the same column is another image for each.
+    lists = torch.stack([torch.randperm(len(z) - 1)[:6].sort().values for _ in z])
+    lists += lists >= torch.arange(len(z))[:, None]
+    out = torch.empty(z.shape[:2])
+    how = Settings(prefix=prefix)
+    run_search(z, None, 0, 2, Outputs(means=out), how, lists)
+    listed = truth.gather(2, lists[:, None].expand(-1, patches, -1))
+    assert close(out, cases.interval_mean(listed, 0, 2))
+    more = means(z, 0, 4, prefix=prefix, certified=False) - means(z, 0, 4)
+    assert float(more.min()) >= -1e-6, "fast never finds what is nearer than the nearest"
+    assert float(more.mean()) < 0.01
+
+
+@pytest.mark.parametrize("size", [1e-22, 1e-12, 1e12, 1e18])
+@pytest.mark.parametrize("prefix", [31, 96])
+def test_sizes(size: float, prefix: int) -> None:
+    """Features of any size, as long as their squares are float32: relative to that size, exact."""
+    z = cases.features(6, 90, 96) * size
+    truth = cases.interval_mean(cases.distances(z), 0, 2)
+    found = means(z, 0, 2, prefix=prefix)
+    room = 1e-5 * size if size > 1e-20 else 1e-20  # squares below 1e-38 lose digits
+    assert float((found - truth).abs().max()) <= room
+
+
+@pytest.mark.parametrize("size", [1e19, 1e20])
+def test_distances_beyond_float32_are_infinite(size: float) -> None:
+    """Nothing is near then, but nothing breaks."""
+    z = cases.features(6, 90, 64).sign() * size
+    assert bool(torch.isinf(means(z, 0, 2)).all())
+
+
 def test_neighbours() -> None:
     z = cases.features(6, 100, 384)
     z[3] = z[2]  # ties between images

@@ -1,0 +1,163 @@
+"""What the looks at candidates leave: all within the bound as in float64, and little more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from musc_fast import _C
+
+ISAS = pytest.mark.parametrize("isa", _C.instruction_sets())
+SCALES = st.sampled_from([1e-20, 1e-6, 0.003, 1.0, 1e15])
+# Reach and rho in steps: alike, or one of them next to nothing.
+SIZES = st.sampled_from([(100.0, 3.0), (1e-3, 50.0), (40000.0, 1e-4), (0.0, 1.0)])
+COUNT = 48  # of each test, at most
+
+
+def near(limit: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    """Integers about `limit` (float64): as large, a little less or more, or far off."""
+    factor = 1 + spread * torch.randn(limit.shape, generator=generator, dtype=torch.float64)
+    return (limit * factor).round()
+
+
+def within(found: list[int], inside: Tensor, beyond: Tensor) -> bool:
+    """Whether all inside are found and none beyond."""
+    needed = set(torch.nonzero(inside)[:, 0].tolist())
+    wrong = set(torch.nonzero(beyond)[:, 0].tolist())
+    return needed <= set(found) and not wrong & set(found)
+
+
+@ISAS
+@given(
+    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
+    spread=st.sampled_from([1e-7, 1e-3, 0.5]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_choose(
+    isa: str, seed: int, count: int, scale: float, sizes: tuple[float, float], spread: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    reach = torch.tensor(sizes[0] * scale)
+    rho = torch.rand(COUNT, generator=generator) * sizes[1] * scale
+    inverse = torch.tensor(1 / scale, dtype=torch.float32)
+    steps = (reach.double() + rho.double()) * inverse.double()
+    limit = steps.square() / 2 + 1
+    scores = -near(limit, spread, generator).clamp(0, 2**31 - 1)
+    scores = scores.to(torch.int32)
+    out = torch.full((COUNT + 16,), -1, dtype=torch.int32)
+    found = _C.choose(
+        isa=isa, scores=scores.data_ptr(), rho=rho.data_ptr(), count=count, reach=float(reach),
+        inverse=float(inverse), first=7, out=out.data_ptr(),
+    )  # fmt: skip
+    chosen = (out[:found] - 7).tolist()
+    assert chosen == sorted(set(chosen))
+    assert all(0 <= at < count for at in chosen)
+    score = -scores.double()[:count]
+    limit = limit[:count]
+    assert within(chosen, score <= limit.floor(), score > limit * (1 + 1e-5) + 1)
+
+
+class Candidates:
+    """`count` candidates of rows and others whose bounds are about `rho`, squares to be filled."""
+
+    def __init__(self, seed: int, count: int, reach: float, rho: float) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.count, self.rows = count, 9
+        self.mine, self.theirs = self._bounds(rho), self._bounds(rho)
+        self.reach = torch.rand(self.rows, generator=self.generator) * reach
+        # No two alike, so that the kept ones can be told.
+        draw = torch.randperm(self.rows**3, generator=self.generator)[: COUNT + 16]
+        self.picks = torch.stack(
+            (draw // self.rows**2, draw // self.rows % self.rows, draw % self.rows)
+        )
+        self.picks = self.picks.to(torch.int32)
+        self.squares = torch.zeros(COUNT + 16, dtype=torch.int32)
+        self.dots = torch.zeros(COUNT, dtype=torch.int32)
+        # The tail norm of each row, alone in a row of 32.
+        self.fine = torch.zeros(2, self.rows, 32, dtype=torch.int16)
+
+    def _bounds(self, rho: float) -> Tensor:
+        return torch.rand(self.rows, 4, generator=self.generator) * rho
+
+    def of(self, column: int) -> Tensor:
+        """Both bounds of each candidate, summed, float64."""
+        rows, others = self.picks[1:, : self.count].long()
+        return self.mine[rows, column].double() + self.theirs[others, column].double()
+
+    def keep(self, isa: str, rest: bool, inverse: float, rest_steps: float = 0.0) -> list[int]:
+        """The places of those that are kept, which are moved to the front together."""
+        before = torch.stack((*self.picks, self.squares))[:, : self.count].T.tolist()
+        lists = [row.clone() for row in (*self.picks, self.squares)]
+        kept = _C.keep(
+            isa=isa, rest=rest, mine=self.mine.data_ptr(), theirs=self.theirs.data_ptr(),
+            reach=self.reach.data_ptr(), slots=lists[0].data_ptr(), rows=lists[1].data_ptr(),
+            others=lists[2].data_ptr(), squares=lists[3].data_ptr(), count=self.count,
+            fine_inverse=inverse, rest_steps=rest_steps, dots=self.dots.data_ptr(),
+            fine_mine=self.fine[0].data_ptr(), fine_theirs=self.fine[1].data_ptr(), fine_stride=32,
+        )  # fmt: skip
+        places = [before.index(row) for row in torch.stack(lists)[:, :kept].T.tolist()]
+        assert places == sorted(set(places))
+        return places
+
+
+@ISAS
+@given(
+    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
+    spread=st.sampled_from([1e-7, 1e-3, 0.5]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_keep_fine(
+    isa: str, seed: int, count: int, scale: float, sizes: tuple[float, float], spread: float
+) -> None:
+    it = Candidates(seed, count, sizes[0] * scale, sizes[1] * scale)
+    inverse = float(torch.tensor(1 / scale, dtype=torch.float32))
+    limit = ((it.reach[it.picks[0, :count].long()].double() + it.of(1)) * inverse).square()
+    it.squares[:count] = near(limit, spread, it.generator).clamp(0, 2**31 - 1).to(torch.int32)
+    square = it.squares[:count].double()
+    found = it.keep(isa, False, inverse)
+    assert within(found, square <= limit, square > limit * (1 + 1e-5))
+
+
+@ISAS
+@given(
+    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
+    spread=st.sampled_from([1e-7, 1e-3, 0.5]), steps=st.sampled_from([0.3, 5.0]),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_keep_rest(
+    isa: str,
+    seed: int,
+    count: int,
+    scale: float,
+    sizes: tuple[float, float],
+    spread: float,
+    steps: float,
+) -> None:
+    it = Candidates(seed, count, sizes[0] * scale, sizes[1] * scale)
+    inverse = float(torch.tensor(1 / scale, dtype=torch.float32))
+    steps = float(torch.tensor(steps, dtype=torch.float32))
+    slots, rows, others = it.picks[:, :count].long()
+    reach = it.reach[slots].double() * inverse
+    fine_rho, rest_rho = it.of(1) * inverse, it.of(2) * inverse
+    # The rest about a share of the reach, the prefix about what that leaves.
+    share = torch.rand(count, generator=it.generator, dtype=torch.float64)
+    outside = near(((share * reach + rest_rho) / steps).square(), spread, it.generator)
+    squares = torch.randint(1000, (2, it.rows), generator=it.generator, dtype=torch.int32)
+    it.mine[:, 3], it.theirs[:, 3] = squares[0].view(torch.float32), squares[1].view(torch.float32)
+    norms = (squares[0][rows] + squares[1][others]).double()
+    it.dots[:count] = ((norms - outside.clamp(max=2e9)) / 2).round().to(torch.int32)
+    outside = norms - 2 * it.dots[:count].double()
+    it.fine[:, :, 0] = torch.randint(-300, 300, (2, it.rows), generator=it.generator)
+    apart = (it.fine[0][rows, 0].double() - it.fine[1][others, 0].double()).square()
+    inside = near(((1 - share.square()).sqrt() * reach + fine_rho).square(), spread, it.generator)
+    it.squares[:count] = (inside + apart).clamp(max=2**31 - 1).to(torch.int32)
+    inside = it.squares[:count].double() - apart
+    found = it.keep(isa, True, inverse, steps)
+    a = (inside.sqrt() - fine_rho).clamp_min(0)
+    b = (outside.clamp_min(0).sqrt() * steps - rest_rho).clamp_min(0)
+    bound = (a.square() + b.square()).sqrt()
+    slack = 1e-5 * (reach + fine_rho + rest_rho)
+    assert within(found, bound <= reach, bound > reach + slack)
