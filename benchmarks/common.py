@@ -46,12 +46,21 @@ class Timing:
         return f"{self.median:.3f} s ±{50 * self.spread:.0f}%"
 
 
+_PAUSE = 0.05  # seconds, on a CPU: OpenBLAS's threads spin for 2^26 cycles, OpenMP's for less
+
+
 def interleaved(calls: dict[str, Callable[[], Any]], runs: int, warm: int = 1) -> dict[str, Timing]:
-    """Time each call `runs` times, taking turns, so that drift of the machine hits all alike."""
+    """Time each call `runs` times, taking turns, so that drift of the machine hits all alike.
+
+    A pause before each: the threads of another library spin for milliseconds after its call, on the
+    cores that the next one needs.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warm + runs):
         for name, call in calls.items():
             synchronise()
+            if not torch.cuda.is_available():
+                time.sleep(_PAUSE)
             start = time.perf_counter()
             call()
             synchronise()

@@ -2,7 +2,8 @@
 
 Fresh pages cost more than what a search does with them: the system clears each at its first touch.
 Scoring a batch takes a dozen searches of one shape, one after another. At most 256 MiB stay with
-the process; `release` gives them back, and a search with a `memory_limit` does so before it begins.
+the process, or a 32nd of the memory that was free at first where that is more; `release` gives them
+back, and a search with a `memory_limit` does so before it begins.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from musc_fast import _C
+from musc_fast import _C, planning
 
 _HUGE = 4 << 20  # bytes; two large pages
-_KEPT = 256 << 20  # bytes that are kept at most
+_KEPT = 256 << 20  # bytes that may be kept on any machine
 _free: list[Tensor] = []  # uint8, the least recently used first
 _lock = threading.Lock()
 
@@ -55,6 +57,12 @@ def release() -> None:
         _free.clear()
 
 
+@lru_cache(maxsize=1)
+def _most() -> int:
+    """Bytes that are kept at most."""
+    return max(_KEPT, planning.free_memory() // 32)
+
+
 def _reused(wanted: int) -> Tensor | None:
     with _lock:
         fitting = [n for n, block in enumerate(_free) if wanted <= len(block) <= 2 * wanted]
@@ -69,5 +77,5 @@ def _give(block: Tensor) -> None:
     with _lock:
         _free.append(block)
         kept = sum(len(other) for other in _free)
-        while kept > _KEPT:
+        while kept > _most():
             kept -= len(_free.pop(0))

@@ -49,7 +49,8 @@ def test_neither_far_too_large_nor_too_small_blocks_are_reused() -> None:
 
 
 def test_no_more_than_the_bound_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "_KEPT", 3 * SIZE)
+    assert scratch._most() >= 256 << 20
+    monkeypatch.setattr(scratch, "_most", lambda: 3 * SIZE)
     owners = [Owner() for _ in range(5)]
     for owner in owners:
         scratch.take(owner, SIZE, torch.uint8)
