@@ -46,21 +46,27 @@ class Timing:
         return f"{self.median:.3f} s ±{50 * self.spread:.0f}%"
 
 
-_PAUSE = 0.05  # seconds, on a CPU: OpenBLAS's threads spin for 2^26 cycles, OpenMP's for less
+def settle(seconds: float = 0.05) -> None:
+    """Let the threads of what ran before come to rest; on a GPU there is nothing to wait for.
+
+    OpenBLAS's spin for 2^26 cycles after a call, OpenMP's for less, on the cores that the next one
+    needs. Waits busily: after sleep, cores take tens of milliseconds to reach their speed again.
+    """
+    start = time.perf_counter()
+    while not torch.cuda.is_available() and time.perf_counter() - start < seconds:
+        pass
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], runs: int, warm: int = 1) -> dict[str, Timing]:
     """Time each call `runs` times, taking turns, so that drift of the machine hits all alike.
 
-    A pause before each: the threads of another library spin for milliseconds after its call, on the
-    cores that the next one needs.
+    Each begins when the one before has come to rest (`settle`).
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warm + runs):
         for name, call in calls.items():
             synchronise()
-            if not torch.cuda.is_available():
-                time.sleep(_PAUSE)
+            settle()
             start = time.perf_counter()
             call()
             synchronise()
