@@ -13,7 +13,8 @@ SEARCH = """
 import torch
 from musc_fast import native
 generator = torch.Generator().manual_seed(0)
-z = torch.nn.functional.normalize(torch.randn(80, 1024, 256, generator=generator), dim=2)
+# Seconds of work, so that the signal comes in time however slow the sender is.
+z = torch.nn.functional.normalize(torch.randn(192, 1024, 256, generator=generator), dim=2)
 def progress(done, total):
     if 0 < done < total // 2:
         print("under way", flush=True)
