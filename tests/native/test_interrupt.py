@@ -10,10 +10,13 @@ import sys
 import pytest
 
 SEARCH = """
+import signal
 import torch
 from musc_fast import native
+# A job in the background of a shell inherits that it ignores the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 generator = torch.Generator().manual_seed(0)
-# Seconds of work, so that the signal comes in time however slow the sender is.
+# Seconds of work, so that the signal comes in time.
 z = torch.nn.functional.normalize(torch.randn(192, 1024, 256, generator=generator), dim=2)
 def progress(done, total):
     if 0 < done < total // 2:
