@@ -5,13 +5,6 @@
 namespace musc {
 namespace {
 
-// Asks for memory that is needed soon (rows.hpp has its own, for nothing of it may be shared).
-template <class T>
-void fetch(const T* from, int64_t count) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(from + at);
-}
-
 constexpr int kFastCandidates = 4;
 constexpr int32_t kGone = -std::numeric_limits<int32_t>::max();  // below every score
 constexpr int64_t kList = 2048;  // candidates at a time: what the nearest cache holds

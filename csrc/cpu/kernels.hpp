@@ -45,6 +45,16 @@ struct PairArgs {
 using PairInt = PairArgs<int32_t, uint16_t>;
 using PairFloat = PairArgs<float, float>;
 
+// Asks for memory that is needed soon. Internal linkage: no copy built for a newer processor may be
+// linked into an older path.
+namespace {
+template <class T>
+inline void fetch(const T* from, int64_t count) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(from + at);
+}
+}  // namespace
+
 // Bounds on what rounding took from a row, by representation.
 struct Bounds {
   float rho, fine, rest;

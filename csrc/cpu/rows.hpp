@@ -9,13 +9,6 @@
 namespace musc {
 namespace {
 
-// A row that is needed soon.
-template <class T>
-inline void fetch(const T* row, int64_t count) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t at = 0; at < count; at += kLine) __builtin_prefetch(row + at);
-}
-
 // 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
 float squared_distance(const float* x, const float* y, int64_t channels) {
   constexpr int kSums = 32;

@@ -15,11 +15,6 @@
 namespace musc {
 namespace {
 
-template <int VALUE>
-struct Number {
-  static constexpr int value = VALUE;
-};
-
 // ROWS rows against PANELS panels; SPLIT accumulators each, so that no instruction waits for the last.
 template <class Ops, bool TOGETHER, int ROWS, int PANELS>
 MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
@@ -90,17 +85,21 @@ void scan_kernel(const ScanArgs& args) {
   scan_all<Ops, true>(a);
 }
 
-// The products of PANELS panels with the channels [first, last): added to out, but for the first ones.
+// The products of the PANELS panels from `panel` on with the channels [first, last), for kRows rows:
+// added to out, but for the first ones.
 template <class Ops, int PANELS>
 MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t channels,
-                              int64_t first, int64_t last, int64_t stride, float* out) {
+                              int64_t first, int64_t last, int64_t panel, int64_t stride,
+                              float* out) {
   typename Ops::Vector sums[Ops::kRows][PANELS];
   for (int r = 0; r < Ops::kRows; ++r) {
     for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::broadcast(0.0f);
   }
   for (int64_t c = first; c < last; ++c) {
     typename Ops::Vector columns[PANELS];
-    for (int v = 0; v < PANELS; ++v) columns[v] = Ops::load(basis + (v * channels + c) * kPanel);
+    for (int v = 0; v < PANELS; ++v) {
+      columns[v] = Ops::load(basis + ((panel + v) * channels + c) * kPanel);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < Ops::kRows; ++r) {
       for (int v = 0; v < PANELS; ++v) {
@@ -110,7 +109,7 @@ MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t 
   }
   for (int r = 0; r < Ops::kRows; ++r) {
     for (int v = 0; v < PANELS; ++v) {
-      float* to = out + r * stride + v * kPanel;
+      float* to = out + r * stride + (panel + v) * kPanel;
       Ops::store(to, first == 0 ? sums[r][v] : Ops::add(Ops::load(to), sums[r][v]));
     }
   }
@@ -122,19 +121,18 @@ template <class Ops>
 void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
                     const float* basis, int64_t panels, float* centred, float* out) {
   constexpr int kTogether = Ops::kRows >= 8 ? 2 : 1;  // panels
+  const int64_t row = panels * kPanel;
   centre_lanes<kTileRows>(x, stride, kTileRows, mean, channels, centred);
   for (int64_t first = 0; first < channels; first += kSummed) {
     const int64_t last = first + kSummed < channels ? first + kSummed : channels;
     for (int top = 0; top < kTileRows; top += Ops::kRows) {
+      const float* rows = centred + top;
+      float* to = out + top * row;
       int64_t p = 0;
-      const auto tile = [&](auto together) __attribute__((always_inline)) {
-        project_tile<Ops, decltype(together)::value>(
-            centred + top, basis + p * channels * kPanel, channels, first, last, panels * kPanel,
-            out + top * panels * kPanel + p * kPanel);
-        p += decltype(together)::value;
-      };
-      while (p + kTogether <= panels) tile(Number<kTogether>{});
-      while (p < panels) tile(Number<1>{});
+      for (; p + kTogether <= panels; p += kTogether) {
+        project_tile<Ops, kTogether>(rows, basis, channels, first, last, p, row, to);
+      }
+      for (; p < panels; ++p) project_tile<Ops, 1>(rows, basis, channels, first, last, p, row, to);
     }
   }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,10 +13,16 @@ from torch import Tensor
 from musc_fast import _C
 
 ISAS = pytest.mark.parametrize("isa", _C.instruction_sets())
-SCALES = st.sampled_from([1e-20, 1e-6, 0.003, 1.0, 1e15])
-# Reach and rho in steps: alike, or one of them next to nothing.
-SIZES = st.sampled_from([(100.0, 3.0), (1e-3, 50.0), (40000.0, 1e-4), (0.0, 1.0)])
+FEW = settings(max_examples=40, deadline=None)
 COUNT = 48  # of each test, at most
+DRAWN: dict[str, Any] = {
+    "seed": st.integers(0, 10**6),
+    "count": st.integers(1, COUNT),
+    "scale": st.sampled_from([1e-20, 1e-6, 0.003, 1.0, 1e15]),
+    # Reach and rho in steps: alike, or one of them next to nothing.
+    "sizes": st.sampled_from([(100.0, 3.0), (1e-3, 50.0), (40000.0, 1e-4), (0.0, 1.0)]),
+    "spread": st.sampled_from([1e-7, 1e-3, 0.5]),
+}
 
 
 def near(limit: Tensor, spread: float, generator: torch.Generator) -> Tensor:
@@ -31,11 +39,8 @@ def within(found: list[int], inside: Tensor, beyond: Tensor) -> bool:
 
 
 @ISAS
-@given(
-    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
-    spread=st.sampled_from([1e-7, 1e-3, 0.5]),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@given(**DRAWN)
+@FEW
 def test_choose(
     isa: str, seed: int, count: int, scale: float, sizes: tuple[float, float], spread: float
 ) -> None:
@@ -104,11 +109,8 @@ class Candidates:
 
 
 @ISAS
-@given(
-    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
-    spread=st.sampled_from([1e-7, 1e-3, 0.5]),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@given(**DRAWN)
+@FEW
 def test_keep_fine(
     isa: str, seed: int, count: int, scale: float, sizes: tuple[float, float], spread: float
 ) -> None:
@@ -122,11 +124,8 @@ def test_keep_fine(
 
 
 @ISAS
-@given(
-    seed=st.integers(0, 10**6), count=st.integers(1, COUNT), scale=SCALES, sizes=SIZES,
-    spread=st.sampled_from([1e-7, 1e-3, 0.5]), steps=st.sampled_from([0.3, 5.0]),
-)  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@given(**DRAWN, steps=st.sampled_from([0.3, 5.0]))
+@FEW
 def test_keep_rest(
     isa: str,
     seed: int,
