@@ -15,7 +15,7 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
                    const SearchShape& shape, const RefineArgs& args)
     : isa_(isa), q_(queries), r_(references), shape_(shape), args_(args),
       segments_((references.padded + shape.segment - 1) / shape.segment),
-      inverse_(1.0 / shape.scale), reach_(sized(kMostImages * kBlock)), slot_of_(reach_.size()),
+      inverse_(1.0 / shape.scale), reach_(sized(kMostRows)), slot_of_(reach_.size()),
       ordered_(reach_.size()), ends_(sized(segments_ + 1)),
       scores_(sized(kBatch * shape.segment)), block_(sized(kTogether * shape.words)),
       rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {

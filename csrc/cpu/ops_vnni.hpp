@@ -17,15 +17,14 @@ struct Vnni : Avx512Score {
   }
 };
 
-// Lane i: the sum of all lanes of sums[i].
-MUSC_INLINE __m128i sums_of_four(const __m512i* sums) {
-  __m256i halves[4];
-  for (int i = 0; i < 4; ++i) {
-    halves[i] = _mm256_add_epi32(_mm512_castsi512_si256(sums[i]),
-                                 _mm512_extracti64x4_epi64(sums[i], 1));
-  }
-  const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(halves[0], halves[1]),
-                                        _mm256_hadd_epi32(halves[2], halves[3]));
+MUSC_INLINE __m256i halves_added(__m512i sums) {
+  return _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+}
+
+// Lanes: the sums of all lanes of a, b, c, d.
+MUSC_INLINE __m128i sums_of_four(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(halves_added(a), halves_added(b)),
+                                        _mm256_hadd_epi32(halves_added(c), halves_added(d)));
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 
@@ -34,24 +33,27 @@ template <class Int, int64_t AHEAD, class Step>
 MUSC_INLINE void compare_fours(const Int* x, const Int* y, int64_t stride, const Picks& picks,
                                int32_t* out, const Step& step) {
   constexpr int64_t kFour = 4, kElements = 64 / static_cast<int64_t>(sizeof(Int));
+  const int32_t *row = picks.rows, *other = picks.others;
+  const int64_t last = picks.count - 1;
   for (int64_t n = 0; n < picks.count; n += kFour) {
-    const Int *rows[kFour], *others[kFour];
-    __m512i sums[kFour];
-    for (int64_t i = 0; i < kFour; ++i) {
-      const int64_t at = n + i < picks.count ? n + i : picks.count - 1;
-      const int64_t next = at + AHEAD < picks.count ? at + AHEAD : at;
-      fetch(y + picks.others[next] * stride, stride);
-      rows[i] = x + picks.rows[at] * stride;
-      others[i] = y + picks.others[at] * stride;
-      sums[i] = _mm512_setzero_si512();
-    }
-    for (int64_t k = 0; k < stride; k += kElements) {
+    // All of it by name: what is indexed GCC 12 keeps in memory.
+    const int64_t b = n + 1 < last ? n + 1 : last, c = n + 2 < last ? n + 2 : last,
+                  d = n + 3 < last ? n + 3 : last;
+    if (n + AHEAD + kFour <= picks.count) {
 #pragma GCC unroll 4
-      for (int64_t i = 0; i < kFour; ++i) {
-        sums[i] = step(sums[i], _mm512_loadu_si512(rows[i] + k), _mm512_loadu_si512(others[i] + k));
-      }
+      for (int64_t i = 0; i < kFour; ++i) fetch(y + other[n + AHEAD + i] * stride, stride);
     }
-    const __m128i all = sums_of_four(sums);
+    const Int *xa = x + row[n] * stride, *xb = x + row[b] * stride, *xc = x + row[c] * stride,
+              *xd = x + row[d] * stride, *ya = y + other[n] * stride, *yb = y + other[b] * stride,
+              *yc = y + other[c] * stride, *yd = y + other[d] * stride;
+    __m512i sa = _mm512_setzero_si512(), sb = sa, sc = sa, sd = sa;
+    for (int64_t k = 0; k < stride; k += kElements) {
+      sa = step(sa, _mm512_loadu_si512(xa + k), _mm512_loadu_si512(ya + k));
+      sb = step(sb, _mm512_loadu_si512(xb + k), _mm512_loadu_si512(yb + k));
+      sc = step(sc, _mm512_loadu_si512(xc + k), _mm512_loadu_si512(yc + k));
+      sd = step(sd, _mm512_loadu_si512(xd + k), _mm512_loadu_si512(yd + k));
+    }
+    const __m128i all = sums_of_four(sa, sb, sc, sd);
     if (n + kFour <= picks.count) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + n), all);
     } else {

@@ -243,24 +243,31 @@ void Refiner::finish(int64_t image, int64_t p, Hit* hits) {
   }
 }
 
-// How the work is cut: query images and rows of a task. Large tasks use what is near more often, but
-// every thread needs some, and what is known of their rows must not take much memory.
+// How the work is cut: query images and rows of a task.
 struct Cut {
   int64_t images, rows;
 };
 
-Cut cut(const RefineArgs& args, int64_t rows, int64_t workers) {
-  const int64_t images = args.end - args.begin, tasks = 2 * workers;
+// At most: rows of all images and images of a task; at least: tasks of a thread.
+struct Limits {
+  int64_t rows, images, tasks;
+};
+// The same few rows of many images want much the same of a reference, and what they want of their own
+// stays in a cache from one reference to the next. In all channels what they want lies anywhere: then
+// as many rows as possible should use what a segment brings.
+constexpr Limits kLongSegments{1536, 16, 6}, kPanels{kMostRows, 4, 2};
+
+// What is known of the rows of all threads' tasks must not take much memory.
+Cut cut(const RefineArgs& args, int64_t segment, int64_t rows, int64_t workers) {
+  const Limits& limits = segment == kPanel ? kPanels : kLongSegments;
+  const int64_t all = args.end - args.begin;
   const int64_t row_bytes = Block::bytes_of_row(args.columns, std::min(args.k_max, args.columns));
-  const int64_t most = std::max(kLanes, kStates / workers / row_bytes);  // rows of a task
-  if (rows > most || images < tasks) {
-    const int64_t least = (rows - 1) / std::min(most, kBlock) + 1;
-    const int64_t enough = (tasks - 1) / images + 1, finest = (rows - 1) / kLanes + 1;
-    const int64_t blocks = std::max(least, std::min(enough, finest));
-    return {1, lanes_of((rows - 1) / blocks + 1)};
-  }
-  const int64_t blocks = (rows - 1) / kBlock + 1, size = lanes_of((rows - 1) / blocks + 1);
-  return {std::max<int64_t>(1, std::min({kMostImages, images / tasks, most / size})), size};
+  const int64_t most = std::max(kLanes, std::min(limits.rows, kStates / workers / row_bytes));
+  const int64_t images = std::min({limits.images, all, most / kLanes});
+  const int64_t tasks = limits.tasks * workers, groups = (all - 1) / images + 1;
+  const int64_t least = (rows - 1) / (most / images) + 1, enough = (tasks - 1) / groups + 1;
+  const int64_t blocks = std::min(std::max(least, enough), (rows - 1) / kLanes + 1);
+  return {images, std::min(lanes_of((rows - 1) / blocks + 1), most / images / kLanes * kLanes)};
 }
 
 }  // namespace
@@ -268,7 +275,7 @@ Cut cut(const RefineArgs& args, int64_t rows, int64_t workers) {
 void refine(const Isa& isa, const Operands& queries, const Operands& references,
             const SearchShape& shape, const RefineArgs& args) {
   const int workers = std::max(1, shape.threads);
-  const Cut size = cut(args, queries.rows, workers);
+  const Cut size = cut(args, shape.segment, queries.rows, workers);
   const int64_t groups = (args.end - args.begin - 1) / size.images + 1;
   const int64_t blocks = (queries.rows - 1) / size.rows + 1;
   std::vector<Refiner> refiners;

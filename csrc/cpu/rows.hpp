@@ -11,23 +11,49 @@ namespace {
 
 // 32 partial sums, then a fixed tree. No fused multiply-add: not every processor has it.
 float squared_distance(const float* x, const float* y, int64_t channels) {
-  constexpr int kSums = 32;
-  float sums[kSums] = {};
+  typedef float Sums __attribute__((vector_size(64)));
+  typedef float Half __attribute__((vector_size(32)));
+  typedef float Quarter __attribute__((vector_size(16)));
+  constexpr int64_t kSums = 32, kLanes16 = 16;
+  Sums even{}, odd{};
   int64_t c = 0;
   for (; c + kSums <= channels; c += kSums) {
-    for (int i = 0; i < kSums; ++i) {
-      const float difference = x[c + i] - y[c + i];
-      sums[i] += difference * difference;
+    Sums a, b, other, another;
+    __builtin_memcpy(&a, x + c, sizeof a);
+    __builtin_memcpy(&b, y + c, sizeof b);
+    __builtin_memcpy(&other, x + c + kLanes16, sizeof other);
+    __builtin_memcpy(&another, y + c + kLanes16, sizeof another);
+    a -= b;
+    other -= another;
+    even += a * a;
+    odd += other * other;
+  }
+  if (c < channels) {
+    float rest[2][kSums] = {};
+    for (int64_t i = 0; c + i < channels; ++i) {
+      rest[0][i] = x[c + i];
+      rest[1][i] = y[c + i];
     }
+    Sums a, b, other, another;
+    __builtin_memcpy(&a, rest[0], sizeof a);
+    __builtin_memcpy(&b, rest[1], sizeof b);
+    __builtin_memcpy(&other, rest[0] + kLanes16, sizeof other);
+    __builtin_memcpy(&another, rest[1] + kLanes16, sizeof another);
+    a -= b;
+    other -= another;
+    even += a * a;
+    odd += other * other;
   }
-  for (int i = 0; c + i < channels; ++i) {
-    const float difference = x[c + i] - y[c + i];
-    sums[i] += difference * difference;
-  }
-  for (int i = 0; i < 16; ++i) sums[i] += sums[i + 16];
-  for (int i = 0; i < 8; ++i) sums[i] += sums[i + 8];
-  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
-  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+  even += odd;
+  Half low, high;
+  __builtin_memcpy(&low, &even, sizeof low);
+  __builtin_memcpy(&high, reinterpret_cast<const char*>(&even) + sizeof low, sizeof high);
+  low += high;
+  Quarter first, second;
+  __builtin_memcpy(&first, &low, sizeof first);
+  __builtin_memcpy(&second, reinterpret_cast<const char*>(&low) + sizeof first, sizeof second);
+  first += second;
+  return (first[0] + first[2]) + (first[1] + first[3]);
 }
 
 void squared_distances_kernel(const float* x, const float* y, int64_t channels, const Picks& picks,
