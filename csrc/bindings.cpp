@@ -39,18 +39,20 @@ void bind_search(py::module_& module) {
   using musc::SearchShape;
   py::class_<Operands>(module, "Operands")
       .def(py::init([](uintptr_t left, uintptr_t right, uintptr_t left_init, uintptr_t right_init,
-                       uintptr_t bounds, uintptr_t x, int64_t rows, int64_t padded,
+                       uintptr_t bounds, uintptr_t delta, uintptr_t half, uintptr_t x,
+                       int64_t rows, int64_t padded,
                        uintptr_t fine, uintptr_t rest) {
              require(rows > 0 && padded >= rows && padded % musc::kPanel == 0, "padding");
              return Operands{pointer<const uint32_t>(left),       pointer<const uint32_t>(right),
                              pointer<const int32_t>(left_init),   pointer<const int32_t>(right_init),
-                             pointer<const musc::Bounds>(bounds), pointer<const float>(x),
+                             pointer<const musc::Bounds>(bounds), pointer<const float>(delta),
+                             pointer<const float>(half),          pointer<const float>(x),
                              rows,                                padded,
                              pointer<const int16_t>(fine),        pointer<const int8_t>(rest),
                              nullptr};
            }),
            py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
-           py::arg("bounds"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
+           py::arg("bounds"), py::arg("delta"), py::arg("half"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
            py::arg("rest"))
       .def("with_segments", [](const Operands& operands, uintptr_t segment_rho) {
         Operands out = operands;
@@ -60,17 +62,17 @@ void bind_search(py::module_& module) {
   py::class_<SearchShape>(module, "SearchShape")
       .def(py::init([](int64_t words, int64_t channels, int64_t segment, int shift, double scale,
                        double stretch, int threads, int64_t fine_stride, int64_t rest_stride,
-                       int64_t prefix, double fine_scale, double rest_scale,
+                       double fine_scale, double rest_scale,
                        double usual_rho, double ratio) {
              require(musc::is_segment(segment), "a segment is 16 or a multiple of 48, 1536 at most");
              require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
              return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
-                                threads,     fine_stride, rest_stride, prefix, fine_scale,
+                                threads,     fine_stride, rest_stride, fine_scale,
                                 rest_scale,  usual_rho,   ratio};
            }),
            py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
            py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
-           py::arg("rest_stride"), py::arg("prefix"), py::arg("fine_scale"),
+           py::arg("rest_stride"), py::arg("fine_scale"),
            py::arg("rest_scale"), py::arg("usual_rho"), py::arg("ratio"));
 
   module.def(
@@ -80,7 +82,7 @@ void bind_search(py::module_& module) {
          int64_t rows, int64_t channels, int64_t prefix, bool tail, float tail_centre,
          double scale, double basis_error, int64_t words, int64_t padded, uintptr_t left,
          uintptr_t right, uintptr_t left_init, uintptr_t right_init, uintptr_t bounds,
-         int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
+         uintptr_t delta, uintptr_t half, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
          uintptr_t rest, int64_t rest_stride, double rest_scale) {
         const musc::Isa& isa = isa_named(isa_name);
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
@@ -107,6 +109,8 @@ void bind_search(py::module_& module) {
                                       pointer<int32_t>(left_init),
                                       pointer<int32_t>(right_init),
                                       pointer<musc::Bounds>(bounds),
+                                      pointer<float>(delta),
+                                      pointer<float>(half),
                                       threads,
                                       pointer<int16_t>(fine),
                                       fine_stride,
@@ -122,7 +126,8 @@ void bind_search(py::module_& module) {
       py::arg("rows"), py::arg("channels"), py::arg("prefix"), py::arg("tail"),
       py::arg("tail_centre"), py::arg("scale"), py::arg("basis_error"), py::arg("words"),
       py::arg("padded"), py::arg("left"), py::arg("right"), py::arg("left_init"),
-      py::arg("right_init"), py::arg("bounds"), py::arg("threads"), py::arg("fine"),
+      py::arg("right_init"), py::arg("bounds"), py::arg("delta"), py::arg("half"),
+      py::arg("threads"), py::arg("fine"),
       py::arg("fine_stride"), py::arg("fine_scale"), py::arg("back"), py::arg("rest"),
       py::arg("rest_stride"), py::arg("rest_scale"));
 
@@ -175,21 +180,25 @@ void bind_search(py::module_& module) {
 
   module.def(
       "choose",
-      [](const std::string& isa_name, uintptr_t scores, uintptr_t rho, int64_t count, float reach,
-         float inverse, int32_t first, uintptr_t out) {
-        return isa_named(isa_name).choose({pointer<const int32_t>(scores), pointer<const float>(rho),
-                                           count, reach, inverse, first, pointer<int32_t>(out)});
+      [](const std::string& isa_name, uintptr_t scores, uintptr_t rho, int64_t panels, double reach,
+         double inverse, uintptr_t masks) {
+        const auto count = static_cast<size_t>(panels * musc::kPanel);
+        std::vector<float> delta(count), half(count);
+        for (size_t c = 0; c < count; ++c) {
+          musc::put_column(pointer<const float>(rho)[c], inverse, &delta[c], &half[c]);
+        }
+        isa_named(isa_name).choose({pointer<const int32_t>(scores), panels,
+                                    musc::reach_of(reach, inverse), {delta.data(), half.data()},
+                                    pointer<uint16_t>(masks)});
       },
       "ChooseArgs: a part of refine, for tests.", py::arg("isa"), py::arg("scores"),
-      py::arg("rho"), py::arg("count"), py::arg("reach"), py::arg("inverse"), py::arg("first"),
-      py::arg("out"));
+      py::arg("rho"), py::arg("panels"), py::arg("reach"), py::arg("inverse"), py::arg("masks"));
 
   module.def(
       "keep",
       [](const std::string& isa_name, bool rest, uintptr_t mine, uintptr_t theirs, uintptr_t reach,
          uintptr_t slots, uintptr_t rows, uintptr_t others, uintptr_t squares, int64_t count,
-         float fine_inverse, float rest_steps, uintptr_t dots, uintptr_t fine_mine,
-         uintptr_t fine_theirs, int64_t fine_stride) {
+         float fine_inverse, float rest_steps, uintptr_t dots) {
         const musc::Isa& isa = isa_named(isa_name);
         const musc::LookArgs args{pointer<const musc::Bounds>(mine),
                                   pointer<const musc::Bounds>(theirs),
@@ -201,16 +210,13 @@ void bind_search(py::module_& module) {
                                   count,
                                   fine_inverse,
                                   rest_steps,
-                                  pointer<const int32_t>(dots),
-                                  pointer<const int16_t>(fine_mine),
-                                  pointer<const int16_t>(fine_theirs),
-                                  fine_stride};
+                                  pointer<const int32_t>(dots)};
         return rest ? isa.keep_rest(args) : isa.keep_fine(args);
       },
       "LookArgs: a part of refine, for tests.", py::arg("isa"), py::arg("rest"), py::arg("mine"),
       py::arg("theirs"), py::arg("reach"), py::arg("slots"), py::arg("rows"), py::arg("others"),
       py::arg("squares"), py::arg("count"), py::arg("fine_inverse"), py::arg("rest_steps"),
-      py::arg("dots"), py::arg("fine_mine"), py::arg("fine_theirs"), py::arg("fine_stride"));
+      py::arg("dots"));
 
   module.def(
       "refine",

@@ -68,8 +68,8 @@ def finest_segment(words: int) -> int:
 
 
 def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
-    """The rounded operands of `images` images: two layouts, two inits, bounds, `extra` a row."""
-    return images * padded(patches) * (2 * 4 * words + 24 + extra)
+    """The rounded operands of `images` images: two layouts, two inits, bounds, columns, `extra` a row."""
+    return images * padded(patches) * (2 * 4 * words + 40 + extra)
 
 
 def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:

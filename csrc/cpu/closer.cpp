@@ -15,9 +15,8 @@ void Examiner::flush() {
 // 8 bits, in place of the difference of its norms.
 void Examiner::look_closer() {
   const int64_t mine = ask_.image * q_.rows, theirs = j_ * r_.rows;
-  const int16_t *fine = q_.fine + mine * shape_.fine_stride,
-                *their_fine = r_.fine + theirs * shape_.fine_stride;
-  isa_.fine_squares(fine, their_fine, shape_.fine_stride, picks(), squares_.data());
+  isa_.fine_squares(q_.fine + mine * shape_.fine_stride, r_.fine + theirs * shape_.fine_stride,
+                    shape_.fine_stride, picks(), squares_.data());
   counters[4] += candidates_;
   LookArgs args;
   args.mine = q_.bounds + mine;
@@ -37,9 +36,6 @@ void Examiner::look_closer() {
   args.count = candidates_;
   args.rest_steps = static_cast<float>(shape_.rest_scale / shape_.fine_scale);
   args.dots = dots_.data();
-  args.fine_mine = fine + shape_.prefix;
-  args.fine_theirs = their_fine + shape_.prefix;
-  args.fine_stride = shape_.fine_stride;
   candidates_ = isa_.keep_rest(args);
 }
 

@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kFastCandidates = 4;
 constexpr int32_t kGone = -std::numeric_limits<int32_t>::max();  // below every score
+constexpr int64_t kWord = 4;     // panels whose masks are read together
 constexpr int64_t kList = 2048;  // candidates at a time: what the nearest cache holds
 
 }  // namespace
@@ -17,8 +18,9 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
       segments_((references.padded + shape.segment - 1) / shape.segment),
       inverse_(1.0 / shape.scale), reach_(sized(kMostRows)), slot_of_(reach_.size()),
       ordered_(reach_.size()), ends_(sized(segments_ + 1)),
-      scores_(sized(kBatch * shape.segment)), block_(sized(kTogether * shape.words)),
-      rho_(sized(shape.segment + kPanel)), found_(reach_.size()) {
+      mask_stride_((shape.segment / kPanel + kWord - 1) / kWord * kWord),
+      scores_(sized(kBatch * shape.segment)), masks_(sized(kBatch * mask_stride_)),
+      block_(sized(kTogether * shape.words)), found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
@@ -31,17 +33,28 @@ void Examiner::examine(const Question& question) {
   fresh_ = ask_.wanted[0].segment >= 0;
   counters[0] += ask_.count;
   candidates_ = 0;
-  rho_of_ = -1;
   if (fresh_) {
     start_all();
   } else {
     for (int64_t n = 0; n < ask_.count; ++n) {
       ask_.hits[n] = {ask_.wanted[n].worst, static_cast<int32_t>(ask_.column), -1};
-      reach_[sized(n)] = distance(ask_.wanted[n].worst);
+      reach_[sized(n)] = ask_.wanted[n].reach;
     }
   }
   if (args_.certified) collect();
   flush();
+}
+
+void Examiner::fetch_summary(int64_t image, int64_t column, int64_t begin, int64_t rows) const {
+  const Summary summary = this->summary(image, column);
+  for (const uint16_t* of : {summary.nearest, summary.first, summary.outside, summary.close_outside}) {
+    fetch(of + begin, rows);
+  }
+  const int64_t stride = lanes_of(q_.rows) / kLanes, words = lanes_of(rows) / kLanes;
+  for (int64_t s = 0; s < segments_; ++s) {
+    fetch(summary.bits + s * stride + begin / kLanes, words);
+    fetch(summary.close_bits + s * stride + begin / kLanes, words);
+  }
 }
 
 // What the scan of these patches, and the closer looks at what it leaves, will read of them.
@@ -51,11 +64,10 @@ void Examiner::fetch_rows(const int32_t* batch, int64_t count) const {
     const int64_t image = ask_.image + wanted.image, row = image * q_.rows + wanted.patch;
     fetch(q_.left + (image * q_.padded + wanted.patch) * shape_.words, shape_.words);
     fetch(q_.fine + row * shape_.fine_stride, shape_.fine_stride);
-    fetch(q_.rest + row * shape_.rest_stride, shape_.rest_stride);
   }
 }
 
-// Scores [count][segment] of some patches against one segment.
+// Scores [count][segment] of some patches against one segment; null: to masks_, what is in reach.
 void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores) {
   const int64_t begin = segment * shape_.segment, column = j_ * r_.padded + begin;
   ScanArgs scan;
@@ -65,14 +77,18 @@ void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_
   scan.right = r_.right + column * shape_.words;
   scan.right_init = r_.right_init + column;
   scan.stride = shape_.segment;
+  scan.columns = columns(segment);
+  scan.mask_stride = mask_stride_;
   for (int64_t at = 0; at < count; at += kTogether) {
     scan.rows = std::min(kTogether, count - at);
-    scan.out = scores + at * shape_.segment;
+    scan.out = scores == nullptr ? nullptr : scores + at * shape_.segment;
+    scan.masks = masks_.data() + at * mask_stride_;
     for (int64_t r = 0; r < scan.rows; ++r) {
       const Wanted& wanted = ask_.wanted[batch[at + r]];
       const int64_t row = (ask_.image + wanted.image) * q_.padded + wanted.patch;
       scan.left[r] = q_.left + row * shape_.words;
       scan.left_init[r] = q_.left_init[row];
+      if (scores == nullptr) scan.reach[r] = reach(batch[at + r]);
     }
     isa_.int8.scan(scan);
   }
@@ -98,7 +114,10 @@ void Examiner::start_all() {
       continue;
     }
     for (int64_t b = 0; b < count; ++b) {
-      choose(batch[b], ask_.wanted[batch[b]].segment, scores_.data() + b * shape_.segment);
+      const int64_t n = batch[b], segment = ask_.wanted[n].segment;
+      isa_.choose({scores_.data() + b * shape_.segment, width(segment) / kPanel, reach(n),
+                   columns(segment), masks_.data()});
+      take_chosen(n, segment, masks_.data());
     }
   }
 }
@@ -143,37 +162,28 @@ void Examiner::look_at_best(const int32_t* batch, int64_t count) {
   recompute();
 }
 
-// The bounds of a segment's columns side by side.
-void Examiner::take_rho(int64_t segment) {
-  if (segment == rho_of_) return;
-  rho_of_ = segment;
-  const int64_t begin = segment * shape_.segment;
-  const Bounds* bounds = r_.bounds + j_ * r_.rows + begin;
-  const int64_t count = std::min(shape_.segment, r_.rows - begin);
-  for (int64_t c = 0; c < count; ++c) rho_[sized(c)] = bounds[c].rho;
-}
-
-// The candidates of a scanned segment that the bound leaves; not what is the nearest already.
-void Examiner::choose(int64_t n, int64_t segment, int32_t* scores) {
+// The candidates of a segment by their bits; not padding, nor what is the nearest already.
+void Examiner::take_chosen(int64_t n, int64_t segment, const uint16_t* masks) {
   if (candidates_ > kList) flush();
-  take_rho(segment);
   const int64_t begin = segment * shape_.segment, known = ask_.hits[n].patch - begin;
-  if (known >= 0 && known < width(segment)) scores[known] = kGone;
-  ChooseArgs args;
-  args.scores = scores;
-  args.rho = rho_.data();
-  args.count = std::min(shape_.segment, r_.rows - begin);  // no padding
-  args.reach = static_cast<float>(reach_[sized(n)] + bounds_of(n).rho);
-  args.inverse = static_cast<float>(inverse_);
-  args.first = static_cast<int32_t>(begin);
-  args.out = others_.data() + candidates_;
-  const int64_t end = candidates_ + isa_.choose(args);
-  // A whole panel at least, whatever their number, which nothing can foretell.
-  for (int64_t at = candidates_; at < end || at == candidates_; at += kPanel) {
-    std::fill_n(slots_.data() + at, kPanel, static_cast<int32_t>(n));
-    std::fill_n(rows_.data() + at, kPanel, static_cast<int32_t>(row_of(n)));
+  const int64_t count = std::min(shape_.segment, r_.rows - begin);
+  const auto slot = static_cast<int32_t>(n), row = static_cast<int32_t>(row_of(n));
+  int32_t *slots = slots_.data() + candidates_, *rows = rows_.data() + candidates_,
+          *others = others_.data() + candidates_;
+  int64_t found = 0;
+  constexpr int64_t kBits = kWord * kPanel;
+  for (int64_t c = 0; c < count; c += kBits, masks += kWord) {
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < kWord; ++i) bits |= static_cast<uint64_t>(masks[i]) << i * kPanel;
+    if (count - c < kBits) bits &= (uint64_t{1} << (count - c)) - 1;
+    if (known >= c && known < c + kBits) bits &= ~(uint64_t{1} << (known - c));
+    for (; bits != 0; bits &= bits - 1, ++found) {
+      slots[found] = slot;
+      rows[found] = row;
+      others[found] = static_cast<int32_t>(begin + c + __builtin_ctzll(bits));
+    }
   }
-  candidates_ = end;
+  candidates_ += found;
 }
 
 // All candidates that the scores leave, but those of start_all().
@@ -200,9 +210,9 @@ void Examiner::collect() {
       const int32_t* batch = found_.data() + at;
       const int64_t count = std::min(kBatch, found - at);
       fetch_rows(batch + count, std::min(kBatch, found - at - count));
-      scan(batch, count, s, scores_.data());
+      scan(batch, count, s, nullptr);
       for (int64_t b = 0; b < count; ++b) {
-        choose(batch[b], s, scores_.data() + b * shape_.segment);
+        take_chosen(batch[b], s, masks_.data() + b * mask_stride_);
       }
     }
   }

@@ -32,7 +32,7 @@ constexpr int64_t kMostRows = 5632;  // patches of all query images of a questio
 // segment of best score, to start from; -1: nothing is asked for but what is not beyond `worst`.
 struct Wanted {
   int32_t image, patch;  // image: counted from the question's first
-  float worst;
+  float worst, reach;    // reach: Examiner::distance(worst)
   int32_t segment;
 };
 
@@ -76,6 +76,8 @@ class Examiner {
                                : static_cast<float>(std::sqrt(static_cast<double>(square)) *
                                                         shape_.stretch * (1.0 + 1e-7) + 1e-18);
   }
+  // Asks for what an examination of the patches [begin, begin + rows) will read of a summary.
+  void fetch_summary(int64_t image, int64_t column, int64_t begin, int64_t rows) const;
   int64_t counters[6] = {};
 
  private:
@@ -89,8 +91,7 @@ class Examiner {
   void sort_rows(int64_t words);
   void fetch_rows(const int32_t* batch, int64_t count) const;
   void scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores);
-  void take_rho(int64_t segment);
-  void choose(int64_t n, int64_t segment, int32_t* scores);
+  void take_chosen(int64_t n, int64_t segment, const uint16_t* masks);
   void flush();
   void look_closer();
   void recompute();
@@ -117,6 +118,14 @@ class Examiner {
   int64_t place_of(int64_t n) const {
     return ask_.wanted[n].image * lanes_of(ask_.rows) + ask_.wanted[n].patch - ask_.begin;
   }
+  // What the scores of a patch's candidates must reach.
+  Reach reach(int64_t n) const {
+    return reach_of(static_cast<double>(reach_[sized(n)]) + bounds_of(n).rho, inverse_);
+  }
+  Columns columns(int64_t segment) const {
+    const int64_t first = j_ * r_.padded + segment * shape_.segment;
+    return {r_.delta + first, r_.half + first};
+  }
   void add(int64_t n, int64_t patch) {
     const auto at = sized(candidates_++);
     slots_[at] = static_cast<int32_t>(n);
@@ -139,10 +148,10 @@ class Examiner {
   std::vector<int32_t> slot_of_;              // n of the rows that are wanted
   std::vector<uint32_t> whole_, some_, few_;  // bits of rows: see sort_rows()
   std::vector<int32_t> ordered_, ends_;       // n by segment of best score; [segments + 1]
+  const int64_t mask_stride_;                 // panels of a segment, and to a whole 64 bits
   std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
+  std::vector<uint16_t> masks_;               // [kBatch][mask_stride], what of them is in reach
   std::vector<uint32_t> block_;               // [kTogether][words], of a scan
-  std::vector<float> rho_;                    // of one segment's columns
-  int64_t rho_of_ = -1;                       // that segment
   std::vector<int32_t> found_;                // n whose rows are to be scanned there
   std::vector<int32_t> slots_, rows_, others_;  // candidates: n, row_of(n), reference patch
   std::vector<int32_t> squares_, dots_;

@@ -55,10 +55,11 @@ inline void fetch(const T* from, int64_t count) {
 }
 }  // namespace
 
-// Bounds on what rounding took from a row, by representation.
+// Bounds on what rounding took from a row, by representation, and what the looks need of it beside.
 struct Bounds {
   float rho, fine, rest;
-  int32_t rest_square;  // |r|^2 of the rest as rounded
+  int32_t rest_square, rest_own;  // |r|^2 of the rest as rounded; as a first factor, see rest_dots
+  int32_t tail;                   // the tail norm in the fine look's steps
 };
 
 // The best scores of an image's rows in every segment of another, and what is kept of them: see
@@ -85,7 +86,31 @@ struct SmallestArgs {
   uint32_t* bits;
 };
 
-// Up to eight rows against `panels` panels of `right`: out [rows][stride], panels * 16 of each.
+// What a candidate's score must reach: -score <= (slope + delta)^2 / 2 + 1, in steps, with the slope
+// of a row (its rho and all) and the delta of a column (its rho). least is -(slope^2 / 2 + 1), half is
+// delta^2 / 2; all of them are a little enlarged, so that float's rounding loses nothing.
+struct Reach {
+  float slope, least;
+};
+struct Columns {
+  const float *delta, *half;
+};
+// In float a kept score's side of the comparison is off by 4 rounding units of what stands there.
+constexpr float kWider = 1.0f + 1.0f / (1 << 20);
+constexpr float kFarthest = 1e5f;  // steps; beyond every score
+inline Reach reach_of(double distance, double inverse) {
+  const double steps = distance * inverse;
+  const float slope = steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
+  return {slope, -(0.5f * slope * slope + 1.0f) * kWider};
+}
+inline void put_column(double rho, double inverse, float* delta, float* half) {
+  const double steps = rho * inverse;
+  *delta = steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
+  *half = 0.5f * *delta * *delta * kWider;
+}
+
+// Up to eight rows against `panels` panels of `right`: their scores, out [rows][stride], panels * 16
+// of each; or, where out is null, bits of those that are within reach, masks [rows][mask_stride].
 struct ScanArgs {
   const uint32_t* left[8];
   uint32_t* block;  // [8][words], to be used: there the rows lie together
@@ -95,23 +120,20 @@ struct ScanArgs {
   const int32_t* right_init;
   int32_t* out;
   int64_t stride;
+  Reach reach[8];
+  Columns columns;
+  uint16_t* masks;
+  int64_t mask_stride;
 };
 
-// The columns of a scanned segment whose distance in the space, rounding apart, is within reach: to
-// out, ascending, counted from `first`. All arrays can be read, and out written, up to whole panels.
+// Bits of the scores of a row, `panels` panels, that are within reach.
 struct ChooseArgs {
   const int32_t* scores;
-  const float* rho;  // of each column
-  int64_t count;
-  float reach;       // the row's own rho and all
-  float inverse;     // 1 / scale
-  int32_t first;
-  int32_t* out;
+  int64_t panels;
+  Reach reach;
+  Columns columns;
+  uint16_t* masks;
 };
-
-// The largest -score of a column within `reach` steps. In float that is off by 12 rounding units at
-// most; 64 are allowed for.
-constexpr float kHalf = 0.5f * (1.0f + 1.0f / (1 << 18)), kMostScore = 2147483520.0f;
 
 // Rows to compare: rows[n] of x with others[n] of y.
 struct Picks {
@@ -128,10 +150,7 @@ struct LookArgs {
   int32_t *slots, *rows, *others, *squares;  // squares: of the fine look
   int64_t count;
   float fine_inverse, rest_steps;  // 1 / the fine look's step; the rest's step, in those of the fine
-  // For the look at the rest: its products, and the tail norms, rows `fine_stride` apart.
-  const int32_t* dots;
-  const int16_t *fine_mine, *fine_theirs;
-  int64_t fine_stride;
+  const int32_t* dots;  // for the look at the rest: rest_dots
 };
 
 // 16 rows to round in all their channels, of which the first `rows` are real.
@@ -183,11 +202,13 @@ struct Isa {
                        int8_t* out);
   float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,
                       int16_t* out);
-  // sum((x - y)^2) and x . y in int32; the caller sees to it that differences and sums fit.
+  // sum((x - y)^2) and x . (y + rest_bias) in int32; the caller sees to it that differences and sums
+  // fit. VNNI multiplies unsigned with signed bytes.
   void (*fine_squares)(const int16_t* x, const int16_t* y, int64_t stride, const Picks& picks,
                        int32_t* out);
   void (*rest_dots)(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
                     int32_t* out);
+  int32_t rest_bias;
   // What the looks leave of candidates; returns how many.
   int64_t (*keep_fine)(const LookArgs&);
   int64_t (*keep_rest)(const LookArgs&);
@@ -197,7 +218,7 @@ struct Isa {
   void (*smallest)(const SmallestArgs&);
   // Bits of scores <= limits, 32 a word.
   void (*within)(const uint16_t* scores, const uint16_t* limits, int64_t words, uint32_t* bits);
-  int64_t (*choose)(const ChooseArgs&);
+  void (*choose)(const ChooseArgs&);
   // LNAMD's loops: sum(x); sum((x - centre)^2); sums += enters - leaves (either may be null);
   // out = (x - centre) * scale.
   double (*sum)(const float* x, int64_t count);

@@ -66,15 +66,16 @@ int64_t keep_rest_kernel(const LookArgs& args) {
     alignas(64) int32_t inside[kPanel], outside[kPanel];
     alignas(64) float rho[kPanel], rest_rho[kPanel], reach[kPanel], value[kPanel], limit[kPanel];
     for (int i = 0; i < kPanel; ++i) {
-      const int64_t n = at + i, row = a.rows[n], other = a.others[n];
-      const Bounds &own = a.mine[row], &their = a.theirs[other];
-      const int32_t apart = static_cast<int32_t>(a.fine_mine[row * a.fine_stride]) -
-                            static_cast<int32_t>(a.fine_theirs[other * a.fine_stride]);
-      inside[i] = a.squares[n] - apart * apart;
-      outside[i] = own.rest_square + their.rest_square - 2 * a.dots[n];
+      const Bounds &own = a.mine[a.rows[at + i]], &their = a.theirs[a.others[at + i]];
+      inside[i] = own.tail - their.tail;
+      outside[i] = own.rest_own + their.rest_square;
       rho[i] = own.fine + their.fine;
       rest_rho[i] = own.rest + their.rest;
-      reach[i] = a.reach[a.slots[n]];
+    }
+    for (int i = 0; i < kPanel; ++i) {
+      reach[i] = a.reach[a.slots[at + i]];
+      inside[i] = a.squares[at + i] - inside[i] * inside[i];
+      outside[i] -= 2 * a.dots[at + i];
     }
     for (int i = 0; i < kPanel; ++i) {
       const float own = rho[i] * a.fine_inverse, away = rest_rho[i] * a.fine_inverse;

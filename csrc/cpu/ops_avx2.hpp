@@ -55,22 +55,17 @@ struct Avx2Int : PortableInt {
     for (int i = 0; i < kPanel; ++i) to[i] = pack(lanes[i], shift);
   }
   // See PortableInt.
-  static MUSC_INLINE uint32_t reached(const ChooseArgs& a, int64_t at) {
-    uint32_t bits = 0;
-    for (int half = 0; half < kPanel; half += 8) {
-      const __m256 steps = _mm256_mul_ps(_mm256_add_ps(_mm256_set1_ps(a.reach),
-                                                       _mm256_loadu_ps(a.rho + at + half)),
-                                         _mm256_set1_ps(a.inverse));
-      const __m256 square = _mm256_mul_ps(_mm256_mul_ps(steps, steps), _mm256_set1_ps(kHalf));
-      const __m256 limit =
-          _mm256_min_ps(_mm256_add_ps(square, _mm256_set1_ps(1.0f)), _mm256_set1_ps(kMostScore));
-      const __m256i score =
-          _mm256_sub_epi32(_mm256_setzero_si256(), load_half(a.scores + at + half));
-      const __m256i above = _mm256_cmpgt_epi32(score, _mm256_cvttps_epi32(limit));
-      const int outside = _mm256_movemask_ps(_mm256_castsi256_ps(above));
-      bits |= (~static_cast<uint32_t>(outside) & 0xffu) << half;
-    }
-    return bits;
+  static MUSC_INLINE uint32_t reached(Vector scores, const Reach& reach, const Columns& columns,
+                                      int64_t at) {
+    const auto half = [&](__m256i score, int64_t first) {
+      const __m256 more = _mm256_fmadd_ps(_mm256_set1_ps(reach.slope),
+                                          _mm256_loadu_ps(columns.delta + first),
+                                          _mm256_loadu_ps(columns.half + first));
+      return static_cast<uint32_t>(_mm256_movemask_ps(
+          _mm256_cmp_ps(_mm256_add_ps(_mm256_cvtepi32_ps(score), more),
+                        _mm256_set1_ps(reach.least), _CMP_GE_OQ)));
+    };
+    return half(scores.low, at) | half(scores.high, at + 8) << 8;
   }
   // See PortableInt.
   static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,

@@ -83,20 +83,13 @@ struct Avx512Score : Avx512Base {
     store(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(keep), load(from)));
   }
   // See PortableInt.
-  static MUSC_INLINE uint32_t reached(const ChooseArgs& a, int64_t at) {
-    const __m512 steps = _mm512_mul_ps(_mm512_add_ps(_mm512_set1_ps(a.reach),
-                                                     _mm512_loadu_ps(a.rho + at)),
-                                       _mm512_set1_ps(a.inverse));
-    const __m512 half = _mm512_mul_ps(_mm512_mul_ps(steps, steps), _mm512_set1_ps(kHalf));
-    const __m512 limit =
-        _mm512_min_ps(_mm512_add_ps(half, _mm512_set1_ps(1.0f)), _mm512_set1_ps(kMostScore));
-    const __m512i score = _mm512_sub_epi32(_mm512_setzero_si512(), load(a.scores + at));
-    return _mm512_cmple_epi32_mask(score, _mm512_cvttps_epi32(limit));
-  }
-  static MUSC_INLINE void append(uint32_t bits, int32_t first, int32_t* out) {
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    store(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits),
-                                           _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+  static MUSC_INLINE uint32_t reached(Vector scores, const Reach& reach, const Columns& columns,
+                                      int64_t at) {
+    const __m512 more = _mm512_fmadd_ps(_mm512_set1_ps(reach.slope),
+                                        _mm512_loadu_ps(columns.delta + at),
+                                        _mm512_loadu_ps(columns.half + at));
+    return _mm512_cmp_ps_mask(_mm512_add_ps(_mm512_cvtepi32_ps(scores), more),
+                              _mm512_set1_ps(reach.least), _CMP_GE_OQ);
   }
 };
 

@@ -104,20 +104,15 @@ struct PortableInt : PortableBase<int32_t> {
       out += keep >> i & 1u;
     }
   }
-  // Bits of the 16 columns from `at` on that choose() keeps, padding or not.
-  static MUSC_INLINE uint32_t reached(const ChooseArgs& a, int64_t at) {
+  // Bits of the scores of 16 columns, from `at` on, that are within reach.
+  static MUSC_INLINE uint32_t reached(const Vector& scores, const Reach& reach,
+                                      const Columns& columns, int64_t at) {
     uint32_t bits = 0;
     for (int i = 0; i < kPanel; ++i) {
-      const float steps = (a.reach + a.rho[at + i]) * a.inverse;
-      const float limit = steps * steps * kHalf + 1.0f;
-      const auto most = static_cast<int32_t>(limit < kMostScore ? limit : kMostScore);
-      bits |= (-a.scores[at + i] <= most ? 1u : 0u) << i;
+      const float more = reach.slope * columns.delta[at + i] + columns.half[at + i];
+      bits |= (static_cast<float>(scores.at[i]) + more >= reach.least ? 1u : 0u) << i;
     }
     return bits;
-  }
-  // The places of bits, counted from `first`, to out, of which 16 may be written.
-  static MUSC_INLINE void append(uint32_t bits, int32_t first, int32_t* out) {
-    for (; bits != 0; bits &= bits - 1) *out++ = first + __builtin_ctz(bits);
   }
 };
 

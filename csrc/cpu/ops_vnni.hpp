@@ -73,30 +73,18 @@ void fine_squares_vnni(const int16_t* x, const int16_t* y, int64_t stride, const
   });
 }
 
-// Rows of x repeat: the excess of the unsigned factor, 128 sum(x), is summed once for each.
 void rest_dots_vnni(const int8_t* x, const int8_t* y, int64_t stride, const Picks& picks,
                     int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
   compare_fours<int8_t, 24>(x, y, stride, picks, out, [flip](__m512i sum, __m512i a, __m512i b) {
     return Vnni::dot(sum, a, _mm512_xor_si512(b, flip));
   });
-  int32_t row = -1, excess = 0;
-  for (int64_t n = 0; n < picks.count; ++n) {
-    if (picks.rows[n] != row) {
-      row = picks.rows[n];
-      __m512i sum = _mm512_setzero_si512();
-      for (int64_t k = 0; k < stride; k += 64) {
-        sum = Vnni::dot(sum, _mm512_loadu_si512(x + row * stride + k), flip);
-      }
-      excess = _mm512_reduce_add_epi32(sum);
-    }
-    out[n] -= excess;
-  }
 }
 
 constexpr Isa with_vnni(Isa isa) {
   isa.fine_squares = fine_squares_vnni;
   isa.rest_dots = rest_dots_vnni;
+  isa.rest_bias = 128;
   return isa;
 }
 

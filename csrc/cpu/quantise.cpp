@@ -36,6 +36,18 @@ void put_inits(const QuantiseArgs& args, int64_t row, int32_t square, int32_t su
   args.right_init[row] = -(square / 2);
 }
 
+// What is known of a row of an image, and the same for scans of it as a column.
+void put_bounds(const QuantiseArgs& args, int64_t image, int64_t row, const Bounds& bounds) {
+  const int64_t column = image * args.padded + row;
+  args.bounds[image * args.rows + row] = bounds;
+  put_column(bounds.rho, 1.0 / args.scale, args.delta + column, args.half + column);
+}
+
+void put_padding(const QuantiseArgs& args, int64_t row) {
+  args.left_init[row] = args.right_init[row] = kNever;
+  args.delta[row] = args.half[row] = 0.0f;
+}
+
 // A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
 void put_words(const int8_t* levels, int elements, int64_t words, uint32_t* left,
                uint32_t* right) {
@@ -101,8 +113,14 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
         3.0 * projection +
         root(isa.round_bytes(row.centred, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
-    const int32_t self = 0;
-    isa.rest_dots(rest, rest, args.rest_stride, {&self, &self, 1}, &bounds.rest_square);
+    int32_t square = 0, sum = 0;
+    for (int64_t c = 0; c < args.channels; ++c) {
+      square += static_cast<int32_t>(rest[c]) * rest[c];
+      sum += rest[c];
+    }
+    bounds.rest_square = square;
+    bounds.rest_own = square + 2 * isa.rest_bias * sum;  // less twice rest_dots: without its excess
+    bounds.tail = fine != nullptr ? fine[args.prefix] : 0;
   }
   return bounds;
 }
@@ -133,12 +151,13 @@ void round_whole(const Isa& isa, const QuantiseArgs& args) {
     isa.int8.round_panel(panel);
     for (int64_t r = 0; r < kPanel; ++r) {
       if (r >= panel.rows) {
-        args.left_init[base + r] = args.right_init[base + r] = kNever;
+        put_padding(args, base + r);
         continue;
       }
       // x - mean; then two rounds of at most 17 steps, each orthonormal up to 2^-24 of its result.
       const double error = 40.0 * kUnit * root(panel.norms[r]);
-      args.bounds[at + r] = {upwards(error + root(panel.lost[r])), 0.0f, 0.0f, 0};
+      const float rho = upwards(error + root(panel.lost[r]));
+      put_bounds(args, image, top + r, {rho, 0.0f, 0.0f, 0, 0, 0});
       put_inits(args, base + r, panel.squares[r], panel.sums[r]);
     }
   });
@@ -186,7 +205,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         uint32_t* left = args.left + row * args.words;
         std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
         if (r >= real) {
-          args.left_init[row] = args.right_init[row] = kNever;
+          put_padding(args, row);
           put_words(levels.data(), args.elements, args.words, left, right + r);
           continue;
         }
@@ -201,7 +220,8 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         std::copy_n(projected.data() + r * panels * kPanel, args.prefix, w.data());
         const Row data{scratch.data(), w.data(),
                        rest == nullptr ? nullptr : back.data() + r * width};
-        args.bounds[at] = round_row(isa, args, data, levels.data(), fine, rest);
+        put_bounds(args, image, half + r,
+                   round_row(isa, args, data, levels.data(), fine, rest));
         put_words(levels.data(), args.elements, args.words, left, right + r);
         int32_t square = 0, sum = 0;
         for (const int8_t level : levels) {

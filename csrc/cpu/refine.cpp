@@ -28,10 +28,11 @@ struct Block {
   std::vector<uint32_t> nearest, possible;  // [columns][words]: rows to examine, a bit each
   std::vector<Hit> hits;                    // [rows][k], heaps
   std::vector<int64_t> kept;                // [rows]: how many so far
+  std::vector<float> reach;                 // [rows]: the distance of the farthest hit, as a bound
 
   int64_t words() const { return lanes_of(rows) / kLanes; }
   static int64_t bytes_of_row(int64_t columns, int64_t k) {
-    return columns / 4 + k * static_cast<int64_t>(sizeof(Hit)) + 8;
+    return columns / 4 + k * static_cast<int64_t>(sizeof(Hit)) + 12;
   }
 };
 
@@ -67,7 +68,7 @@ class Refiner {
   Hit* hits_of(Block& block, int64_t p) { return block.hits.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
   int64_t most(Block& block, int64_t p) {
-    const double reach = shape_.usual_rho + examiner_.distance(hits_of(block, p)->square) +
+    const double reach = shape_.usual_rho + block.reach[sized(p)] +
                          q_.bounds[block.image * q_.rows + block.begin + p].rho;
     return examiner_.limit(reach) >> shape_.shift;
   }
@@ -130,7 +131,7 @@ void Refiner::ask_nearest(size_t image, int64_t column) {
   for_rows(block.nearest.data() + column * block.words(), block.words(), [&](int64_t p) {
     if (p >= block.rows) return;
     wanted_.push_back({static_cast<int32_t>(image), static_cast<int32_t>(block.begin + p),
-                       kInfinity, first[p]});
+                       kInfinity, kInfinity, first[p]});
   });
 }
 
@@ -145,7 +146,7 @@ void Refiner::ask_possible(size_t image, int64_t column) {
   for_rows(block.possible.data() + column * block.words(), block.words(), [&](int64_t p) {
     if (p >= block.rows || scores[p] > most(block, p)) return;
     wanted_.push_back({static_cast<int32_t>(image), static_cast<int32_t>(block.begin + p),
-                       hits_of(block, p)->square, -1});
+                       hits_of(block, p)->square, block.reach[sized(p)], -1});
   });
 }
 
@@ -155,6 +156,7 @@ void Refiner::keep_possible(Block& block, int64_t p, const Hit& found) {
   std::pop_heap(hits, hits + k_);
   hits[k_ - 1] = found;
   std::push_heap(hits, hits + k_);
+  block.reach[sized(p)] = examiner_.distance(hits->square);
 }
 
 // Column by column: what `ask` lists of each query image, and what `keep` does with what is found.
@@ -167,6 +169,10 @@ void Refiner::examine_all(const Ask& ask, const Keep& keep) {
       wanted_.clear();
       for (size_t image = first; image < first + together; ++image) {
         if (!own(blocks_[image].image, column)) ask(image, column);
+        if (column + 1 < columns_) {
+          const Block& block = blocks_[image];
+          examiner_.fetch_summary(block.image, column + 1, block.begin, block.rows);
+        }
       }
       for (Wanted& wanted : wanted_) wanted.image -= static_cast<int32_t>(first);
       examine(first, together, column);
@@ -197,6 +203,7 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
     block.rows = end - begin;
     block.hits.resize(sized(block.rows * k_));
     block.kept.assign(sized(block.rows), 0);
+    block.reach.resize(sized(block.rows));
     take_nearest(block);
   }
   examine_all([&](size_t n, int64_t column) { ask_nearest(n, column); },
@@ -204,6 +211,7 @@ void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
   for (Block& block : blocks_) {
     for (int64_t p = 0; p < block.rows; ++p) {
       std::make_heap(hits_of(block, p), hits_of(block, p) + k_);
+      block.reach[sized(p)] = examiner_.distance(hits_of(block, p)->square);
     }
     if (certify) take_possible(block);
   }

@@ -149,16 +149,12 @@ int64_t largest_kernel(const int32_t* scores, int64_t count) {
 }
 
 template <class Ops>
-int64_t choose_kernel(const ChooseArgs& args) {
-  const ChooseArgs a = args;  // a copy, which no store to `out` can change
-  int64_t found = 0;
-  for (int64_t at = 0; at < a.count; at += kPanel) {
-    uint32_t keep = Ops::reached(a, at);
-    if (a.count - at < kPanel) keep &= (1u << (a.count - at)) - 1u;
-    Ops::append(keep, a.first + static_cast<int32_t>(at), a.out + found);
-    found += __builtin_popcount(keep);
+void choose_kernel(const ChooseArgs& args) {
+  const ChooseArgs a = args;  // a copy, which no store to `masks` can change
+  for (int64_t panel = 0; panel < a.panels; ++panel) {
+    const auto scores = Ops::load(a.scores + panel * kPanel);
+    a.masks[panel] = static_cast<uint16_t>(Ops::reached(scores, a.reach, a.columns, panel * kPanel));
   }
-  return found;
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ struct QuantiseArgs {
   int32_t* left_init;   // [images][padded]
   int32_t* right_init;  // [images][padded]
   Bounds* bounds;       // [images][rows]
+  float *delta, *half;  // [images][padded]: Columns; 0 for padding
   int threads;
   // The closer looks; fine may be null (none), and so may rest (no tail). Strides in elements.
   int16_t* fine;        // [images][rows][fine_stride], zero beyond the channels
@@ -74,6 +75,7 @@ struct Operands {
   const int32_t* left_init;
   const int32_t* right_init;
   const Bounds* bounds;
+  const float *delta, *half;
   const float* x;
   int64_t rows, padded;
   const int16_t* fine;
@@ -87,7 +89,6 @@ struct SearchShape {
   double scale, stretch;
   int threads;
   int64_t fine_stride, rest_stride;  // 0: there is none
-  int64_t prefix;                    // the tail norm's place in a fine row
   double fine_scale, rest_scale;
   double usual_rho;                  // of most segments, see SummaryArgs
   double ratio;                      // of a distance to that in the space, as a rule: a guess

@@ -48,7 +48,16 @@ MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
   for (int r = 0; r < ROWS; ++r) {
     for (int v = 0; v < PANELS; ++v) {
       for (int s = 1; s < SPLIT; ++s) sums[0][r][v] = Ops::add(sums[0][r][v], sums[s][r][v]);
-      Ops::store(a.out + (top + r) * a.stride + (panel + v) * kPanel, sums[0][r][v]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int v = 0; v < PANELS; ++v) {
+      if (a.out != nullptr) {
+        Ops::store(a.out + (top + r) * a.stride + (panel + v) * kPanel, sums[0][r][v]);
+      } else {
+        a.masks[(top + r) * a.mask_stride + panel + v] = static_cast<uint16_t>(
+            Ops::reached(sums[0][r][v], a.reach[top + r], a.columns, (panel + v) * kPanel));
+      }
     }
   }
 }
@@ -151,6 +160,7 @@ constexpr Isa make_isa(const char* name) {
           round_kernel<int16_t>,
           compare_kernel<int16_t, fine_square, 8>,
           compare_kernel<int8_t, rest_dot, 3>,
+          0,
           keep_fine_kernel<Int>,
           keep_rest_kernel<Int>,
           largest_kernel,

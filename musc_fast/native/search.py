@@ -292,7 +292,6 @@ def _shape(left: Segmented, right: Segmented, segment: int) -> _C.SearchShape:
         threads=torch.get_num_threads(),
         fine_stride=fine_stride,
         rest_stride=rest_stride,
-        prefix=space.prefix,
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
         usual_rho=usual,

@@ -12,6 +12,8 @@ from musc_fast import _C, planning
 from . import scratch
 from .space import Space
 
+BOUNDS = 6  # 32-bit fields of `Bounds` in csrc/cpu/kernels.hpp
+
 
 def default_isa() -> str:
     """The best instruction set that this processor and build have."""
@@ -58,7 +60,8 @@ class Side:
         self.left = room(self, images * padded * self.words, torch.int32)
         self.right = room(self, images * padded * self.words, torch.int32)
         self.inits = room(self, 2 * images * padded, torch.int32).view(2, images, padded)
-        self.bounds = room(self, images * rows * 4, torch.float32).view(images, rows, 4)
+        self.columns = room(self, 2 * images * padded, torch.float32).view(2, images, padded)
+        self.bounds = room(self, images * rows * BOUNDS, torch.float32).view(images, rows, BOUNDS)
         fine_stride, rest_stride = strides(space)
         self.fine = room(self, images * rows * fine_stride, torch.int16)
         self.rest = room(self, images * rows * rest_stride, torch.int8)
@@ -68,6 +71,8 @@ class Side:
             left_init=self.inits[0].data_ptr(),
             right_init=self.inits[1].data_ptr(),
             bounds=self.bounds.data_ptr(),
+            delta=self.columns[0].data_ptr(),
+            half=self.columns[1].data_ptr(),
             x=x.data_ptr(),
             rows=rows,
             padded=padded,
@@ -122,6 +127,8 @@ class Side:
             left_init=self.inits[0].data_ptr() + at,
             right_init=self.inits[1].data_ptr() + at,
             bounds=self.bounds[first].data_ptr(),
+            delta=self.columns[0].data_ptr() + at,
+            half=self.columns[1].data_ptr() + at,
             threads=torch.get_num_threads(),
             fine=self.fine.data_ptr() + 2 * first * rows * fine_stride if fine_stride else 0,
             fine_stride=fine_stride,

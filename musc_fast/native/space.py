@@ -18,7 +18,7 @@ from torch import Tensor
 from .directions import Products, left_over, panels_of, principal_directions
 
 UNIT = 2.0**-24  # the rounding unit of float32
-_SAMPLE = (1024, 8192)  # rows the basis is fitted to: a 16th of all, within these bounds
+_SAMPLE = (1024, 4096)  # rows the basis is fitted to: a 32nd of all, within these bounds
 _PREFIXES = (31, 47, 63, 95)  # and the tail norm: whole vectors
 # Below this many references the choice is a fifth of the search: half the work for it, and bounds
 # that are a little looser, are quicker together (2 to 6% at 16 images; survivors rise by 0 to 10%).
@@ -33,11 +33,11 @@ _TILE_UNITS = ("amx-int8",)
 _TILED = 1024
 # Seconds a core, from measurements on Zen 4; only their ratios matter.
 _PER_OPERATION = 1 / 400e9  # of the pass over all pairs
-_PER_SCANNED = 1 / 180e9  # operation of scanning a segment again
+_PER_SCANNED = 1 / 300e9  # operation of scanning a segment again
 _PER_PROJECTED = 1 / 100e9  # operation of projecting on the basis, and back
-_PER_LOOK = 40e-9  # a closer look at a candidate
-_PER_CANDIDATE = 60e-9  # recomputing one distance, plus:
-_PER_CHANNEL = 0.15e-9
+_PER_CANDIDATE = 25e-9  # closer looks, and the distance of the few that are left
+_PER_IMAGE = 160e-9  # examining an image and recomputing one distance, plus:
+_PER_CHANNEL = 0.1e-9
 
 
 @dataclass(frozen=True)
@@ -264,11 +264,14 @@ def estimate_costs(
         counts.setdefault(channels, []).append(float(left[use].mean()) if bool(use.any()) else 1)
     for prefix, found in counts.items():
         survivors = sum(found) / len(found)
-        scans = min(1 + 0.7 * survivors, -(-patches // work.segment))
+        scans = min(1 + 0.07 * survivors, -(-patches // work.segment))
         scan = scans * work.segment * 2 * prefix * _PER_SCANNED
-        recompute = (1 + survivors) * (_PER_CANDIDATE + channels * _PER_CHANNEL)
-        costs[prefix] = pass_over * 2 * (prefix + 4) * _PER_OPERATION + work.k_max * 1.5 * (
-            scan + recompute
+        examine = survivors * _PER_CANDIDATE + _PER_IMAGE + channels * _PER_CHANNEL
+        project = 4 * channels * prefix * _PER_PROJECTED if prefix < channels else 0.0
+        costs[prefix] = (
+            project
+            + pass_over * 2 * (prefix + 4) * _PER_OPERATION
+            + 2 * work.k_max * (scan + examine)
         )
     return costs
 
@@ -324,7 +327,7 @@ def _choose_space(
     whole = prefix is not None and prefix >= channels
     rows = sum(side.shape[0] * side.shape[1] for side in sides)
     # A mean and a scale need fewer rows than a basis.
-    count = _SAMPLE[0] if whole else min(max(rows // 16, _SAMPLE[0]), _SAMPLE[1])
+    count = _SAMPLE[0] if whole else min(max(rows // 32, _SAMPLE[0]), _SAMPLE[1])
     sample = sample_rows(sides, count)
     mean = sample.mean(0)
     centred = sample - mean

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from musc_fast import _C
+from musc_fast.native.sides import BOUNDS
 
 ISAS = pytest.mark.parametrize("isa", _C.instruction_sets())
 FEW = settings(max_examples=40, deadline=None)
@@ -45,24 +46,36 @@ def test_choose(
     isa: str, seed: int, count: int, scale: float, sizes: tuple[float, float], spread: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    reach = torch.tensor(sizes[0] * scale)
+    reach, inverse = sizes[0] * scale, 1 / scale
     rho = torch.rand(COUNT, generator=generator) * sizes[1] * scale
-    inverse = torch.tensor(1 / scale, dtype=torch.float32)
-    steps = (reach.double() + rho.double()) * inverse.double()
-    limit = steps.square() / 2 + 1
+    limit = ((reach + rho.double()) * inverse).square() / 2 + 1
     scores = -near(limit, spread, generator).clamp(0, 2**31 - 1)
     scores = scores.to(torch.int32)
-    out = torch.full((COUNT + 16,), -1, dtype=torch.int32)
-    found = _C.choose(
-        isa=isa, scores=scores.data_ptr(), rho=rho.data_ptr(), count=count, reach=float(reach),
-        inverse=float(inverse), first=7, out=out.data_ptr(),
+    panels = -(-count // 16)
+    masks = torch.full((panels + 1,), 77, dtype=torch.uint16)
+    _C.choose(
+        isa=isa, scores=scores.data_ptr(), rho=rho.data_ptr(), panels=panels, reach=reach,
+        inverse=inverse, masks=masks.data_ptr(),
     )  # fmt: skip
-    chosen = (out[:found] - 7).tolist()
-    assert chosen == sorted(set(chosen))
-    assert all(0 <= at < count for at in chosen)
-    score = -scores.double()[:count]
-    limit = limit[:count]
-    assert within(chosen, score <= limit.floor(), score > limit * (1 + 1e-5) + 1)
+    assert int(masks[panels]) == 77
+    bits = masks[:panels].to(torch.int32)[:, None] >> torch.arange(16) & 1
+    chosen = torch.nonzero(bits.flatten())[:, 0].tolist()
+    score, limit = -scores.double()[: 16 * panels], limit[: 16 * panels]
+    assert within(chosen, score <= limit, score > limit * (1 + 1e-5) + 1)
+
+
+@ISAS
+@pytest.mark.parametrize("reach", [1e7, 1e30, float("inf")])
+def test_beyond_every_score_all_are_chosen(isa: str, reach: float) -> None:
+    scores = torch.tensor([0, -1, -(2**31) + 1, -(2**29)] * 4, dtype=torch.int32)
+    masks = torch.zeros(1, dtype=torch.uint16)
+    for rho in (0.0, 1e20, float("inf")):
+        _C.choose(
+            isa=isa, scores=scores.data_ptr(), rho=torch.full((16,), rho).data_ptr(), panels=1,
+            reach=reach, inverse=3.0, masks=masks.data_ptr(),
+        )  # fmt: skip
+        assert int(masks[0]) == 0xFFFF
+        masks.zero_()
 
 
 class Candidates:
@@ -81,11 +94,9 @@ class Candidates:
         self.picks = self.picks.to(torch.int32)
         self.squares = torch.zeros(COUNT + 16, dtype=torch.int32)
         self.dots = torch.zeros(COUNT, dtype=torch.int32)
-        # The tail norm of each row, alone in a row of 32.
-        self.fine = torch.zeros(2, self.rows, 32, dtype=torch.int16)
 
     def _bounds(self, rho: float) -> Tensor:
-        return torch.rand(self.rows, 4, generator=self.generator) * rho
+        return torch.rand(self.rows, BOUNDS, generator=self.generator) * rho
 
     def of(self, column: int) -> Tensor:
         """Both bounds of each candidate, summed, float64."""
@@ -101,7 +112,6 @@ class Candidates:
             reach=self.reach.data_ptr(), slots=lists[0].data_ptr(), rows=lists[1].data_ptr(),
             others=lists[2].data_ptr(), squares=lists[3].data_ptr(), count=self.count,
             fine_inverse=inverse, rest_steps=rest_steps, dots=self.dots.data_ptr(),
-            fine_mine=self.fine[0].data_ptr(), fine_theirs=self.fine[1].data_ptr(), fine_stride=32,
         )  # fmt: skip
         places = [before.index(row) for row in torch.stack(lists)[:, :kept].T.tolist()]
         assert places == sorted(set(places))
@@ -145,12 +155,14 @@ def test_keep_rest(
     share = torch.rand(count, generator=it.generator, dtype=torch.float64)
     outside = near(((share * reach + rest_rho) / steps).square(), spread, it.generator)
     squares = torch.randint(1000, (2, it.rows), generator=it.generator, dtype=torch.int32)
-    it.mine[:, 3], it.theirs[:, 3] = squares[0].view(torch.float32), squares[1].view(torch.float32)
+    # As first factor and as second; and the tail norms.
+    it.mine.view(torch.int32)[:, 4], it.theirs.view(torch.int32)[:, 3] = squares
     norms = (squares[0][rows] + squares[1][others]).double()
+    tails = torch.randint(-300, 300, (2, it.rows), generator=it.generator, dtype=torch.int32)
+    it.mine.view(torch.int32)[:, 5], it.theirs.view(torch.int32)[:, 5] = tails
     it.dots[:count] = ((norms - outside.clamp(max=2e9)) / 2).round().to(torch.int32)
     outside = norms - 2 * it.dots[:count].double()
-    it.fine[:, :, 0] = torch.randint(-300, 300, (2, it.rows), generator=it.generator)
-    apart = (it.fine[0][rows, 0].double() - it.fine[1][others, 0].double()).square()
+    apart = (tails[0][rows].double() - tails[1][others].double()).square()
     inside = near(((1 - share.square()).sqrt() * reach + fine_rho).square(), spread, it.generator)
     it.squares[:count] = (inside + apart).clamp(max=2**31 - 1).to(torch.int32)
     inside = it.squares[:count].double() - apart

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from musc_fast import _C, planning
+from musc_fast.native.sides import BOUNDS
 
 SCALE = 0.002
 
@@ -21,7 +22,7 @@ def summary(
     kept = torch.zeros(scores.numel() + planning.LANES, dtype=torch.int32)
     kept[: scores.numel()] = scores.flatten()
     kept = kept.to(torch.uint16)
-    bounds = torch.zeros(rows, 4)
+    bounds = torch.zeros(rows, BOUNDS)
     bounds[:, 0] = rho
     lanes = -(-rows // planning.LANES) * planning.LANES
     best = torch.empty(planning.score_bytes(rows, 1, segments * 16, 16) // 2, dtype=torch.uint16)
