@@ -129,7 +129,7 @@ MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t 
 template <class Ops>
 void project_kernel(const float* x, int64_t stride, const float* mean, int64_t channels,
                     const float* basis, int64_t panels, float* centred, float* out) {
-  constexpr int kTogether = Ops::kRows >= 8 ? 2 : 1;  // panels
+  constexpr int kTogether = Ops::kRows >= 8 ? 3 : 1;  // panels
   const int64_t row = panels * kPanel;
   centre_lanes<kTileRows>(x, stride, kTileRows, mean, channels, centred);
   for (int64_t first = 0; first < channels; first += kSummed) {
@@ -140,6 +140,9 @@ void project_kernel(const float* x, int64_t stride, const float* mean, int64_t c
       int64_t p = 0;
       for (; p + kTogether <= panels; p += kTogether) {
         project_tile<Ops, kTogether>(rows, basis, channels, first, last, p, row, to);
+      }
+      for (; kTogether > 2 && p + 2 <= panels; p += 2) {
+        project_tile<Ops, 2>(rows, basis, channels, first, last, p, row, to);
       }
       for (; p < panels; ++p) project_tile<Ops, 1>(rows, basis, channels, first, last, p, row, to);
     }
