@@ -39,20 +39,20 @@ void bind_search(py::module_& module) {
   using musc::SearchShape;
   py::class_<Operands>(module, "Operands")
       .def(py::init([](uintptr_t left, uintptr_t right, uintptr_t left_init, uintptr_t right_init,
-                       uintptr_t bounds, uintptr_t delta, uintptr_t half, uintptr_t x,
-                       int64_t rows, int64_t padded,
+                       uintptr_t bounds, uintptr_t deltas, uintptr_t x, int64_t rows,
+                       int64_t padded,
                        uintptr_t fine, uintptr_t rest) {
              require(rows > 0 && padded >= rows && padded % musc::kPanel == 0, "padding");
              return Operands{pointer<const uint32_t>(left),       pointer<const uint32_t>(right),
                              pointer<const int32_t>(left_init),   pointer<const int32_t>(right_init),
-                             pointer<const musc::Bounds>(bounds), pointer<const float>(delta),
-                             pointer<const float>(half),          pointer<const float>(x),
-                             rows,                                padded,
+                             pointer<const musc::Bounds>(bounds), pointer<const float>(deltas),
+                             pointer<const float>(x),             rows,
+                                                           padded,
                              pointer<const int16_t>(fine),        pointer<const int8_t>(rest),
                              nullptr};
            }),
            py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
-           py::arg("bounds"), py::arg("delta"), py::arg("half"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
+           py::arg("bounds"), py::arg("deltas"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
            py::arg("rest"))
       .def("with_segments", [](const Operands& operands, uintptr_t segment_rho) {
         Operands out = operands;
@@ -82,7 +82,7 @@ void bind_search(py::module_& module) {
          int64_t rows, int64_t channels, int64_t prefix, bool tail, float tail_centre,
          double scale, double basis_error, int64_t words, int64_t padded, uintptr_t left,
          uintptr_t right, uintptr_t left_init, uintptr_t right_init, uintptr_t bounds,
-         uintptr_t delta, uintptr_t half, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
+         uintptr_t deltas, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
          uintptr_t rest, int64_t rest_stride, double rest_scale) {
         const musc::Isa& isa = isa_named(isa_name);
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
@@ -109,8 +109,7 @@ void bind_search(py::module_& module) {
                                       pointer<int32_t>(left_init),
                                       pointer<int32_t>(right_init),
                                       pointer<musc::Bounds>(bounds),
-                                      pointer<float>(delta),
-                                      pointer<float>(half),
+                                      pointer<float>(deltas),
                                       threads,
                                       pointer<int16_t>(fine),
                                       fine_stride,
@@ -126,8 +125,7 @@ void bind_search(py::module_& module) {
       py::arg("rows"), py::arg("channels"), py::arg("prefix"), py::arg("tail"),
       py::arg("tail_centre"), py::arg("scale"), py::arg("basis_error"), py::arg("words"),
       py::arg("padded"), py::arg("left"), py::arg("right"), py::arg("left_init"),
-      py::arg("right_init"), py::arg("bounds"), py::arg("delta"), py::arg("half"),
-      py::arg("threads"), py::arg("fine"),
+      py::arg("right_init"), py::arg("bounds"), py::arg("deltas"), py::arg("threads"), py::arg("fine"),
       py::arg("fine_stride"), py::arg("fine_scale"), py::arg("back"), py::arg("rest"),
       py::arg("rest_stride"), py::arg("rest_scale"));
 
@@ -182,13 +180,12 @@ void bind_search(py::module_& module) {
       "choose",
       [](const std::string& isa_name, uintptr_t scores, uintptr_t rho, int64_t panels, double reach,
          double inverse, uintptr_t masks) {
-        const auto count = static_cast<size_t>(panels * musc::kPanel);
-        std::vector<float> delta(count), half(count);
-        for (size_t c = 0; c < count; ++c) {
-          musc::put_column(pointer<const float>(rho)[c], inverse, &delta[c], &half[c]);
+        std::vector<float> deltas;
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          deltas.push_back(musc::steps_of(pointer<const float>(rho)[panel], inverse));
         }
         isa_named(isa_name).choose({pointer<const int32_t>(scores), panels,
-                                    musc::reach_of(reach, inverse), {delta.data(), half.data()},
+                                    musc::steps_of(reach, inverse), deltas.data(),
                                     pointer<uint16_t>(masks)});
       },
       "ChooseArgs: a part of refine, for tests.", py::arg("isa"), py::arg("scores"),

@@ -69,7 +69,7 @@ def finest_segment(words: int) -> int:
 
 def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
     """The rounded operands of `images` images: two layouts, inits, bounds, `extra` a row."""
-    return images * padded(patches) * (2 * 4 * words + 40 + extra)
+    return images * padded(patches) * (2 * 4 * words + 33 + extra)
 
 
 def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:

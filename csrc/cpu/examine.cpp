@@ -20,7 +20,7 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
       ordered_(reach_.size()), ends_(sized(segments_ + 1)),
       mask_stride_((shape.segment / kPanel + kWord - 1) / kWord * kWord),
       scores_(sized(kBatch * shape.segment)), masks_(sized(kBatch * mask_stride_)),
-      block_(sized(kTogether * shape.words)), found_(reach_.size()) {
+      block_(sized(kTogether * shape.words)), least_(sized(kTogether * mask_stride_)), found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
@@ -72,12 +72,13 @@ void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_
   const int64_t begin = segment * shape_.segment, column = j_ * r_.padded + begin;
   ScanArgs scan;
   scan.block = block_.data();
+  scan.least = least_.data();
   scan.words = shape_.words;
   scan.panels = width(segment) / kPanel;
   scan.right = r_.right + column * shape_.words;
   scan.right_init = r_.right_init + column;
   scan.stride = shape_.segment;
-  scan.columns = columns(segment);
+  scan.deltas = deltas(segment);
   scan.mask_stride = mask_stride_;
   for (int64_t at = 0; at < count; at += kTogether) {
     scan.rows = std::min(kTogether, count - at);
@@ -88,7 +89,7 @@ void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_
       const int64_t row = (ask_.image + wanted.image) * q_.padded + wanted.patch;
       scan.left[r] = q_.left + row * shape_.words;
       scan.left_init[r] = q_.left_init[row];
-      if (scores == nullptr) scan.reach[r] = reach(batch[at + r]);
+      if (scores == nullptr) scan.slopes[r] = slope(batch[at + r]);
     }
     isa_.int8.scan(scan);
   }
@@ -115,8 +116,8 @@ void Examiner::start_all() {
     }
     for (int64_t b = 0; b < count; ++b) {
       const int64_t n = batch[b], segment = ask_.wanted[n].segment;
-      isa_.choose({scores_.data() + b * shape_.segment, width(segment) / kPanel, reach(n),
-                   columns(segment), masks_.data()});
+      isa_.choose({scores_.data() + b * shape_.segment, width(segment) / kPanel, slope(n),
+                   deltas(segment), masks_.data()});
       take_chosen(n, segment, masks_.data());
     }
   }

@@ -118,13 +118,12 @@ class Examiner {
   int64_t place_of(int64_t n) const {
     return ask_.wanted[n].image * lanes_of(ask_.rows) + ask_.wanted[n].patch - ask_.begin;
   }
-  // What the scores of a patch's candidates must reach.
-  Reach reach(int64_t n) const {
-    return reach_of(static_cast<double>(reach_[sized(n)]) + bounds_of(n).rho, inverse_);
+  // What a patch and the panels of a segment bring to least_score().
+  float slope(int64_t n) const {
+    return steps_of(static_cast<double>(reach_[sized(n)]) + bounds_of(n).rho, inverse_);
   }
-  Columns columns(int64_t segment) const {
-    const int64_t first = j_ * r_.padded + segment * shape_.segment;
-    return {r_.delta + first, r_.half + first};
+  const float* deltas(int64_t segment) const {
+    return r_.deltas + (j_ * r_.padded + segment * shape_.segment) / kPanel;
   }
   void add(int64_t n, int64_t patch) {
     const auto at = sized(candidates_++);
@@ -152,6 +151,7 @@ class Examiner {
   std::vector<int32_t> scores_;               // [kBatch][segment], of a batch
   std::vector<uint16_t> masks_;               // [kBatch][mask_stride], what of them is in reach
   std::vector<uint32_t> block_;               // [kTogether][words], of a scan
+  std::vector<int32_t> least_;                // [kTogether][mask_stride], of a scan
   std::vector<int32_t> found_;                // n whose rows are to be scanned there
   std::vector<int32_t> slots_, rows_, others_;  // candidates: n, row_of(n), reference patch
   std::vector<int32_t> squares_, dots_;

@@ -86,28 +86,25 @@ struct SmallestArgs {
   uint32_t* bits;
 };
 
-// What a candidate's score must reach: -score <= (slope + delta)^2 / 2 + 1, in steps, with the slope
-// of a row (its rho and all) and the delta of a column (its rho). least is -(slope^2 / 2 + 1), half is
-// delta^2 / 2; all of them are a little enlarged, so that float's rounding loses nothing.
-struct Reach {
-  float slope, least;
-};
-struct Columns {
-  const float *delta, *half;
-};
-// In float a kept score's side of the comparison is off by 4 rounding units of what stands there.
+// A candidate's score is at least -(slope + delta)^2 / 2 - 1, in steps: slope of the row (the distance
+// within reach, and its rho), delta of the column's panel (the largest rho there). Slope and delta are
+// a little enlarged, and so is the limit made of them, so that float's rounding loses nothing.
 constexpr float kWider = 1.0f + 1.0f / (1 << 20);
-constexpr float kFarthest = 1e5f;  // steps; beyond every score
-inline Reach reach_of(double distance, double inverse) {
+constexpr float kFarthest = 65536.0f;  // steps; beyond every score
+inline float steps_of(double distance, double inverse) {
   const double steps = distance * inverse;
-  const float slope = steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
-  return {slope, -(0.5f * slope * slope + 1.0f) * kWider};
+  return steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
 }
-inline void put_column(double rho, double inverse, float* delta, float* half) {
-  const double steps = rho * inverse;
-  *delta = steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
-  *half = 0.5f * *delta * *delta * kWider;
+namespace {
+inline int32_t least_score(float slope, float delta) {
+  constexpr float kLeast = -2147483648.0f;
+  const float sum = slope + delta, least = -(0.5f * sum * sum + 1.0f) * kWider;
+  return static_cast<int32_t>(least > kLeast ? least : kLeast);
 }
+inline void least_scores(float slope, const float* deltas, int64_t panels, int32_t* least) {
+  for (int64_t panel = 0; panel < panels; ++panel) least[panel] = least_score(slope, deltas[panel]);
+}
+}  // namespace
 
 // Up to eight rows against `panels` panels of `right`: their scores, out [rows][stride], panels * 16
 // of each; or, where out is null, bits of those that are within reach, masks [rows][mask_stride].
@@ -120,8 +117,9 @@ struct ScanArgs {
   const int32_t* right_init;
   int32_t* out;
   int64_t stride;
-  Reach reach[8];
-  Columns columns;
+  float slopes[8];      // see least_score
+  const float* deltas;  // [panels]
+  int32_t* least;       // [rows][mask_stride], to be used
   uint16_t* masks;
   int64_t mask_stride;
 };
@@ -130,8 +128,8 @@ struct ScanArgs {
 struct ChooseArgs {
   const int32_t* scores;
   int64_t panels;
-  Reach reach;
-  Columns columns;
+  float slope;
+  const float* deltas;  // [panels]
   uint16_t* masks;
 };
 

@@ -55,17 +55,21 @@ struct Avx2Int : PortableInt {
     for (int i = 0; i < kPanel; ++i) to[i] = pack(lanes[i], shift);
   }
   // See PortableInt.
-  static MUSC_INLINE uint32_t reached(Vector scores, const Reach& reach, const Columns& columns,
-                                      int64_t at) {
-    const auto half = [&](__m256i score, int64_t first) {
-      const __m256 more = _mm256_fmadd_ps(_mm256_set1_ps(reach.slope),
-                                          _mm256_loadu_ps(columns.delta + first),
-                                          _mm256_loadu_ps(columns.half + first));
-      return static_cast<uint32_t>(_mm256_movemask_ps(
-          _mm256_cmp_ps(_mm256_add_ps(_mm256_cvtepi32_ps(score), more),
-                        _mm256_set1_ps(reach.least), _CMP_GE_OQ)));
+  static MUSC_INLINE uint32_t reached(Vector scores, Score least) {
+    const __m256i all = _mm256_set1_epi32(least);
+    const auto below = [&](__m256i half) {
+      return static_cast<uint32_t>(
+          _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(all, half))));
     };
-    return half(scores.low, at) | half(scores.high, at + 8) << 8;
+    return ~(below(scores.low) | below(scores.high) << 8) & 0xffffu;
+  }
+  static MUSC_INLINE Score largest(Vector scores) {
+    alignas(32) Score lanes[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes),
+                       _mm256_max_epi32(scores.low, scores.high));
+    Score best = lanes[0];
+    for (int i = 1; i < 8; ++i) best = lanes[i] > best ? lanes[i] : best;
+    return best;
   }
   // See PortableInt.
   static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
@@ -85,14 +89,7 @@ struct Avx2Int : PortableInt {
     return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(mixed, 0xd8)));
   }
   static MUSC_INLINE void reduce_rows(const Vector* rows, int shift, Best* out) {
-    for (int r = 0; r < kTileRows; ++r) {
-      alignas(32) Score lanes[8];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes),
-                         _mm256_max_epi32(rows[r].low, rows[r].high));
-      Score best = lanes[0];
-      for (int i = 1; i < 8; ++i) best = lanes[i] > best ? lanes[i] : best;
-      out[r] = pack(best, shift);
-    }
+    for (int r = 0; r < kTileRows; ++r) out[r] = pack(largest(rows[r]), shift);
   }
 };
 

@@ -83,13 +83,15 @@ struct Avx512Score : Avx512Base {
     store(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(keep), load(from)));
   }
   // See PortableInt.
-  static MUSC_INLINE uint32_t reached(Vector scores, const Reach& reach, const Columns& columns,
-                                      int64_t at) {
-    const __m512 more = _mm512_fmadd_ps(_mm512_set1_ps(reach.slope),
-                                        _mm512_loadu_ps(columns.delta + at),
-                                        _mm512_loadu_ps(columns.half + at));
-    return _mm512_cmp_ps_mask(_mm512_add_ps(_mm512_cvtepi32_ps(scores), more),
-                              _mm512_set1_ps(reach.least), _CMP_GE_OQ);
+  static MUSC_INLINE uint32_t reached(Vector scores, Score least) {
+    return _mm512_cmpge_epi32_mask(scores, broadcast(least));
+  }
+  static MUSC_INLINE Score largest(Vector scores) {
+    scores = max(scores, _mm512_shuffle_i32x4(scores, scores, 0x4e));
+    scores = max(scores, _mm512_shuffle_i32x4(scores, scores, 0xb1));
+    __m128i four = _mm512_castsi512_si128(scores);
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
   }
 };
 

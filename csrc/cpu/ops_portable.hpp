@@ -74,11 +74,7 @@ struct PortableInt : PortableBase<int32_t> {
     for (int i = 0; i < kPanel; ++i) to[i] = pack(score.at[i], shift);
   }
   static MUSC_INLINE void reduce_rows(const Vector* rows, int shift, Best* out) {
-    for (int r = 0; r < kTileRows; ++r) {
-      Score best = rows[r].at[0];
-      for (int i = 1; i < kPanel; ++i) best = rows[r].at[i] > best ? rows[r].at[i] : best;
-      out[r] = pack(best, shift);
-    }
+    for (int r = 0; r < kTileRows; ++r) out[r] = pack(largest(rows[r]), shift);
   }
   // Bits of scores <= limits; outside = min(outside, the others).
   static MUSC_INLINE uint32_t split(const uint16_t* scores, const Shorts& limits,
@@ -104,15 +100,16 @@ struct PortableInt : PortableBase<int32_t> {
       out += keep >> i & 1u;
     }
   }
-  // Bits of the scores of 16 columns, from `at` on, that are within reach.
-  static MUSC_INLINE uint32_t reached(const Vector& scores, const Reach& reach,
-                                      const Columns& columns, int64_t at) {
+  // Bits of the scores that are at least so large.
+  static MUSC_INLINE uint32_t reached(const Vector& scores, Score least) {
     uint32_t bits = 0;
-    for (int i = 0; i < kPanel; ++i) {
-      const float more = reach.slope * columns.delta[at + i] + columns.half[at + i];
-      bits |= (static_cast<float>(scores.at[i]) + more >= reach.least ? 1u : 0u) << i;
-    }
+    for (int i = 0; i < kPanel; ++i) bits |= (scores.at[i] >= least ? 1u : 0u) << i;
     return bits;
+  }
+  static MUSC_INLINE Score largest(const Vector& scores) {
+    Score best = scores.at[0];
+    for (int i = 1; i < kPanel; ++i) best = scores.at[i] > best ? scores.at[i] : best;
+    return best;
   }
 };
 

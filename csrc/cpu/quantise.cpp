@@ -36,16 +36,14 @@ void put_inits(const QuantiseArgs& args, int64_t row, int32_t square, int32_t su
   args.right_init[row] = -(square / 2);
 }
 
-// What is known of a row of an image, and the same for scans of it as a column.
-void put_bounds(const QuantiseArgs& args, int64_t image, int64_t row, const Bounds& bounds) {
-  const int64_t column = image * args.padded + row;
-  args.bounds[image * args.rows + row] = bounds;
-  put_column(bounds.rho, 1.0 / args.scale, args.delta + column, args.half + column);
-}
-
-void put_padding(const QuantiseArgs& args, int64_t row) {
-  args.left_init[row] = args.right_init[row] = kNever;
-  args.delta[row] = args.half[row] = 0.0f;
+// The largest rho of the panel of rows from `top` on.
+void put_delta(const QuantiseArgs& args, int64_t image, int64_t top) {
+  const Bounds* bounds = args.bounds + image * args.rows;
+  float rho = 0.0f;
+  for (int64_t r = top; r < std::min(top + kPanel, args.rows); ++r) {
+    rho = bounds[r].rho < rho ? rho : bounds[r].rho;
+  }
+  args.deltas[(image * args.padded + top) / kPanel] = steps_of(rho, 1.0 / args.scale);
 }
 
 // A row of levels into its words of both operands: 4 int8 (`right` plus 128) or 2 int16 a word.
@@ -151,15 +149,16 @@ void round_whole(const Isa& isa, const QuantiseArgs& args) {
     isa.int8.round_panel(panel);
     for (int64_t r = 0; r < kPanel; ++r) {
       if (r >= panel.rows) {
-        put_padding(args, base + r);
+        args.left_init[base + r] = args.right_init[base + r] = kNever;
         continue;
       }
       // x - mean; then two rounds of at most 17 steps, each orthonormal up to 2^-24 of its result.
       const double error = 40.0 * kUnit * root(panel.norms[r]);
       const float rho = upwards(error + root(panel.lost[r]));
-      put_bounds(args, image, top + r, {rho, 0.0f, 0.0f, 0, 0, 0});
+      args.bounds[at + r] = {rho, 0.0f, 0.0f, 0, 0, 0};
       put_inits(args, base + r, panel.squares[r], panel.sums[r]);
     }
+    put_delta(args, image, top);
   });
 }
 
@@ -205,7 +204,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         uint32_t* left = args.left + row * args.words;
         std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
         if (r >= real) {
-          put_padding(args, row);
+          args.left_init[row] = args.right_init[row] = kNever;
           put_words(levels.data(), args.elements, args.words, left, right + r);
           continue;
         }
@@ -220,8 +219,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         std::copy_n(projected.data() + r * panels * kPanel, args.prefix, w.data());
         const Row data{scratch.data(), w.data(),
                        rest == nullptr ? nullptr : back.data() + r * width};
-        put_bounds(args, image, half + r,
-                   round_row(isa, args, data, levels.data(), fine, rest));
+        args.bounds[at] = round_row(isa, args, data, levels.data(), fine, rest);
         put_words(levels.data(), args.elements, args.words, left, right + r);
         int32_t square = 0, sum = 0;
         for (const int8_t level : levels) {
@@ -231,6 +229,7 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
         put_inits(args, row, square, sum);
       }
     }
+    put_delta(args, image, top);
   });
 }
 

@@ -128,32 +128,25 @@ void compare_kernel(const Int* x, const Int* y, int64_t stride, const Picks& pic
 }
 
 // `count` is whole panels.
+template <class Ops>
 int64_t largest_kernel(const int32_t* scores, int64_t count) {
-  typedef int32_t Lanes __attribute__((vector_size(4 * kPanel)));
-  Lanes best, where{};
-  __builtin_memcpy(&best, scores, sizeof best);
-  for (int64_t at = kPanel; at < count; at += kPanel) {
-    Lanes score;
-    __builtin_memcpy(&score, scores + at, sizeof score);
-    where = score > best ? Lanes{} + static_cast<int32_t>(at) : where;
-    best = score > best ? score : best;
+  auto best = Ops::load(scores);
+  for (int64_t at = kPanel; at < count; at += kPanel) best = Ops::max(best, Ops::load(scores + at));
+  const int32_t largest = Ops::largest(best);
+  for (int64_t at = 0;; at += kPanel) {
+    const uint32_t bits = Ops::reached(Ops::load(scores + at), largest);
+    if (bits != 0) return at + __builtin_ctz(bits);
   }
-  int64_t place = where[0];
-  int32_t largest = best[0];
-  for (int64_t i = 1; i < kPanel; ++i) {
-    const bool nearer = best[i] > largest || (best[i] == largest && where[i] + i < place);
-    place = nearer ? where[i] + i : place;
-    largest = nearer ? best[i] : largest;
-  }
-  return place;
 }
 
 template <class Ops>
 void choose_kernel(const ChooseArgs& args) {
   const ChooseArgs a = args;  // a copy, which no store to `masks` can change
+  int32_t least[kMaxSegment / kPanel];
+  least_scores(a.slope, a.deltas, a.panels, least);
   for (int64_t panel = 0; panel < a.panels; ++panel) {
-    const auto scores = Ops::load(a.scores + panel * kPanel);
-    a.masks[panel] = static_cast<uint16_t>(Ops::reached(scores, a.reach, a.columns, panel * kPanel));
+    a.masks[panel] =
+        static_cast<uint16_t>(Ops::reached(Ops::load(a.scores + panel * kPanel), least[panel]));
   }
 }
 

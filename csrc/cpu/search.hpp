@@ -40,7 +40,7 @@ struct QuantiseArgs {
   int32_t* left_init;   // [images][padded]
   int32_t* right_init;  // [images][padded]
   Bounds* bounds;       // [images][rows]
-  float *delta, *half;  // [images][padded]: Columns; 0 for padding
+  float* deltas;        // [images][padded / 16]: see least_score
   int threads;
   // The closer looks; fine may be null (none), and so may rest (no tail). Strides in elements.
   int16_t* fine;        // [images][rows][fine_stride], zero beyond the channels
@@ -75,7 +75,7 @@ struct Operands {
   const int32_t* left_init;
   const int32_t* right_init;
   const Bounds* bounds;
-  const float *delta, *half;
+  const float* deltas;
   const float* x;
   int64_t rows, padded;
   const int16_t* fine;

@@ -20,22 +20,27 @@ template <class Ops, bool TOGETHER, int ROWS, int PANELS>
 MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
   constexpr int kMost = 12 / (ROWS * PANELS), SPLIT = kMost < 1 ? 1 : kMost > 4 ? 4 : kMost;
   typename Ops::Vector sums[SPLIT][ROWS][PANELS];
+#pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
       sums[0][r][v] = Ops::add(Ops::broadcast(a.left_init[top + r]),
                                Ops::load(a.right_init + (panel + v) * kPanel));
+#pragma GCC unroll 4
       for (int s = 1; s < SPLIT; ++s) sums[s][r][v] = Ops::broadcast(0);
     }
   }
   const uint32_t *block = a.block + top * a.words, *right = a.right + panel * a.words * kPanel;
   const auto step = [&](int64_t k, int s) __attribute__((always_inline)) {
     typename Ops::Words columns[PANELS];
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
       columns[v] = Ops::load_words(right + (v * a.words + k) * kPanel);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
       const auto row = Ops::broadcast_word(TOGETHER ? block[r * a.words + k] : a.left[top + r][k]);
+#pragma GCC unroll 4
       for (int v = 0; v < PANELS; ++v) sums[s][r][v] = Ops::dot(sums[s][r][v], row, columns[v]);
     }
   };
@@ -45,18 +50,23 @@ MUSC_INLINE void scan_tile(const ScanArgs& a, int64_t top, int64_t panel) {
     for (int s = 0; s < SPLIT; ++s) step(k + s, s);
   }
   for (; k < a.words; ++k) step(k, 0);
+#pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
+#pragma GCC unroll 4
       for (int s = 1; s < SPLIT; ++s) sums[0][r][v] = Ops::add(sums[0][r][v], sums[s][r][v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
       if (a.out != nullptr) {
         Ops::store(a.out + (top + r) * a.stride + (panel + v) * kPanel, sums[0][r][v]);
       } else {
-        a.masks[(top + r) * a.mask_stride + panel + v] = static_cast<uint16_t>(
-            Ops::reached(sums[0][r][v], a.reach[top + r], a.columns, (panel + v) * kPanel));
+        const int64_t at = (top + r) * a.mask_stride + panel + v;
+        a.masks[at] = static_cast<uint16_t>(Ops::reached(sums[0][r][v], a.least[at]));
       }
     }
   }
@@ -83,6 +93,9 @@ MUSC_INLINE void scan_all(const ScanArgs& a) {
 template <class Ops>
 void scan_kernel(const ScanArgs& args) {
   const ScanArgs a = args;  // a copy, which no store to `out` can change
+  for (int64_t r = 0; a.out == nullptr && r < a.rows; ++r) {
+    least_scores(a.slopes[r], a.deltas, a.panels, a.least + r * a.mask_stride);
+  }
   if (a.panels < 3) {
     scan_all<Ops, false>(a);
     return;
@@ -101,22 +114,28 @@ MUSC_INLINE void project_tile(const float* centred, const float* basis, int64_t 
                               int64_t first, int64_t last, int64_t panel, int64_t stride,
                               float* out) {
   typename Ops::Vector sums[Ops::kRows][PANELS];
+#pragma GCC unroll 8
   for (int r = 0; r < Ops::kRows; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::broadcast(0.0f);
   }
   for (int64_t c = first; c < last; ++c) {
     typename Ops::Vector columns[PANELS];
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
       columns[v] = Ops::load(basis + ((panel + v) * channels + c) * kPanel);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < Ops::kRows; ++r) {
+#pragma GCC unroll 4
       for (int v = 0; v < PANELS; ++v) {
         sums[r][v] = Ops::multiply_add(sums[r][v], centred[c * kTileRows + r], columns[v]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Ops::kRows; ++r) {
+#pragma GCC unroll 4
     for (int v = 0; v < PANELS; ++v) {
       float* to = out + r * stride + (panel + v) * kPanel;
       Ops::store(to, first == 0 ? sums[r][v] : Ops::add(Ops::load(to), sums[r][v]));
@@ -166,7 +185,7 @@ constexpr Isa make_isa(const char* name) {
           0,
           keep_fine_kernel<Int>,
           keep_rest_kernel<Int>,
-          largest_kernel,
+          largest_kernel<Int>,
           summarise_kernel<Int>,
           smallest_kernel<Int>,
           within_kernel<Int>,

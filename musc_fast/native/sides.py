@@ -60,7 +60,7 @@ class Side:
         self.left = room(self, images * padded * self.words, torch.int32)
         self.right = room(self, images * padded * self.words, torch.int32)
         self.inits = room(self, 2 * images * padded, torch.int32).view(2, images, padded)
-        self.columns = room(self, 2 * images * padded, torch.float32).view(2, images, padded)
+        self.deltas = room(self, images * padded // planning.PANEL, torch.float32)
         self.bounds = room(self, images * rows * BOUNDS, torch.float32).view(images, rows, BOUNDS)
         fine_stride, rest_stride = strides(space)
         self.fine = room(self, images * rows * fine_stride, torch.int16)
@@ -71,8 +71,7 @@ class Side:
             left_init=self.inits[0].data_ptr(),
             right_init=self.inits[1].data_ptr(),
             bounds=self.bounds.data_ptr(),
-            delta=self.columns[0].data_ptr(),
-            half=self.columns[1].data_ptr(),
+            deltas=self.deltas.data_ptr(),
             x=x.data_ptr(),
             rows=rows,
             padded=padded,
@@ -127,8 +126,7 @@ class Side:
             left_init=self.inits[0].data_ptr() + at,
             right_init=self.inits[1].data_ptr() + at,
             bounds=self.bounds[first].data_ptr(),
-            delta=self.columns[0].data_ptr() + at,
-            half=self.columns[1].data_ptr() + at,
+            deltas=self.deltas.data_ptr() + at // planning.PANEL,
             threads=torch.get_num_threads(),
             fine=self.fine.data_ptr() + 2 * first * rows * fine_stride if fine_stride else 0,
             fine_stride=fine_stride,
