@@ -195,6 +195,8 @@ struct Isa {
   // sum((x - y)^2) in fp32, in one fixed order of additions on every instruction set.
   void (*squared_distances)(const float* x, const float* y, int64_t channels, const Picks& picks,
                             float* out);
+  // out = x - y; out may be x.
+  void (*subtract)(const float* x, const float* y, int64_t count, float* out);
   // out = round(value * inverse) within +-most; returns the sum of squares of what was lost.
   float (*round_bytes)(const float* value, int64_t count, float scale, float inverse, float most,
                        int8_t* out);

@@ -69,6 +69,23 @@ struct Row {
   float* centred;
   float* w;
   const float* back;
+  const int8_t* ones;  // [rest_stride]
+};
+
+// Memory of a thread for groups of rows in a basis.
+struct Scratch {
+  int64_t panels, width;  // of the basis; C in whole panels
+  std::vector<float> centred, edge, projected, turned, back, w, row, zero;
+  std::vector<int8_t> levels, ones;
+
+  explicit Scratch(const QuantiseArgs& args)
+      : panels((args.prefix + kPanel - 1) / kPanel),
+        width((args.channels + kPanel - 1) / kPanel * kPanel),
+        centred(sized(args.channels * kTileRows)), edge(centred.size()),
+        projected(sized(panels * kPanel * kTileRows)), turned(sized(args.prefix * kTileRows)),
+        back(sized(width * kTileRows)), w(sized(args.prefix + 1)), row(sized(args.channels)),
+        zero(sized(args.prefix)), levels(sized(args.words * args.elements)),
+        ones(sized(args.rest_stride), 1) {}
 };
 
 // Rounds one row into levels (and fine, rest) and bounds the distances to what was rounded.
@@ -106,18 +123,20 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
                                     inverse(args.fine_scale), static_cast<float>(most), fine)));
   }
   if (rest != nullptr) {
-    for (int64_t c = 0; c < args.channels; ++c) row.centred[c] -= row.back[c];
+    isa.subtract(row.centred, row.back, args.channels, row.centred);
     bounds.rest = upwards(
         3.0 * projection +
         root(isa.round_bytes(row.centred, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
+    // The row's products with itself and with ones, each with an excess.
+    const int32_t self = 0;
     int32_t square = 0, sum = 0;
-    for (int64_t c = 0; c < args.channels; ++c) {
-      square += static_cast<int32_t>(rest[c]) * rest[c];
-      sum += rest[c];
-    }
-    bounds.rest_square = square;
-    bounds.rest_own = square + 2 * isa.rest_bias * sum;  // less twice rest_dots: without its excess
+    isa.rest_dots(rest, rest, args.rest_stride, {&self, &self, 1}, &square);
+    isa.rest_dots(row.ones, rest, args.rest_stride, {&self, &self, 1}, &sum);
+    sum -= isa.rest_bias * static_cast<int32_t>(args.rest_stride);
+    bounds.rest_square = square - isa.rest_bias * sum;
+    // As a first factor: less twice rest_dots, it is without the excess of those.
+    bounds.rest_own = bounds.rest_square + 2 * isa.rest_bias * sum;
     bounds.tail = fine != nullptr ? fine[args.prefix] : 0;
   }
   return bounds;
@@ -162,6 +181,62 @@ void round_whole(const Isa& isa, const QuantiseArgs& args) {
   });
 }
 
+// The projections of the rows [half, half + kTileRows) of an image that are `real`, and back; returns
+// where the rows are.
+const float* project_group(const Isa& isa, const QuantiseArgs& args, Scratch& own, int64_t image,
+                           int64_t half, int64_t real) {
+  const float* x = args.x + (image * args.rows + half) * args.channels;
+  if (real <= 0) return x;
+  if (real < kTileRows) {  // The last rows: a whole group must be readable.
+    std::fill(own.edge.begin(), own.edge.end(), 0.0f);
+    std::copy(x, x + real * args.channels, own.edge.begin());
+    x = own.edge.data();
+  }
+  isa.project(x, args.channels, args.mean, args.channels, args.basis, own.panels,
+              own.centred.data(), own.projected.data());
+  if (args.rest != nullptr) {
+    isa.project(own.projected.data(), own.panels * kPanel, own.zero.data(), args.prefix, args.back,
+                own.width / kPanel, own.turned.data(), own.back.data());
+  }
+  return x;
+}
+
+// The rows [half, half + kTileRows) of an image, in the basis.
+void round_group(const Isa& isa, const QuantiseArgs& args, Scratch& own, int64_t image,
+                 int64_t half) {
+  const int64_t top = half / kPanel * kPanel, base = image * args.padded;
+  const int64_t real = std::min<int64_t>(kTileRows, args.rows - half);
+  uint32_t* right = args.right + (base + top) * args.words + (half - top);
+  const float* x = project_group(isa, args, own, image, half, real);
+  for (int64_t r = 0; r < kTileRows; ++r) {
+    const int64_t row = base + half + r;
+    uint32_t* left = args.left + row * args.words;
+    std::fill(own.levels.begin(), own.levels.end(), static_cast<int8_t>(0));
+    if (r >= real) {
+      args.left_init[row] = args.right_init[row] = kNever;
+      put_words(own.levels.data(), args.elements, args.words, left, right + r);
+      continue;
+    }
+    const int64_t at = image * args.rows + half + r;
+    int16_t* fine = args.fine == nullptr ? nullptr : args.fine + at * args.fine_stride;
+    int8_t* rest = args.rest == nullptr ? nullptr : args.rest + at * args.rest_stride;
+    if (fine != nullptr) std::fill(fine, fine + args.fine_stride, static_cast<int16_t>(0));
+    if (rest != nullptr) std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
+    isa.subtract(x + r * args.channels, args.mean, args.channels, own.row.data());
+    std::copy_n(own.projected.data() + r * own.panels * kPanel, args.prefix, own.w.data());
+    const Row data{own.row.data(), own.w.data(), own.back.data() + r * own.width,
+                   own.ones.data()};
+    args.bounds[at] = round_row(isa, args, data, own.levels.data(), fine, rest);
+    put_words(own.levels.data(), args.elements, args.words, left, right + r);
+    int32_t square = 0, sum = 0;
+    for (const int8_t level : own.levels) {
+      square += static_cast<int32_t>(level) * level;
+      sum += level;
+    }
+    put_inits(args, row, square, sum);
+  }
+}
+
 }  // namespace
 
 void quantise(const Isa& isa, const QuantiseArgs& args) {
@@ -169,65 +244,12 @@ void quantise(const Isa& isa, const QuantiseArgs& args) {
     round_whole(isa, args);
     return;
   }
-  const int64_t panels = (args.prefix + kPanel - 1) / kPanel;
   const int64_t groups = args.padded / kPanel;
-  const int64_t width = (args.channels + kPanel - 1) / kPanel * kPanel;
-  parallel_for(args.images * groups, args.threads, [&](int64_t task, int) {
+  std::vector<Scratch> scratch(sized(std::max(1, args.threads)), Scratch(args));
+  parallel_for(args.images * groups, args.threads, [&](int64_t task, int worker) {
     const int64_t image = task / groups, top = (task % groups) * kPanel;
-    const int64_t base = image * args.padded;
-    std::vector<float> centred(sized(args.channels * kTileRows)), edge(centred.size());
-    std::vector<float> projected(sized(panels * kPanel * kTileRows));
-    std::vector<float> back(sized(args.rest != nullptr ? width * kTileRows : 0));
-    std::vector<float> turned(sized(args.prefix * kTileRows));
-    std::vector<float> w(sized(args.prefix + 1)), scratch(sized(args.channels));
-    std::vector<int8_t> levels(sized(args.words * args.elements + 4), 0);
-    const std::vector<float> zero(sized(args.prefix), 0.0f);
     for (int64_t half = top; half < top + kPanel; half += kTileRows) {
-      uint32_t* right = args.right + (base + top) * args.words + (half - top);
-      const int64_t real = std::min<int64_t>(kTileRows, args.rows - half);
-      const float* x = args.x + (image * args.rows + half) * args.channels;
-      if (real > 0 && real < kTileRows) {  // The last rows: a whole group must be readable.
-        std::fill(edge.begin(), edge.end(), 0.0f);
-        std::copy(x, x + real * args.channels, edge.begin());
-        x = edge.data();
-      }
-      if (real > 0) {
-        isa.project(x, args.channels, args.mean, args.channels, args.basis, panels, centred.data(),
-                    projected.data());
-        if (args.rest != nullptr) {
-          isa.project(projected.data(), panels * kPanel, zero.data(), args.prefix, args.back,
-                      width / kPanel, turned.data(), back.data());
-        }
-      }
-      for (int64_t r = 0; r < kTileRows; ++r) {
-        const int64_t row = base + half + r;
-        uint32_t* left = args.left + row * args.words;
-        std::fill(levels.begin(), levels.end(), static_cast<int8_t>(0));
-        if (r >= real) {
-          args.left_init[row] = args.right_init[row] = kNever;
-          put_words(levels.data(), args.elements, args.words, left, right + r);
-          continue;
-        }
-        const int64_t at = image * args.rows + half + r;
-        int16_t* fine = args.fine == nullptr ? nullptr : args.fine + at * args.fine_stride;
-        int8_t* rest = args.rest == nullptr ? nullptr : args.rest + at * args.rest_stride;
-        if (fine != nullptr) std::fill(fine, fine + args.fine_stride, static_cast<int16_t>(0));
-        if (rest != nullptr) std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
-        for (int64_t c = 0; c < args.channels; ++c) {
-          scratch[sized(c)] = x[r * args.channels + c] - args.mean[c];
-        }
-        std::copy_n(projected.data() + r * panels * kPanel, args.prefix, w.data());
-        const Row data{scratch.data(), w.data(),
-                       rest == nullptr ? nullptr : back.data() + r * width};
-        args.bounds[at] = round_row(isa, args, data, levels.data(), fine, rest);
-        put_words(levels.data(), args.elements, args.words, left, right + r);
-        int32_t square = 0, sum = 0;
-        for (const int8_t level : levels) {
-          square += static_cast<int32_t>(level) * level;
-          sum += level;
-        }
-        put_inits(args, row, square, sum);
-      }
+      round_group(isa, args, scratch[sized(worker)], image, half);
     }
     put_delta(args, image, top);
   });

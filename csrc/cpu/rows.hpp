@@ -69,6 +69,10 @@ void squared_distances_kernel(const float* x, const float* y, int64_t channels, 
   }
 }
 
+void subtract_kernel(const float* x, const float* y, int64_t count, float* out) {
+  for (int64_t c = 0; c < count; ++c) out[c] = x[c] - y[c];
+}
+
 // out = round(value * inverse), within +-most; returns the square of what was lost.
 template <class Int>
 float round_kernel(const float* value, int64_t count, float scale, float inverse, float most,

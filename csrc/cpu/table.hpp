@@ -178,6 +178,7 @@ constexpr Isa make_isa(const char* name) {
           {2, nullptr, nullptr},
           project_kernel<Float>,
           squared_distances_kernel,
+          subtract_kernel,
           round_kernel<int8_t>,
           round_kernel<int16_t>,
           compare_kernel<int16_t, fine_square, 8>,

@@ -70,10 +70,10 @@ def test_choose(
 def test_beyond_every_score_all_are_chosen(isa: str, reach: float) -> None:
     scores = torch.tensor([0, -1, -(2**31) + 1, -(2**29)] * 4, dtype=torch.int32)
     masks = torch.zeros(1, dtype=torch.uint16)
-    for rho in (0.0, 1e20, float("inf")):
+    for rho in (torch.zeros(1), torch.tensor([1e20]), torch.tensor([torch.inf])):
         _C.choose(
-            isa=isa, scores=scores.data_ptr(), rho=torch.tensor([rho]).data_ptr(), panels=1,
-            reach=reach, inverse=3.0, masks=masks.data_ptr(),
+            isa=isa, scores=scores.data_ptr(), rho=rho.data_ptr(), panels=1, reach=reach,
+            inverse=3.0, masks=masks.data_ptr(),
         )  # fmt: skip
         assert int(masks[0]) == 0xFFFF
         masks.zero_()
