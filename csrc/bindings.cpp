@@ -10,29 +10,17 @@
 #include <sys/mman.h>
 #endif
 
+#include "bindings.hpp"
 #include "cpu/interval.hpp"
 #include "cpu/lnamd.hpp"
-#include "cpu/search.hpp"
 
 namespace py = pybind11;
 
 namespace {
 
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);  // NOLINT: an address is what crosses.
-}
-
-const musc::Isa& isa_named(const std::string& name) {
-  for (int index = 0; index < musc::isa_count(); ++index) {
-    if (name == musc::isa_at(index).name) return musc::isa_at(index);
-  }
-  throw py::value_error("this processor or build has no instruction set " + name);
-}
-
-void require(bool holds, const char* what) {
-  if (!holds) throw py::value_error(what);
-}
+using musc::isa_named;
+using musc::pointer;
+using musc::require;
 
 void bind_search(py::module_& module) {
   using musc::Operands;
@@ -40,20 +28,18 @@ void bind_search(py::module_& module) {
   py::class_<Operands>(module, "Operands")
       .def(py::init([](uintptr_t left, uintptr_t right, uintptr_t left_init, uintptr_t right_init,
                        uintptr_t bounds, uintptr_t deltas, uintptr_t x, int64_t rows,
-                       int64_t padded,
-                       uintptr_t fine, uintptr_t rest) {
+                       int64_t padded, uintptr_t fine, uintptr_t rest) {
              require(rows > 0 && padded >= rows && padded % musc::kPanel == 0, "padding");
              return Operands{pointer<const uint32_t>(left),       pointer<const uint32_t>(right),
                              pointer<const int32_t>(left_init),   pointer<const int32_t>(right_init),
                              pointer<const musc::Bounds>(bounds), pointer<const float>(deltas),
                              pointer<const float>(x),             rows,
-                                                           padded,
-                             pointer<const int16_t>(fine),        pointer<const int8_t>(rest),
-                             nullptr};
+                             padded,                              pointer<const int16_t>(fine),
+                             pointer<const int8_t>(rest),         nullptr};
            }),
            py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
-           py::arg("bounds"), py::arg("deltas"), py::arg("x"), py::arg("rows"), py::arg("padded"), py::arg("fine"),
-           py::arg("rest"))
+           py::arg("bounds"), py::arg("deltas"), py::arg("x"), py::arg("rows"), py::arg("padded"),
+           py::arg("fine"), py::arg("rest"))
       .def("with_segments", [](const Operands& operands, uintptr_t segment_rho) {
         Operands out = operands;
         out.segment_rho = pointer<const float>(segment_rho);
@@ -89,6 +75,7 @@ void bind_search(py::module_& module) {
         require(scale > 0, "scale");
         require(fine_stride % 32 == 0 && rest_stride % 64 == 0, "strides of whole vectors");
         require(basis != 0 || prefix == channels, "without a basis every channel is searched");
+        require(rest == 0 || (tail && fine != 0 && back != 0), "the rest goes with tail and fine");
         const musc::QuantiseArgs args{pointer<const float>(x),
                                       pointer<const float>(mean),
                                       pointer<const float>(basis),
@@ -159,61 +146,6 @@ void bind_search(py::module_& module) {
       py::arg("isa"), py::arg("queries"), py::arg("references"), py::arg("shape"),
       py::arg("pairs"), py::arg("pair_count"), py::arg("first"), py::arg("columns"),
       py::arg("best"), py::arg("back_first"), py::arg("back_columns"), py::arg("back"));
-
-  module.def(
-      "summarise",
-      [](const std::string& isa_name, uintptr_t scores, int64_t segments, int64_t padded,
-         int64_t rows, uintptr_t bounds, uintptr_t segment_rho, double usual, double scale,
-         double ratio, int shift, uintptr_t best) {
-        const musc::Isa& isa = isa_named(isa_name);
-        const py::gil_scoped_release release;
-        musc::summarise(isa, pointer<const uint16_t>(scores), segments, padded, rows,
-                        pointer<const musc::Bounds>(bounds), pointer<const float>(segment_rho),
-                        usual, scale, ratio, shift, pointer<uint16_t>(best));
-      },
-      "What is kept of one pair of images: a part of search_pairs, for tests.", py::arg("isa"),
-      py::arg("scores"), py::arg("segments"), py::arg("padded"), py::arg("rows"),
-      py::arg("bounds"), py::arg("segment_rho"), py::arg("usual"), py::arg("scale"),
-      py::arg("ratio"), py::arg("shift"), py::arg("best"));
-
-  module.def(
-      "choose",
-      [](const std::string& isa_name, uintptr_t scores, uintptr_t rho, int64_t panels, double reach,
-         double inverse, uintptr_t masks) {
-        std::vector<float> deltas;
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          deltas.push_back(musc::steps_of(pointer<const float>(rho)[panel], inverse));
-        }
-        isa_named(isa_name).choose({pointer<const int32_t>(scores), panels,
-                                    musc::steps_of(reach, inverse), deltas.data(),
-                                    pointer<uint16_t>(masks)});
-      },
-      "ChooseArgs: a part of refine, for tests.", py::arg("isa"), py::arg("scores"),
-      py::arg("rho"), py::arg("panels"), py::arg("reach"), py::arg("inverse"), py::arg("masks"));
-
-  module.def(
-      "keep",
-      [](const std::string& isa_name, bool rest, uintptr_t mine, uintptr_t theirs, uintptr_t reach,
-         uintptr_t slots, uintptr_t rows, uintptr_t others, uintptr_t squares, int64_t count,
-         float fine_inverse, float rest_steps, uintptr_t dots) {
-        const musc::Isa& isa = isa_named(isa_name);
-        const musc::LookArgs args{pointer<const musc::Bounds>(mine),
-                                  pointer<const musc::Bounds>(theirs),
-                                  pointer<const float>(reach),
-                                  pointer<int32_t>(slots),
-                                  pointer<int32_t>(rows),
-                                  pointer<int32_t>(others),
-                                  pointer<int32_t>(squares),
-                                  count,
-                                  fine_inverse,
-                                  rest_steps,
-                                  pointer<const int32_t>(dots)};
-        return rest ? isa.keep_rest(args) : isa.keep_fine(args);
-      },
-      "LookArgs: a part of refine, for tests.", py::arg("isa"), py::arg("rest"), py::arg("mine"),
-      py::arg("theirs"), py::arg("reach"), py::arg("slots"), py::arg("rows"), py::arg("others"),
-      py::arg("squares"), py::arg("count"), py::arg("fine_inverse"), py::arg("rest_steps"),
-      py::arg("dots"));
 
   module.def(
       "refine",
@@ -375,4 +307,5 @@ PYBIND11_MODULE(_C, module) {
       py::arg("channels"), py::arg("degrees"), py::arg("out"), py::arg("threads"));
 
   bind_search(module);
+  musc::bind_parts(module);
 }

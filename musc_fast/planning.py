@@ -69,7 +69,8 @@ def finest_segment(words: int) -> int:
 
 def operand_bytes(images: int, patches: int, words: int, extra: int) -> int:
     """The rounded operands of `images` images: two layouts, inits, bounds, `extra` a row."""
-    return images * padded(patches) * (2 * 4 * words + 33 + extra)
+    fixed = 8 + 24 + 1  # inits, bounds (native/sides.py), what panels share
+    return images * padded(patches) * (2 * 4 * words + fixed + extra)
 
 
 def score_bytes(patches: int, references: int, reference_patches: int, segment: int) -> int:

@@ -70,7 +70,7 @@ void Examiner::fetch_rows(const int32_t* batch, int64_t count) const {
 // Scores [count][segment] of some patches against one segment; null: to masks_, what is in reach.
 void Examiner::scan(const int32_t* batch, int64_t count, int64_t segment, int32_t* scores) {
   const int64_t begin = segment * shape_.segment, column = j_ * r_.padded + begin;
-  ScanArgs scan;
+  ScanArgs scan{};
   scan.block = block_.data();
   scan.least = least_.data();
   scan.words = shape_.words;

@@ -87,19 +87,14 @@ struct SmallestArgs {
 };
 
 // A candidate's score is at least -(slope + delta)^2 / 2 - 1, in steps: slope of the row (the distance
-// within reach, and its rho), delta of the column's panel (the largest rho there). Slope and delta are
-// a little enlarged, and so is the limit made of them, so that float's rounding loses nothing.
+// within reach, and its rho), delta of the column's panel (the largest rho there), see steps_of(). Both
+// are a little enlarged, and so is the limit made of them, so that float's rounding loses nothing.
 constexpr float kWider = 1.0f + 1.0f / (1 << 20);
-constexpr float kFarthest = 65536.0f;  // steps; beyond every score
-inline float steps_of(double distance, double inverse) {
-  const double steps = distance * inverse;
-  return steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
-}
 namespace {
 inline int32_t least_score(float slope, float delta) {
   constexpr float kLeast = -2147483648.0f;
   const float sum = slope + delta, least = -(0.5f * sum * sum + 1.0f) * kWider;
-  return static_cast<int32_t>(least > kLeast ? least : kLeast);
+  return static_cast<int32_t>(least > kLeast ? least : kLeast);  // towards zero: scores are whole
 }
 inline void least_scores(float slope, const float* deltas, int64_t panels, int32_t* least) {
   for (int64_t panel = 0; panel < panels; ++panel) least[panel] = least_score(slope, deltas[panel]);

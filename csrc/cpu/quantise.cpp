@@ -69,7 +69,6 @@ struct Row {
   float* centred;
   float* w;
   const float* back;
-  const int8_t* ones;  // [rest_stride]
 };
 
 // Memory of a thread for groups of rows in a basis.
@@ -95,8 +94,8 @@ struct Scratch {
 //   tail: a^2 = |x'|^2 - |w|^2 is off by at most delta, a itself by delta / a or sqrt(delta).
 //   rest: x' - V w, w and V w each off by a projection's error.
 // What V lacks in orthonormality otherwise is `stretch`'s.
-Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_t* levels,
-                 int16_t* fine, int8_t* rest) {
+Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, const int8_t* ones,
+                 int8_t* levels, int16_t* fine, int8_t* rest) {
   const double square_norm = isa.sum_of_squares(row.centred, args.channels, 0.0);
   const double norm = std::sqrt(square_norm);
   const double gamma = 1.01 * kUnit * projection_steps(args.channels);
@@ -132,12 +131,12 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, int8_
     const int32_t self = 0;
     int32_t square = 0, sum = 0;
     isa.rest_dots(rest, rest, args.rest_stride, {&self, &self, 1}, &square);
-    isa.rest_dots(row.ones, rest, args.rest_stride, {&self, &self, 1}, &sum);
+    isa.rest_dots(ones, rest, args.rest_stride, {&self, &self, 1}, &sum);
     sum -= isa.rest_bias * static_cast<int32_t>(args.rest_stride);
     bounds.rest_square = square - isa.rest_bias * sum;
     // As a first factor: less twice rest_dots, it is without the excess of those.
     bounds.rest_own = bounds.rest_square + 2 * isa.rest_bias * sum;
-    bounds.tail = fine != nullptr ? fine[args.prefix] : 0;
+    bounds.tail = fine[args.prefix];
   }
   return bounds;
 }
@@ -224,9 +223,8 @@ void round_group(const Isa& isa, const QuantiseArgs& args, Scratch& own, int64_t
     if (rest != nullptr) std::fill(rest, rest + args.rest_stride, static_cast<int8_t>(0));
     isa.subtract(x + r * args.channels, args.mean, args.channels, own.row.data());
     std::copy_n(own.projected.data() + r * own.panels * kPanel, args.prefix, own.w.data());
-    const Row data{own.row.data(), own.w.data(), own.back.data() + r * own.width,
-                   own.ones.data()};
-    args.bounds[at] = round_row(isa, args, data, own.levels.data(), fine, rest);
+    const Row data{own.row.data(), own.w.data(), own.back.data() + r * own.width};
+    args.bounds[at] = round_row(isa, args, data, own.ones.data(), own.levels.data(), fine, rest);
     put_words(own.levels.data(), args.elements, args.words, left, right + r);
     int32_t square = 0, sum = 0;
     for (const int8_t level : own.levels) {

@@ -263,16 +263,18 @@ struct Limits {
 // The same few rows of many images want much the same of a reference, and what they want of their own
 // stays in a cache from one reference to the next. In all channels what they want lies anywhere: then
 // as many rows as possible should use what a segment brings.
-constexpr Limits kLongSegments{1536, 16, 6}, kPanels{kMostRows, 4, 2};
+constexpr Limits kLongSegments{1536, 16, 6}, kPanelSegments{kMostRows, 4, 2};
 
 // What is known of the rows of all threads' tasks must not take much memory.
 Cut cut(const RefineArgs& args, int64_t segment, int64_t rows, int64_t workers) {
-  const Limits& limits = segment == kPanel ? kPanels : kLongSegments;
-  const int64_t all = args.end - args.begin;
+  const Limits& limits = segment == kPanel ? kPanelSegments : kLongSegments;
+  // Images that have references of their own share none.
+  const int64_t all = args.end - args.begin, together = args.images == nullptr ? all : 1;
   const int64_t row_bytes = Block::bytes_of_row(args.columns, std::min(args.k_max, args.columns));
   const int64_t most = std::max(kLanes, std::min(limits.rows, kStates / workers / row_bytes));
-  const int64_t images = std::min({limits.images, all, most / kLanes});
-  const int64_t tasks = limits.tasks * workers, groups = (all - 1) / images + 1;
+  const int64_t images = std::min({limits.images, together, most / kLanes});
+  const int64_t tasks = (images > 1 ? limits.tasks : 2) * workers;
+  const int64_t groups = (all - 1) / images + 1;
   const int64_t least = (rows - 1) / (most / images) + 1, enough = (tasks - 1) / groups + 1;
   const int64_t blocks = std::min(std::max(least, enough), (rows - 1) / kLanes + 1);
   return {images, std::min(lanes_of((rows - 1) / blocks + 1), most / images / kLanes * kLanes)};

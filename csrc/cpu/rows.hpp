@@ -1,5 +1,5 @@
 // Loops over single rows (rounding, comparing), compiled for each instruction set; the
-// compiler vectorises them. Included by the isa_*.cpp files alone, see tile.hpp.
+// compiler vectorises most of them. Included by the isa_*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>
@@ -14,31 +14,31 @@ float squared_distance(const float* x, const float* y, int64_t channels) {
   typedef float Sums __attribute__((vector_size(64)));
   typedef float Half __attribute__((vector_size(32)));
   typedef float Quarter __attribute__((vector_size(16)));
-  constexpr int64_t kSums = 32, kLanes16 = 16;
+  constexpr int64_t kSums = 32;
   Sums even{}, odd{};
   int64_t c = 0;
   for (; c + kSums <= channels; c += kSums) {
     Sums a, b, other, another;
     __builtin_memcpy(&a, x + c, sizeof a);
     __builtin_memcpy(&b, y + c, sizeof b);
-    __builtin_memcpy(&other, x + c + kLanes16, sizeof other);
-    __builtin_memcpy(&another, y + c + kLanes16, sizeof another);
+    __builtin_memcpy(&other, x + c + kPanel, sizeof other);
+    __builtin_memcpy(&another, y + c + kPanel, sizeof another);
     a -= b;
     other -= another;
     even += a * a;
     odd += other * other;
   }
   if (c < channels) {
-    float rest[2][kSums] = {};
+    float last[2][kSums] = {};
     for (int64_t i = 0; c + i < channels; ++i) {
-      rest[0][i] = x[c + i];
-      rest[1][i] = y[c + i];
+      last[0][i] = x[c + i];
+      last[1][i] = y[c + i];
     }
     Sums a, b, other, another;
-    __builtin_memcpy(&a, rest[0], sizeof a);
-    __builtin_memcpy(&b, rest[1], sizeof b);
-    __builtin_memcpy(&other, rest[0] + kLanes16, sizeof other);
-    __builtin_memcpy(&another, rest[1] + kLanes16, sizeof another);
+    __builtin_memcpy(&a, last[0], sizeof a);
+    __builtin_memcpy(&b, last[1], sizeof b);
+    __builtin_memcpy(&other, last[0] + kPanel, sizeof other);
+    __builtin_memcpy(&another, last[1] + kPanel, sizeof another);
     a -= b;
     other -= another;
     even += a * a;

@@ -68,6 +68,13 @@ struct MultiplyArgs {
 
 void multiply(const Isa& isa, const MultiplyArgs& args);
 
+// A distance in steps, for least_score(): a little enlarged.
+constexpr float kFarthest = 65536.0f;  // steps; beyond every score
+inline float steps_of(double distance, double inverse) {
+  const double steps = distance * inverse;
+  return steps < kFarthest ? static_cast<float>(steps) * kWider : kFarthest;
+}
+
 // Images of one side of the search, as quantise() left them.
 struct Operands {
   const uint32_t* left;

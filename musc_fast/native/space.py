@@ -267,7 +267,10 @@ def estimate_costs(
         scans = min(1 + 0.07 * survivors, -(-patches // work.segment))
         scan = scans * work.segment * 2 * prefix * _PER_SCANNED
         examine = survivors * _PER_CANDIDATE + _PER_IMAGE + channels * _PER_CHANNEL
-        project = 4 * channels * prefix * _PER_PROJECTED if prefix < channels else 0.0
+        project = 4 * channels * prefix * _PER_PROJECTED
+        if prefix >= channels:  # No closer looks: every candidate's distance is recomputed.
+            examine += survivors * channels * _PER_CHANNEL
+            project = 0.0
         costs[prefix] = (
             project
             + pass_over * 2 * (prefix + 4) * _PER_OPERATION

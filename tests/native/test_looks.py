@@ -79,6 +79,50 @@ def test_beyond_every_score_all_are_chosen(isa: str, reach: float) -> None:
         masks.zero_()
 
 
+@ISAS
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 8),
+    words=st.sampled_from([1, 8, 13, 96]),
+    panels=st.sampled_from([1, 2, 3, 4, 12]),
+)
+@FEW
+def test_a_scan_marks_the_scores_that_it_would_store(
+    isa: str, seed: int, rows: int, words: int, panels: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, dtype=torch.int32)
+
+    # Bytes or pairs of int16 that hold bytes, as rounding leaves them.
+    left = draw(-127, 128, rows, words * 2).to(torch.int16)
+    right = draw(-127, 128, panels, words, 32).to(torch.int16)
+    left_init, right_init = draw(-9000, 0, rows), draw(-9000, 0, 16 * panels)
+    slopes = torch.rand(rows, generator=generator) * 100
+    deltas = torch.rand(panels, generator=generator) * 5
+    scores = torch.zeros(rows, 16 * panels, dtype=torch.int32)
+    masks = torch.zeros(rows, panels, dtype=torch.uint16)
+
+    def scan(out: int) -> None:
+        _C.scan(
+            isa=isa, left=left.data_ptr(), left_init=left_init.data_ptr(), rows=rows, words=words,
+            panels=panels, right=right.data_ptr(), right_init=right_init.data_ptr(),
+            slopes=slopes.data_ptr(), deltas=deltas.data_ptr(), scores=out, masks=masks.data_ptr(),
+        )  # fmt: skip
+
+    scan(scores.data_ptr())
+    assert not bool(masks.to(torch.int32).any())
+    scan(0)
+    bits = (masks.to(torch.int32)[:, :, None] >> torch.arange(16) & 1).view(rows, -1)
+    limit = (slopes[:, None].double() + deltas.double()).square() / 2 + 1
+    limit = limit.repeat_interleave(16, dim=1)
+    chosen = torch.nonzero(bits.flatten())[:, 0].tolist()
+    score = -scores.double()
+    beyond = score > limit * (1 + 1e-5) + 1
+    assert within(chosen, (score <= limit).flatten(), beyond.flatten())
+
+
 class Candidates:
     """`count` candidates of rows and others whose bounds are about `rho`, squares to be filled."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -163,7 +164,7 @@ def test_threads_chunks_and_segments_agree_to_the_bit() -> None:
 @pytest.mark.parametrize("patches", [70, 1500])
 @pytest.mark.parametrize("prefix", [31, 96])
 def test_query_images_together(patches: int, prefix: int) -> None:
-    """Eight at a time go through the references, and rows beyond a block's in further blocks."""
+    """Several at a time go through the references, some rows of each."""
     torch.set_num_threads(1)
     z = cases.features(17 if patches < 1000 else 9, patches, 96)
     truth = cases.distances(z)
@@ -179,6 +180,34 @@ def test_query_images_together(patches: int, prefix: int) -> None:
     more = means(z, 0, 4, prefix=prefix, certified=False) - means(z, 0, 4)
     assert float(more.min()) >= -1e-6, "fast never finds what is nearer than the nearest"
     assert float(more.mean()) < 0.01
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("prefix", [31, 96])
+def test_as_many_rows_at_a_time_as_there_may_be(prefix: int) -> None:
+    """Four images of 1408 patches in segments of a panel fill kMostRows of csrc/cpu/examine.hpp."""
+    torch.set_num_threads(1)
+    z = cases.features(5, 1408, 96)
+    found = means(z, 0, 2, prefix=prefix, segment=16)
+    assert torch.equal(found, means(z, 0, 2, prefix=prefix, segment=192))
+    assert close(found[4], cases.interval_mean(cases.distances(z[4:], z[:4]), 0, 2)[0])
+
+
+@pytest.mark.parametrize("isa", _C.instruction_sets())
+@pytest.mark.parametrize("channels", [1, 31, 33, 40, 72])
+def test_squares_are_summed_in_one_order(isa: str, channels: int) -> None:
+    """32 partial sums in float32, then a tree, whatever the instruction set."""
+    z = torch.randn(2, 1, channels, generator=torch.Generator().manual_seed(channels))
+    difference = np.zeros(-(-channels // 32) * 32, dtype=np.float32)
+    difference[:channels] = (z[0, 0] - z[1, 0]).numpy()
+    sums = np.zeros(32, dtype=np.float32)
+    for step in (difference * difference).reshape(-1, 32):
+        sums = sums + step
+    for half in (16, 8, 4, 2, 1):
+        sums = sums[:half] + sums[half:]
+    found = torch.empty(2, 1, 2)
+    run_search(z, None, 0, 1, Outputs(distances=found), Settings(isa=isa))
+    assert float(found[0, 0, 1]) == float(np.sqrt(sums[0]))
 
 
 @pytest.mark.parametrize("size", [1e-22, 1e-12, 1e12, 1e18])
