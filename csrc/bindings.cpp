@@ -68,8 +68,8 @@ void bind_search(py::module_& module) {
          int64_t rows, int64_t channels, int64_t prefix, bool tail, float tail_centre,
          double scale, double basis_error, int64_t words, int64_t padded, uintptr_t left,
          uintptr_t right, uintptr_t left_init, uintptr_t right_init, uintptr_t bounds,
-         uintptr_t deltas, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale, uintptr_t back,
-         uintptr_t rest, int64_t rest_stride, double rest_scale) {
+         uintptr_t deltas, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale,
+         uintptr_t back, uintptr_t rest, int64_t rest_stride, double rest_scale) {
         const musc::Isa& isa = isa_named(isa_name);
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
         require(scale > 0, "scale");
@@ -112,7 +112,8 @@ void bind_search(py::module_& module) {
       py::arg("rows"), py::arg("channels"), py::arg("prefix"), py::arg("tail"),
       py::arg("tail_centre"), py::arg("scale"), py::arg("basis_error"), py::arg("words"),
       py::arg("padded"), py::arg("left"), py::arg("right"), py::arg("left_init"),
-      py::arg("right_init"), py::arg("bounds"), py::arg("deltas"), py::arg("threads"), py::arg("fine"),
+      py::arg("right_init"), py::arg("bounds"), py::arg("deltas"), py::arg("threads"),
+      py::arg("fine"),
       py::arg("fine_stride"), py::arg("fine_scale"), py::arg("back"), py::arg("rest"),
       py::arg("rest_stride"), py::arg("rest_scale"));
 

@@ -16,8 +16,8 @@ void bind_parts(py::module_& module) {
         const Isa& isa = isa_named(isa_name);
         const py::gil_scoped_release release;
         summarise(isa, pointer<const uint16_t>(scores), segments, padded, rows,
-                        pointer<const Bounds>(bounds), pointer<const float>(segment_rho),
-                        usual, scale, ratio, shift, pointer<uint16_t>(best));
+                  pointer<const Bounds>(bounds), pointer<const float>(segment_rho), usual, scale,
+                  ratio, shift, pointer<uint16_t>(best));
       },
       "What is kept of one pair of images: a part of search_pairs, for tests.", py::arg("isa"),
       py::arg("scores"), py::arg("segments"), py::arg("padded"), py::arg("rows"),
@@ -78,17 +78,12 @@ void bind_parts(py::module_& module) {
          uintptr_t slots, uintptr_t rows, uintptr_t others, uintptr_t squares, int64_t count,
          float fine_inverse, float rest_steps, uintptr_t dots) {
         const Isa& isa = isa_named(isa_name);
-        const LookArgs args{pointer<const Bounds>(mine),
-                                  pointer<const Bounds>(theirs),
-                                  pointer<const float>(reach),
-                                  pointer<int32_t>(slots),
-                                  pointer<int32_t>(rows),
-                                  pointer<int32_t>(others),
-                                  pointer<int32_t>(squares),
-                                  count,
-                                  fine_inverse,
-                                  rest_steps,
-                                  pointer<const int32_t>(dots)};
+        const LookArgs args{pointer<const Bounds>(mine), pointer<const Bounds>(theirs),
+                            pointer<const float>(reach), pointer<int32_t>(slots),
+                            pointer<int32_t>(rows),      pointer<int32_t>(others),
+                            pointer<int32_t>(squares),   count,
+                            fine_inverse,                rest_steps,
+                            pointer<const int32_t>(dots)};
         return rest ? isa.keep_rest(args) : isa.keep_fine(args);
       },
       "LookArgs: a part of refine, for tests.", py::arg("isa"), py::arg("rest"), py::arg("mine"),

@@ -20,7 +20,8 @@ Examiner::Examiner(const Isa& isa, const Operands& queries, const Operands& refe
       ordered_(reach_.size()), ends_(sized(segments_ + 1)),
       mask_stride_((shape.segment / kPanel + kWord - 1) / kWord * kWord),
       scores_(sized(kBatch * shape.segment)), masks_(sized(kBatch * mask_stride_)),
-      block_(sized(kTogether * shape.words)), least_(sized(kTogether * mask_stride_)), found_(reach_.size()) {
+      block_(sized(kTogether * shape.words)), least_(sized(kTogether * mask_stride_)),
+      found_(reach_.size()) {
   const size_t most = sized(kList + shape.segment + kPanel);
   for (auto* list : {&slots_, &rows_, &others_, &squares_, &dots_}) list->resize(most);
   distances_.resize(most);
@@ -47,7 +48,8 @@ void Examiner::examine(const Question& question) {
 
 void Examiner::fetch_summary(int64_t image, int64_t column, int64_t begin, int64_t rows) const {
   const Summary summary = this->summary(image, column);
-  for (const uint16_t* of : {summary.nearest, summary.first, summary.outside, summary.close_outside}) {
+  for (const uint16_t* of :
+       {summary.nearest, summary.first, summary.outside, summary.close_outside}) {
     fetch(of + begin, rows);
   }
   const int64_t stride = lanes_of(q_.rows) / kLanes, words = lanes_of(rows) / kLanes;

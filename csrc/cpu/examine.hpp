@@ -26,7 +26,7 @@ struct Hit {
   }
 };
 
-constexpr int64_t kMostRows = 5632;  // patches of all query images of a question: whole words of bits
+constexpr int64_t kMostRows = 5632;  // patches of a question's query images: whole words of bits
 
 // A patch of one of the query images, the squared distance beyond which nothing matters, and the
 // segment of best score, to start from; -1: nothing is asked for but what is not beyond `worst`.
