@@ -63,7 +63,7 @@ class Refiner {
   void keep_possible(Block& block, int64_t p, const Hit& found);
   template <class Ask, class Keep>
   void examine_all(const Ask& ask, const Keep& keep);
-  void examine(size_t image, size_t images, int64_t column);
+  void examine(int64_t column);
   void finish(int64_t image, int64_t p, Hit* hits);
   Hit* hits_of(Block& block, int64_t p) { return block.hits.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
@@ -160,36 +160,33 @@ void Refiner::keep_possible(Block& block, int64_t p, const Hit& found) {
 }
 
 // Column by column: what `ask` lists of each query image, and what `keep` does with what is found.
+// A column is the same reference for all of them: images with lists of their own come alone, see cut().
 template <class Ask, class Keep>
 void Refiner::examine_all(const Ask& ask, const Keep& keep) {
-  // Where each image has its own list of references, a column is another image for each.
-  const size_t together = args_.images == nullptr ? blocks_.size() : 1;
   for (int64_t column = 0; column < columns_; ++column) {
-    for (size_t first = 0; first < blocks_.size(); first += together) {
-      wanted_.clear();
-      for (size_t image = first; image < first + together; ++image) {
-        if (!own(blocks_[image].image, column)) ask(image, column);
-        if (column + 1 < columns_) {
-          const Block& block = blocks_[image];
-          examiner_.fetch_summary(block.image, column + 1, block.begin, block.rows);
-        }
+    wanted_.clear();
+    for (size_t image = 0; image < blocks_.size(); ++image) {
+      const Block& block = blocks_[image];
+      if (!own(block.image, column)) ask(image, column);
+      if (column + 1 < columns_) {
+        examiner_.fetch_summary(block.image, column + 1, block.begin, block.rows);
       }
-      for (Wanted& wanted : wanted_) wanted.image -= static_cast<int32_t>(first);
-      examine(first, together, column);
-      for (size_t n = 0; n < wanted_.size(); ++n) {
-        Block& block = blocks_[first + sized(wanted_[n].image)];
-        keep(block, wanted_[n].patch - block.begin, found_[n]);
-      }
+    }
+    examine(column);
+    for (size_t n = 0; n < wanted_.size(); ++n) {
+      Block& block = blocks_[sized(wanted_[n].image)];
+      keep(block, wanted_[n].patch - block.begin, found_[n]);
     }
   }
 }
 
 // The question about wanted_, into found_.
-void Refiner::examine(size_t image, size_t images, int64_t column) {
+void Refiner::examine(int64_t column) {
   found_.resize(wanted_.size());
-  const Block& block = blocks_[image];
-  examiner_.examine({block.image, static_cast<int64_t>(images), column, block.begin, block.rows,
-                     wanted_.data(), static_cast<int64_t>(wanted_.size()), found_.data()});
+  const Block& block = blocks_[0];
+  examiner_.examine({block.image, static_cast<int64_t>(blocks_.size()), column, block.begin,
+                     block.rows, wanted_.data(), static_cast<int64_t>(wanted_.size()),
+                     found_.data()});
 }
 
 void Refiner::run(int64_t image, int64_t images, int64_t begin, int64_t end) {
