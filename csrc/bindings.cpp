@@ -35,31 +35,26 @@ void bind_search(py::module_& module) {
                              pointer<const musc::Bounds>(bounds), pointer<const float>(deltas),
                              pointer<const float>(x),             rows,
                              padded,                              pointer<const int16_t>(fine),
-                             pointer<const int8_t>(rest),         nullptr};
+                             pointer<const int8_t>(rest)};
            }),
            py::arg("left"), py::arg("right"), py::arg("left_init"), py::arg("right_init"),
            py::arg("bounds"), py::arg("deltas"), py::arg("x"), py::arg("rows"), py::arg("padded"),
-           py::arg("fine"), py::arg("rest"))
-      .def("with_segments", [](const Operands& operands, uintptr_t segment_rho) {
-        Operands out = operands;
-        out.segment_rho = pointer<const float>(segment_rho);
-        return out;
-      }, py::arg("segment_rho"));
+           py::arg("fine"), py::arg("rest"));
   py::class_<SearchShape>(module, "SearchShape")
       .def(py::init([](int64_t words, int64_t channels, int64_t segment, int shift, double scale,
                        double stretch, int threads, int64_t fine_stride, int64_t rest_stride,
                        double fine_scale, double rest_scale,
-                       double usual_rho, double ratio) {
+                       double largest_rho, double ratio) {
              require(musc::is_segment(segment), "a segment is 16 or a multiple of 48, 1536 at most");
              require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
              return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
                                 threads,     fine_stride, rest_stride, fine_scale,
-                                rest_scale,  usual_rho,   ratio};
+                                rest_scale,  largest_rho,   ratio};
            }),
            py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
            py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
            py::arg("rest_stride"), py::arg("fine_scale"),
-           py::arg("rest_scale"), py::arg("usual_rho"), py::arg("ratio"));
+           py::arg("rest_scale"), py::arg("largest_rho"), py::arg("ratio"));
 
   module.def(
       "quantise",
@@ -69,10 +64,12 @@ void bind_search(py::module_& module) {
          double scale, double basis_error, int64_t words, int64_t padded, uintptr_t left,
          uintptr_t right, uintptr_t left_init, uintptr_t right_init, uintptr_t bounds,
          uintptr_t deltas, int threads, uintptr_t fine, int64_t fine_stride, double fine_scale,
-         uintptr_t back, uintptr_t rest, int64_t rest_stride, double rest_scale) {
+         int64_t fine_levels, uintptr_t back, uintptr_t rest, int64_t rest_stride,
+         double rest_scale) {
         const musc::Isa& isa = isa_named(isa_name);
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
         require(scale > 0, "scale");
+        require(fine_levels >= 0 && fine_levels < (1 << 14), "differences must fit 16 bits");
         require(fine_stride % 32 == 0 && rest_stride % 64 == 0, "strides of whole vectors");
         require(basis != 0 || prefix == channels, "without a basis every channel is searched");
         require(rest == 0 || (tail && fine != 0 && back != 0), "the rest goes with tail and fine");
@@ -101,6 +98,7 @@ void bind_search(py::module_& module) {
                                       pointer<int16_t>(fine),
                                       fine_stride,
                                       fine_scale,
+                                      fine_levels,
                                       pointer<const float>(back),
                                       pointer<int8_t>(rest),
                                       rest_stride,
@@ -114,8 +112,8 @@ void bind_search(py::module_& module) {
       py::arg("padded"), py::arg("left"), py::arg("right"), py::arg("left_init"),
       py::arg("right_init"), py::arg("bounds"), py::arg("deltas"), py::arg("threads"),
       py::arg("fine"),
-      py::arg("fine_stride"), py::arg("fine_scale"), py::arg("back"), py::arg("rest"),
-      py::arg("rest_stride"), py::arg("rest_scale"));
+      py::arg("fine_stride"), py::arg("fine_scale"), py::arg("fine_levels"), py::arg("back"),
+      py::arg("rest"), py::arg("rest_stride"), py::arg("rest_scale"));
 
   module.def(
       "multiply",

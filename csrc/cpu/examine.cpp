@@ -228,7 +228,7 @@ void Examiner::sort_rows(int64_t words) {
     const Wanted& wanted = ask_.wanted[n];
     const Summary summary = this->summary(ask_.image + wanted.image, ask_.column);
     const int64_t place = place_of(n);
-    const double reach = shape_.usual_rho + reach_[sized(n)] + bounds_of(n).rho;
+    const double reach = shape_.largest_rho + reach_[sized(n)] + bounds_of(n).rho;
     const int64_t most = limit(reach) >> shape_.shift;
     auto& rows = most < summary.close_outside[wanted.patch] ? few_
                  : most < summary.outside[wanted.patch]     ? some_

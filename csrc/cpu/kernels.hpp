@@ -63,14 +63,12 @@ struct Bounds {
 };
 
 // The best scores of an image's rows in every segment of another, and what is kept of them: see
-// SummaryAt. Where a segment's rho is beyond `usual`, its scores count as lowered by the difference,
-// so that one badly rounded patch does not loosen the bound of its whole image.
+// SummaryAt.
 struct SummaryArgs {
   const uint16_t* scores;    // [segments][padded], and 32 more that can be read
   int64_t segments, padded, rows;
   const Bounds* bounds;      // [rows]
-  const float* segment_rho;  // [segments]: the largest of each
-  double usual, scale;
+  double rho, scale;         // rho: the largest of the other image's rows, at least
   // Limits: what is expected of the best score's exact distance, `ratio` of the rounded one as a rule
   // and `slack` steps; and for the close ones a share of what rounding may have changed.
   float ratio, slack, share;

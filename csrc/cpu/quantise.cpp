@@ -116,10 +116,10 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, const
   bounds.rho = upwards(error + root(isa.round_bytes(row.w, channels, static_cast<float>(args.scale),
                                                     inverse(args.scale), 127.0f, levels)));
   if (fine != nullptr) {
-    const double most = 127.0 * args.scale / args.fine_scale;
     bounds.fine = upwards(
         error + root(isa.round_fine(row.w, channels, static_cast<float>(args.fine_scale),
-                                    inverse(args.fine_scale), static_cast<float>(most), fine)));
+                                    inverse(args.fine_scale),
+                                    static_cast<float>(args.fine_levels), fine)));
   }
   if (rest != nullptr) {
     isa.subtract(row.centred, row.back, args.channels, row.centred);

@@ -68,7 +68,7 @@ class Refiner {
   Hit* hits_of(Block& block, int64_t p) { return block.hits.data() + p * k_; }
   // The largest score, as kept, of an image that may matter to row p of the block.
   int64_t most(Block& block, int64_t p) {
-    const double reach = shape_.usual_rho + block.reach[sized(p)] +
+    const double reach = shape_.largest_rho + block.reach[sized(p)] +
                          q_.bounds[block.image * q_.rows + block.begin + p].rho;
     return examiner_.limit(reach) >> shape_.shift;
   }

@@ -73,33 +73,27 @@ void subtract_kernel(const float* x, const float* y, int64_t count, float* out) 
   for (int64_t c = 0; c < count; ++c) out[c] = x[c] - y[c];
 }
 
-// out = round(value * inverse), within +-most; returns the square of what was lost.
+// out = round(value * inverse) of values brought within +-most steps; returns the square of what
+// rounding took from those.
 template <class Int>
 float round_kernel(const float* value, int64_t count, float scale, float inverse, float most,
                    Int* out) {
   constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float limit = most * scale;
+  const auto round = [=](float v, float& lost) __attribute__((always_inline)) {
+    v = v > limit ? limit : v;
+    v = v < -limit ? -limit : v;
+    const float level = (v * inverse + kToInteger) - kToInteger;
+    const float rest = v - scale * level;
+    lost += rest * rest;
+    return static_cast<Int>(static_cast<int32_t>(level));
+  };
   float sums[16] = {};
   int64_t c = 0;
   for (; c + 16 <= count; c += 16) {
-    for (int i = 0; i < 16; ++i) {
-      float level = value[c + i] * inverse;
-      level = level > most ? most : level;
-      level = level < -most ? -most : level;
-      level = (level + kToInteger) - kToInteger;
-      const float rest = value[c + i] - scale * level;
-      sums[i] += rest * rest;
-      out[c + i] = static_cast<Int>(static_cast<int32_t>(level));
-    }
+    for (int i = 0; i < 16; ++i) out[c + i] = round(value[c + i], sums[i]);
   }
-  for (; c < count; ++c) {
-    float level = value[c] * inverse;
-    level = level > most ? most : level;
-    level = level < -most ? -most : level;
-    level = (level + kToInteger) - kToInteger;
-    const float rest = value[c] - scale * level;
-    sums[c % 16] += rest * rest;
-    out[c] = static_cast<Int>(static_cast<int32_t>(level));
-  }
+  for (; c < count; ++c) out[c] = round(value[c], sums[c % 16]);
   float sum = 0.0f;
   for (int i = 0; i < 16; ++i) sum += sums[i];
   return sum;

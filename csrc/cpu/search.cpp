@@ -12,7 +12,6 @@ namespace musc {
 constexpr float kSlack = 5.0f;
 constexpr float kShare = 0.75f;
 
-
 namespace {
 
 // The best scores of a pair on their way to a summary: of one thread.
@@ -24,20 +23,19 @@ int64_t segments_of(const Operands& side, int64_t segment) {
   return (side.padded + segment - 1) / segment;
 }
 
-// What is kept of `rows` of image i and the segments of image j.
+// What is kept of `rows` of image i and the segments of another image.
 void summarise_pair(const Isa& isa, const Operands& rows, int64_t i, const Operands& others,
-                    int64_t j, const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
-  const int64_t segments = segments_of(others, shape.segment);
-  summarise(isa, scores, segments, rows.padded, rows.rows, rows.bounds + i * rows.rows,
-            others.segment_rho + j * segments, shape.usual_rho, shape.scale, shape.ratio,
-            shape.shift, best);
+                    const SearchShape& shape, const uint16_t* scores, uint16_t* best) {
+  summarise(isa, scores, segments_of(others, shape.segment), rows.padded, rows.rows,
+            rows.bounds + i * rows.rows, shape.largest_rho, shape.scale, shape.ratio, shape.shift,
+            best);
 }
 
 }  // namespace
 
 void summarise(const Isa& isa, const uint16_t* scores, int64_t segments, int64_t padded,
-               int64_t rows, const Bounds* bounds, const float* segment_rho, double usual,
-               double scale, double ratio, int shift, uint16_t* best) {
+               int64_t rows, const Bounds* bounds, double rho, double scale, double ratio,
+               int shift, uint16_t* best) {
   const SummaryOut out(best, rows, segments);
   SummaryArgs args;
   args.scores = scores;
@@ -45,8 +43,7 @@ void summarise(const Isa& isa, const uint16_t* scores, int64_t segments, int64_t
   args.padded = padded;
   args.rows = rows;
   args.bounds = bounds;
-  args.segment_rho = segment_rho;
-  args.usual = usual;
+  args.rho = rho;
   args.scale = scale;
   args.ratio = static_cast<float>(ratio);
   args.slack = kSlack;
@@ -85,13 +82,13 @@ void search_pairs(const Isa& isa, const Operands& queries, const Operands& refer
     pair.left_best = mine.left.data();
     pair.right_best = back_column < 0 ? nullptr : mine.right.data();
     isa.int8.pair(pair);
-    summarise_pair(isa, queries, i, references, j, shape, mine.left.data(),
-              args.best + ((i - args.first) * args.columns + column) *
-                              summary_size(queries.rows, there));
+    summarise_pair(isa, queries, i, references, shape, mine.left.data(),
+                   args.best + ((i - args.first) * args.columns + column) *
+                                   summary_size(queries.rows, there));
     if (back_column < 0) return;
-    summarise_pair(isa, references, j, queries, i, shape, mine.right.data(),
-              args.back + ((j - args.back_first) * args.back_columns + back_column) *
-                              summary_size(references.rows, back));
+    summarise_pair(isa, references, j, queries, shape, mine.right.data(),
+                   args.back + ((j - args.back_first) * args.back_columns + back_column) *
+                                   summary_size(references.rows, back));
   });
 }
 

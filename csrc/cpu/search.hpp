@@ -3,14 +3,19 @@
 //
 // The bound. With x' = x - mean, V orthonormal [C, m] and R = I - V V^T, the map x -> (V^T x', |R x'|)
 // is 1-Lipschitz: |V^T(x - y)|^2 + (|R x'| - |R y'|)^2 <= |V^T(x - y)|^2 + |R(x - y)|^2 = |x - y|^2.
-// With w_x its value, q_x = round(w_x / s) and rho_x >= |w_x - s q_x|, the triangle inequality gives
+// So is clipping the value, channel by channel, to what the levels reach, +-127 s: a projection on a
+// convex set. With w_x the clipped value, q_x = round(w_x / s) and rho_x >= |w_x - s q_x|, the
+// triangle inequality gives
 //     |x - y| >= s |q_x - q_y| - rho_x - rho_y.
+// What a row loses to clipping thus needs no allowance, it is only out of sight: s may suit the many
+// rows, not those farthest out.
 // rho also carries every floating error: see quantise(). `stretch` covers what V lacks in
 // orthonormality and the rounding of the exact distances.
 //
 // Two closer looks, at what that leaves: the same vector w in 12 bits instead of 8 (`fine`), and
-// R x' itself in 8 bits (`tail`), which replaces the difference of tail norms:
-//     |x - y|^2 >= (|V^T(x - y)| known within rho)^2 + (|R(x - y)| known within its rho)^2.
+// R x' itself in 8 bits (`rest`), which replaces the difference of tail norms:
+//     |x - y|^2 >= (|V^T(x - y)| known within rho)^2 + (|R(x - y)| known within its rho)^2,
+// each clipped to its own levels.
 #pragma once
 
 #include <cstddef>
@@ -46,6 +51,7 @@ struct QuantiseArgs {
   int16_t* fine;        // [images][rows][fine_stride], zero beyond the channels
   int64_t fine_stride;
   double fine_scale;
+  int64_t fine_levels;  // the largest, to either side
   const float* back;    // [C panels][prefix][16]: V^T
   int8_t* rest;         // [images][rows][rest_stride]: R x', zero beyond the channels
   int64_t rest_stride;
@@ -87,7 +93,6 @@ struct Operands {
   int64_t rows, padded;
   const int16_t* fine;
   const int8_t* rest;
-  const float* segment_rho;  // [images][segments]: the largest rho of each
 };
 
 struct SearchShape {
@@ -97,7 +102,7 @@ struct SearchShape {
   int threads;
   int64_t fine_stride, rest_stride;  // 0: there is none
   double fine_scale, rest_scale;
-  double usual_rho;                  // of most segments, see SummaryArgs
+  double largest_rho;                // of all rows
   double ratio;                      // of a distance to that in the space, as a rule: a guess
 };
 
@@ -115,8 +120,8 @@ struct PairsArgs {
 
 // A summary (SummaryAt) into `best` of scores [segments][padded] of rows; [rows] bounds.
 void summarise(const Isa& isa, const uint16_t* scores, int64_t segments, int64_t padded,
-               int64_t rows, const Bounds* bounds, const float* segment_rho, double usual,
-               double scale, double ratio, int shift, uint16_t* best);
+               int64_t rows, const Bounds* bounds, double rho, double scale, double ratio,
+               int shift, uint16_t* best);
 
 void search_pairs(const Isa& isa, const Operands& queries, const Operands& references,
                   const SearchShape& shape, const PairsArgs& args);

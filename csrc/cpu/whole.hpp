@@ -59,6 +59,7 @@ void round_panel_kernel(WholePanel& panel) {
   for (int64_t c = 0; c < panel.channels; ++c) norm += values[c] * values[c];
   rotate(values, panel.channels, panel.size, panel.signs);
   constexpr float kMost = 127.0f, kToInteger = 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+  const float limit = kMost * panel.scale;
   Floats lost = {};
   Ints square = {}, sum = {};
   Floats lines[kPanel] = {};  // words of the 16 rows, as bits
@@ -68,11 +69,11 @@ void round_panel_kernel(WholePanel& panel) {
     for (int e = 0; e < ELEMENTS; ++e) {
       const int64_t c = k * ELEMENTS + e;
       if (c >= panel.channels) break;
-      Floats level = values[c] * panel.inverse;
-      level = level > kMost ? kMost - Floats{} : level;
-      level = level < -kMost ? Floats{} - kMost : level;
-      level = (level + kToInteger) - kToInteger;
-      const Floats rest = values[c] - panel.scale * level;
+      Floats value = values[c];
+      value = value > limit ? limit - Floats{} : value;
+      value = value < -limit ? Floats{} - limit : value;
+      const Floats level = (value * panel.inverse + kToInteger) - kToInteger;
+      const Floats rest = value - panel.scale * level;
       lost += rest * rest;
       const Ints rounded = __builtin_convertvector(level, Ints);
       square += rounded * rounded;

@@ -12,7 +12,7 @@ from torch import Tensor
 from musc_fast import _C, planning
 
 from . import scratch
-from .sides import Segmented, Side, default_isa, strides, words_of
+from .sides import Side, default_isa, strides, words_of
 from .space import UNIT, Workload, choose_space
 
 Progress = Callable[[int, int], None]
@@ -20,9 +20,6 @@ Progress = Callable[[int, int], None]
 # the second.
 _BATCH_OPERATIONS = 4e10
 _BATCH_PAIRS = 2e6
-# This share of the segments, and those rounded little worse, count as rounded alike; the others'
-# scores are corrected for it.
-_USUAL, _LITTLE = 0.94, 1.02
 
 
 @dataclass
@@ -95,16 +92,15 @@ class Search:
         self.symmetric = right is None
         self.settings, self.plan = settings, plan
         self.references = len(others.x) if references is None else references
-        self.left = left.segmented(plan.segment, len(left.x))
-        self.right = others.segmented(plan.segment, self.references) if right else self.left
+        self.left, self.right = left, others
         self.lists = None if lists is None else lists.to(torch.int32).contiguous()
         self.columns = self.references if lists is None else lists.shape[1]
-        self.shape = _shape(self.left, self.right, plan.segment)
+        self.shape = _shape(left, others, plan.segment, self.references)
         self.counters = torch.zeros(6, dtype=torch.int64)
 
     def run(self, first: int, last: int, k_min: int, k_max: int, outputs: Outputs) -> None:
         """Fill `outputs`, whose row 0 is query `first`, for the queries [first, last)."""
-        patches, other_patches = self.left.side.x.shape[1], self.right.side.x.shape[1]
+        patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
         per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
         chunk = min(self.plan.chunk, last - first)
         with scratch.lent(chunk * per_image // 2, torch.int16) as best:
@@ -122,9 +118,8 @@ class Search:
         """The queries [begin, end) of images (first, begin, end, last)."""
         first, begin, last_of_chunk, last = images
         report = self.settings.report or Report()
-        left, right = self.left.side, self.right.side
-        patches, other_patches = left.x.shape[1], right.x.shape[1]
-        operations = 2.0 * left.space.channels * patches * other_patches
+        patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
+        operations = 2.0 * self.left.space.channels * patches * other_patches
         threads = torch.get_num_threads()
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
         start = perf_counter()
@@ -198,8 +193,8 @@ class Search:
 
 
 def search_pairs(
-    left: Segmented,
-    right: Segmented,
+    left: Side,
+    right: Side,
     shape: _C.SearchShape,
     pairs: Tensor,
     first: int,
@@ -226,8 +221,8 @@ def search_pairs(
 
 
 def refine(
-    left: Segmented,
-    right: Segmented,
+    left: Side,
+    right: Side,
     shape: _C.SearchShape,
     images: tuple[int, int, int],
     lists: Tensor | None,
@@ -275,26 +270,24 @@ def refine(
     )
 
 
-def _shape(left: Segmented, right: Segmented, segment: int) -> _C.SearchShape:
-    side, space = left.side, left.side.space
+def _shape(left: Side, right: Side, segment: int, references: int) -> _C.SearchShape:
+    space, sides = left.space, ((left, len(left.x)), (right, references))
     # |q_x - q_y|^2 / 2 <= |q_x|^2 + |q_y|^2 must fit 16 bits.
-    largest = side.largest(len(left.rho)) + right.side.largest(len(right.rho))
-    rho = torch.cat((left.rho.flatten(), right.rho.flatten()))
-    usual = _LITTLE * float(rho.kthvalue(max(1, int(_USUAL * len(rho)))).values)
+    largest = sum(side.largest(images) for side, images in sides)
     fine_stride, rest_stride = strides(space)
     return _C.SearchShape(
-        words=side.words,
-        channels=side.x.shape[2],
+        words=left.words,
+        channels=left.x.shape[2],
         segment=segment,
         shift=max(0, largest.bit_length() - 16),
         scale=space.scale,
-        stretch=1.0 + space.basis_error + (side.x.shape[2] / 8 + 64) * UNIT,
+        stretch=1.0 + space.basis_error + (left.x.shape[2] / 8 + 64) * UNIT,
         threads=torch.get_num_threads(),
         fine_stride=fine_stride,
         rest_stride=rest_stride,
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
-        usual_rho=usual,
+        largest_rho=max(side.largest_rho(images) for side, images in sides),
         ratio=space.ratio,
     )
 

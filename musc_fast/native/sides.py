@@ -86,19 +86,14 @@ class Side:
             self._fill(begin, min(64, end - begin))
         return self
 
-    def segmented(self, segment: int, images: int) -> Segmented:
-        """The first `images` images, in segments of that many patches."""
-        padded = self.inits.shape[2]
-        segments = -(-padded // segment)
-        rho = torch.nn.functional.pad(
-            self.bounds[:images, :, 0], (0, segments * segment - self.x.shape[1])
-        )
-        return Segmented(self, rho.view(images, segments, segment).amax(2).contiguous())
-
     def largest(self, images: int) -> int:
         """The largest |q|^2 of a row of the first `images` images."""
         # Padding has inits far below; rows are whole images, so look at the real ones.
         return 2 * -int(self.inits[1, :images, : self.x.shape[1]].min()) + 1
+
+    def largest_rho(self, images: int) -> float:
+        """The largest rounding error of a row of the first `images` images."""
+        return float(self.bounds[:images, :, 0].max())
 
     def _fill(self, first: int, count: int) -> None:
         space, (_, rows, channels) = self.space, self.x.shape
@@ -131,16 +126,9 @@ class Side:
             fine=self.fine.data_ptr() + 2 * first * rows * fine_stride if fine_stride else 0,
             fine_stride=fine_stride,
             fine_scale=space.fine_scale,
+            fine_levels=space.fine_levels,
             back=0 if space.back is None else space.back.data_ptr(),
             rest=self.rest.data_ptr() + first * rows * rest_stride if rest_stride else 0,
             rest_stride=rest_stride,
             rest_scale=space.rest_scale,
         )
-
-
-class Segmented:
-    """A side in segments of its images; rho [images, segments] bounds their rounding."""
-
-    def __init__(self, side: Side, rho: Tensor) -> None:
-        self.side, self.isa, self.rho = side, side.isa, rho
-        self.handle = side.handle.with_segments(rho.data_ptr())

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from .directions import Products, left_over, panels_of, principal_directions
+from .steps import LEVELS, NearRows, best_step, clipped_distances, distance_ratio, safe_step
 
 UNIT = 2.0**-24  # the rounding unit of float32
 _SAMPLE = (1024, 4096)  # rows the basis is fitted to: a 32nd of all, within these bounds
+_SUBSET = 512  # rows of it that the scales are fitted to
 _PREFIXES = (31, 47, 63, 95)  # and the tail norm: whole vectors
 # Below this many references the choice is a fifth of the search: half the work for it, and bounds
 # that are a little looser, are quicker together (2 to 6% at 16 images; survivors rise by 0 to 10%).
@@ -61,7 +63,8 @@ class Space:
     fine_scale: float  # of the same channels in about 12 bits; 0: not worth while
     back: Tensor | None  # basis^T as [C panels, prefix, 16]; None: the rest is not rounded
     rest_scale: float  # of what the basis leaves out, x - mean - basis w
-    ratio: float = 1.0  # of a distance to that in the space, for nine rows of ten
+    ratio: float  # of a distance to that in the space, for nine rows of ten
+    fine_levels: int = 0  # the largest of the fine rows, to either side
 
     @property
     def channels(self) -> int:
@@ -86,9 +89,12 @@ def sample_rows(tensors: list[Tensor], count: int) -> Tensor:
     for z in tensors:
         flat = z.view(-1, z.shape[-1])
         share = max(1, min(flat.shape[0], round(count * flat.shape[0] / total)))
-        # A stride prime to the row length would do; a seeded draw cannot fall into step with it.
-        draw = torch.randint(flat.shape[0], (share,), generator=torch.Generator().manual_seed(0))
-        rows.append(flat[draw] if share < flat.shape[0] else flat)
+        # One row of each of so many stretches, in no order: none comes twice.
+        generator = torch.Generator().manual_seed(0)
+        within = torch.rand(share, generator=generator, dtype=torch.float64)
+        draw = (torch.arange(share) + within) * (flat.shape[0] / share)
+        draw = draw.long().clamp(max=flat.shape[0] - 1)
+        rows.append(flat[draw[torch.randperm(share, generator=generator)]])
     return torch.cat(rows).float()
 
 
@@ -104,34 +110,6 @@ def spreading_rotation(size: int) -> Tensor:
     matrix[:, 0] = math.sqrt(1.0 / size)
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(2))
     return matrix * (2.0 * signs - 1.0)
-
-
-def _full_scale(rows: Tensor) -> float:
-    """The int8 step for rows [n, m] that clips next to nothing, outlying rows apart.
-
-    Measured on real features and noise: a step 10% larger costs little, but one clipped row loosens
-    the bound of its whole segment. In noise [16, 1369, 384], 5% above the largest entry of 128 rows
-    clips a row of every fourth segment of 16, 12% one of every thirteenth.
-    """
-    row_most = rows.abs().amax(1)
-    largest = float(row_most.max())
-    usual = float(row_most.quantile(0.95))
-    return max(min(1.12 * largest, 2.0 * usual) if usual > 0 else largest, 1e-23) / 127
-
-
-def _mean_scale(rows: Tensor) -> float:
-    """The int8 step for rows [n, C] with the least mean error of rounding and clipping.
-
-    For the rest, whose bounds are kept row by row.
-    """
-    largest = max(float(rows.abs().max()), 1e-23)
-    best, best_error = largest / 127, math.inf
-    for share in (1.0, 0.7, 0.5, 0.35):
-        step = largest * share / 127
-        error = float((rows - step * (rows / step).round().clamp(-127, 127)).norm(dim=1).mean())
-        if error < best_error:
-            best, best_error = step, error
-    return best
 
 
 @lru_cache(maxsize=8)
@@ -168,29 +146,22 @@ def rotate(rows: Tensor) -> Tensor:
 def full_space(centred: Tensor, mean: Tensor) -> Space:
     """All channels, rotated; the scale is fitted to the sample."""
     channels = centred.shape[1]
-    scale = _full_scale(rotate(centred[:128]))
+    x, y = NearRows.of(centred[:_SUBSET])(centred)
+    x, y = rotate(torch.cat((x, y))).chunk(2)
+    scale = best_step(x, y)
+    ratio = distance_ratio((x - y).norm(dim=1), clipped_distances(x, y, LEVELS * scale))
     # Signs over sqrt(size) in float32 are not exactly orthonormal: 2^-24 a round, squared.
     return Space(
-        mean, None, rotation_signs(channels), channels, False, 0.0, scale, 16 * UNIT, 0.0, None, 0.0
+        mean, None, rotation_signs(channels), channels, False, 0.0, scale, 16 * UNIT, 0.0, None,
+        0.0, ratio,
     )  # fmt: skip
-
-
-def _ratio(rows: Tensor, inside: Tensor) -> float:
-    """How far distances of rows [n, C] to what is nearest `inside` [n, m] exceed those."""
-    some = min(128, len(rows) // 4)
-    if some == 0:
-        return 1.0
-    near = torch.cdist(inside[:some], inside[some:]).min(1)
-    true = (rows[:some] - rows[some:][near.indices]).norm(dim=1)
-    ratio = float((true / near.values.clamp_min(1e-30)).quantile(0.9))
-    return min(max(ratio, 1.0), 8.0)
 
 
 def make_space(products: Products, centred: Tensor, mean: Tensor, directions: Tensor) -> Space:
     """The space of `directions` [C, m], its scales fitted to the sample."""
     basis = directions @ spreading_rotation(directions.shape[1])
     stored = basis.float()
-    subset = centred[:512]
+    subset = centred[:_SUBSET]
     inside = products(subset, stored)
     gram = stored.double().T @ stored.double()
     error = float((gram - torch.eye(gram.shape[0], dtype=gram.dtype)).norm())
@@ -198,18 +169,22 @@ def make_space(products: Products, centred: Tensor, mean: Tensor, directions: Te
     norms = (total - inside.double().square().sum(1)).clamp_min(0).sqrt()
     # A tail that is nearly nothing would be known with a large error; leave it out.
     tail = float(norms.square().mean()) > 1e-4 * float(total.mean())
-    centre, rest_scale, back = 0.0, 0.0, None
+    centre = 0.0
+    rest = subset - products(inside, stored.T)
     if tail:
         centre = float(norms.mean())
-        back = panels_of(stored.T)
-        rest_scale = _mean_scale(subset - products(inside, stored.T))
         inside = torch.cat([inside, (norms - centre).float()[:, None]], dim=1)
-    scale = _full_scale(inside)
+    near = NearRows.of(inside)
+    x, y = near(inside)
+    scale = best_step(x, y)
+    true = torch.sub(*near(subset)).norm(dim=1)
+    ratio = distance_ratio(true, clipped_distances(x, y, LEVELS * scale))
     # Sums of squared differences of the fine rows must fit int32.
-    bits = math.floor(math.log2(math.sqrt(2.0**31 / inside.shape[1]) / 256))
+    fine_levels = math.isqrt((1 << 31) // inside.shape[1]) // 2 - 1
     return Space(
         mean, panels_of(stored), None, basis.shape[1], tail, centre, scale, error,
-        scale / 2**bits, back, rest_scale, _ratio(subset, inside),
+        safe_step(inside, fine_levels), panels_of(stored.T) if tail else None,
+        best_step(*near(rest)) if tail else 0.0, ratio, fine_levels,
     )  # fmt: skip
 
 

@@ -39,11 +39,17 @@ def test_rows_in_a_basis(isa: str, rows: int, channels: int) -> None:
     inside = centred @ basis
     left_over = centred - inside @ basis.T
     inside = torch.cat((inside, left_over.norm(dim=1)[:, None] - space.tail_centre), dim=1)
-    for column, found, scale, true in (
-        (1, fine[:, :32], space.fine_scale, inside),
-        (2, rest[:, :channels], space.rest_scale, left_over),
+    elements = 32 // side.words
+    words = side.left.view(torch.int8 if elements == 4 else torch.int16).view(4, -1, 32)
+    assert bool((words.abs() == 127).any())  # some rows lie too far out
+    for column, found, scale, levels, true in (
+        (0, words[:, :rows].reshape(-1, 32), space.scale, 127, inside),
+        (1, fine[:, :32], space.fine_scale, space.fine_levels, inside),
+        (2, rest[:, :channels], space.rest_scale, 127, left_over),
     ):
-        lost = (true - found.double() * scale).norm(dim=1)
+        assert int(found.abs().max()) <= levels
+        clipped = true.clamp(-levels * scale, levels * scale)
+        lost = (clipped - found.double() * scale).norm(dim=1)
         assert bool((lost <= bounds[:, column]).all())
         assert bool((bounds[:, column] <= 1.01 * lost + 1e-3).all())
     padded = torch.zeros(4, -(-rows // 16) * 16)

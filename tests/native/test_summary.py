@@ -15,7 +15,7 @@ SCALE = 0.002
 
 
 def summary(
-    isa: str, scores: Tensor, rows: int, rho: Tensor, segment_rho: Tensor, usual: float, shift: int
+    isa: str, scores: Tensor, rows: int, rho: Tensor, largest_rho: float, shift: int
 ) -> dict[str, Tensor]:
     """Of scores [segments, padded] (0 to 65535): nearest, first, the bits and what is outside."""
     segments, padded = scores.shape
@@ -28,24 +28,14 @@ def summary(
     best = torch.empty(planning.score_bytes(rows, 1, segments * 16, 16) // 2, dtype=torch.uint16)
     _C.summarise(
         isa=isa, scores=kept.data_ptr(), segments=segments, padded=padded, rows=rows,
-        bounds=bounds.data_ptr(), segment_rho=segment_rho.data_ptr(), usual=usual, scale=SCALE,
-        ratio=1.0, shift=shift, best=best.data_ptr(),
+        bounds=bounds.data_ptr(), rho=largest_rho, scale=SCALE, ratio=1.0,
+        shift=shift, best=best.data_ptr(),
     )  # fmt: skip
     numbers = best[: 4 * lanes].to(torch.int64).view(4, lanes)[:, :rows]
     words = best[4 * lanes :].view(torch.int32).view(2, segments, lanes // 32, 1)
     bits = (words >> torch.arange(32, dtype=torch.int32) & 1).view(2, segments, lanes)[..., :rows]
     names = ("nearest", "first", "outside", "close_outside")
     return dict(zip(names, numbers, strict=True)) | {"near": bits[0], "close": bits[1]}
-
-
-def lowered(scores: Tensor, excess: Tensor, shift: int) -> Tensor:
-    """The least limit, as kept, that lets a segment's score in when its rho counts as usual.
-
-    Limits allow for 1 more than the distance says: half of that is for rounding here.
-    """
-    root = (2.0 * (scores.double() * 2**shift)).sqrt() - excess[:, None] / SCALE
-    least = ((root.clamp_min(0).square() / 2 + 0.5) / 2**shift).floor()
-    return torch.where(excess[:, None] > 0, least, scores.double())
 
 
 @pytest.mark.parametrize("isa", _C.instruction_sets())
@@ -65,16 +55,12 @@ def test_what_is_left_out_is_beyond_the_bound(
     base = int(torch.randint(0, 65536 - spread + 1, (1,), generator=generator))
     scores = base + torch.randint(0, spread, (segments, padded), generator=generator)
     rho = 0.01 * (0.8 + 0.4 * torch.rand(rows, generator=generator))
-    usual = 0.011
-    worse = torch.rand(segments, generator=generator) < 0.2
-    segment_rho = torch.where(worse, usual + 0.02 * torch.rand(segments, generator=generator), 0.01)
-    found = summary(isa, scores, rows, rho, segment_rho, usual, shift)
+    found = summary(isa, scores, rows, rho, 0.012, shift)
     scores = scores[:, :rows]
     assert torch.equal(scores.gather(0, found["first"][None])[0], scores.amin(0))
-    bound = lowered(scores, segment_rho.double() - usual, shift)
-    assert (found["nearest"] <= bound.amin(0)).all()
+    assert torch.equal(found["nearest"], scores.amin(0))
     for name, least in (("near", "outside"), ("close", "close_outside")):
-        left_out = torch.where(found[name] == 0, bound, torch.inf).amin(0)
+        left_out = torch.where(found[name] == 0, scores, 1 << 16).amin(0)
         # A limit below `outside` takes the segments of the bits alone.
         assert (found[least] <= left_out).all(), name
 
@@ -82,9 +68,9 @@ def test_what_is_left_out_is_beyond_the_bound(
 def test_most_segments_are_left_out() -> None:
     """Else a summary that keeps everything would pass."""
     scores = torch.randint(20000, 60000, (86, 64), generator=torch.Generator().manual_seed(0))
-    rho, segment_rho = torch.full((64,), 0.01), torch.full((86,), 0.01)
+    rho = torch.full((64,), 0.01)
     for isa in _C.instruction_sets():
-        found = summary(isa, scores, 64, rho, segment_rho, 0.011, 2)
+        found = summary(isa, scores, 64, rho, 0.01, 2)
         assert found["close"].sum(0).min() >= 1
         assert found["near"].double().mean() < 0.2
         assert found["outside"].min() > 20000
