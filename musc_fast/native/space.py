@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .directions import Products, left_over, panels_of, principal_directions
+from .directions import PANEL, Products, left_over, panels_of, principal_directions
 from .steps import LEVELS, NearRows, best_step, clipped_distances, distance_ratio, safe_step
 
 UNIT = 2.0**-24  # the rounding unit of float32
@@ -239,8 +239,10 @@ def estimate_costs(
         counts.setdefault(channels, []).append(float(left[use].mean()) if bool(use.any()) else 1)
     for prefix, found in counts.items():
         survivors = sum(found) / len(found)
-        scans = min(1 + 0.07 * survivors, -(-patches // work.segment))
-        scan = scans * work.segment * 2 * prefix * _PER_SCANNED
+        # In all channels a segment is one panel, which seldom holds two candidates.
+        segment, share = (work.segment, 0.07) if prefix < channels else (PANEL, 1.0)
+        scans = min(1 + share * survivors, -(-patches // segment))
+        scan = scans * segment * 2 * prefix * _PER_SCANNED
         examine = survivors * _PER_CANDIDATE + _PER_IMAGE + channels * _PER_CHANNEL
         project = 4 * channels * prefix * _PER_PROJECTED
         if prefix >= channels:  # No closer looks: every candidate's distance is recomputed.
@@ -256,7 +258,7 @@ def estimate_costs(
 
 def _expected_rho(square: float, channels: int) -> float:
     """The rounding error of rows of mean square norm `square`, spread over `channels`."""
-    step = 4.9 * math.sqrt(square / channels) / 127
+    step = 2.8 * math.sqrt(square / channels) / LEVELS  # as best_step() finds it on real features
     return step * math.sqrt(channels / 12)
 
 
