@@ -47,9 +47,9 @@ void bind_search(py::module_& module) {
                        double largest_rho, double ratio) {
              require(musc::is_segment(segment), "a segment is 16 or a multiple of 48, 1536 at most");
              require(scale > 0 && stretch >= 1 && shift >= 0 && shift < 16, "scale or shift");
-             return SearchShape{words,       channels,    segment, shift,      scale,     stretch,
-                                threads,     fine_stride, rest_stride, fine_scale,
-                                rest_scale,  largest_rho,   ratio};
+             return SearchShape{words,      channels,    segment,     shift,      scale,
+                                stretch,    threads,     fine_stride, rest_stride, fine_scale,
+                                rest_scale, largest_rho, ratio};
            }),
            py::arg("words"), py::arg("channels"), py::arg("segment"), py::arg("shift"),
            py::arg("scale"), py::arg("stretch"), py::arg("threads"), py::arg("fine_stride"),
@@ -70,9 +70,11 @@ void bind_search(py::module_& module) {
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
         require(scale > 0, "scale");
         require(fine_levels >= 0 && fine_levels < (1 << 14), "differences must fit 16 bits");
+        require(4 * fine_levels * fine_levels * (prefix + (tail ? 1 : 0)) < INT64_C(1) << 31, "fine sums");
         require(fine_stride % 32 == 0 && rest_stride % 64 == 0, "strides of whole vectors");
         require(basis != 0 || prefix == channels, "without a basis every channel is searched");
-        require(rest == 0 || (tail && fine != 0 && back != 0), "the rest goes with tail and fine");
+        require(rest == 0 || (fine != 0 && back != 0), "the rest goes with fine");
+        require(tail == (rest != 0), "the tail is the norm of the rest");
         const musc::QuantiseArgs args{pointer<const float>(x),
                                       pointer<const float>(mean),
                                       pointer<const float>(basis),

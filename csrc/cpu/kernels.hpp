@@ -190,7 +190,8 @@ struct Isa {
                             float* out);
   // out = x - y; out may be x.
   void (*subtract)(const float* x, const float* y, int64_t count, float* out);
-  // out = round(value * inverse) within +-most; returns the sum of squares of what was lost.
+  // out = round(value * inverse), of values clipped to +-most steps; returns the sum of squares of
+  // what rounding took from those.
   float (*round_bytes)(const float* value, int64_t count, float scale, float inverse, float most,
                        int8_t* out);
   float (*round_fine)(const float* value, int64_t count, float scale, float inverse, float most,

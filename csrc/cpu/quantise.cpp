@@ -91,25 +91,23 @@ struct Scratch {
 //   projection: partial sums of kSummed fused or unfused steps, then the sum of those; each
 //     component is off by at most gamma |x'| |V_c|, together gamma |x'| sqrt(m) (1 + basis_error);
 //     x - mean rounds to 2^-24 |x'|, and the rest v - s q in fp32 is off by 2^-23 |v|.
-//   tail: a^2 = |x'|^2 - |w|^2 is off by at most delta, a itself by delta / a or sqrt(delta).
 //   rest: x' - V w, w and V w each off by a projection's error.
-// What V lacks in orthonormality otherwise is `stretch`'s.
+//   tail: the rest's norm is off by what the rest is, and less the centre by 2^-22 of that.
+// What clipping takes needs no allowance, what V lacks in orthonormality is `stretch`'s: see search.hpp.
 Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, const int8_t* ones,
                  int8_t* levels, int16_t* fine, int8_t* rest) {
-  const double square_norm = isa.sum_of_squares(row.centred, args.channels, 0.0);
-  const double norm = std::sqrt(square_norm);
+  const double norm = std::sqrt(isa.sum_of_squares(row.centred, args.channels, 0.0));
   const double gamma = 1.01 * kUnit * projection_steps(args.channels);
   const double size = std::sqrt(static_cast<double>(args.prefix)) * (1.0 + args.basis_error);
   const double projection = gamma * norm * size + 6.0 * kUnit * norm;
+  const double rest_error = 3.0 * projection;
   double error = projection;
   int64_t channels = args.prefix;
   if (args.tail) {
-    const double prefix_square = isa.sum_of_squares(row.w, args.prefix, 0.0);
-    const double a = std::sqrt(std::max(0.0, square_norm - prefix_square));
-    const double delta = 2.0 * norm * projection + projection * projection +
-                         (2.0 * args.basis_error + 1e-12) * square_norm;
-    error += a > 0.0 ? std::min(std::sqrt(delta), delta / a) : std::sqrt(delta);
-    row.w[channels++] = static_cast<float>(a - args.tail_centre);
+    isa.subtract(row.centred, row.back, args.channels, row.centred);
+    const double tail = std::sqrt(isa.sum_of_squares(row.centred, args.channels, 0.0));
+    error += rest_error + 4.0 * kUnit * args.tail_centre;
+    row.w[channels++] = static_cast<float>(tail - args.tail_centre);
   }
   const auto inverse = [](double scale) { return static_cast<float>(1.0 / scale); };
   Bounds bounds{};
@@ -122,9 +120,8 @@ Bounds round_row(const Isa& isa, const QuantiseArgs& args, const Row& row, const
                                     static_cast<float>(args.fine_levels), fine)));
   }
   if (rest != nullptr) {
-    isa.subtract(row.centred, row.back, args.channels, row.centred);
     bounds.rest = upwards(
-        3.0 * projection +
+        rest_error +
         root(isa.round_bytes(row.centred, args.channels, static_cast<float>(args.rest_scale),
                              inverse(args.rest_scale), 127.0f, rest)));
     // The row's products with itself and with ones, each with an excess.

@@ -23,7 +23,7 @@ inline int64_t summary_size(int64_t rows, int64_t segments) {
 
 template <class Score, class Bits>
 struct SummaryAt {
-  Score* nearest;  // [lanes]: a row's least t >> shift, see SummaryArgs
+  Score* nearest;  // [lanes]: a row's least score, as kept: (-score) >> shift
   Score* first;    // [lanes]: the segment of its best score
   // The segments whose scores are near its best one, [segments][lanes / 32] a bit each: so near that
   // its candidates should lie there if the image is among its nearest; and nearer, for an image that

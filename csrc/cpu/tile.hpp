@@ -26,10 +26,14 @@ MUSC_INLINE void tile(const uint32_t* left, const uint32_t* right, int64_t words
   using Vector = typename Ops::Vector;
   constexpr int R = Ops::kRows;
   Vector sums[R][PANELS];
-  for (int v = 0; v < PANELS; ++v) {
-    const Vector init = Ops::load(right_init + v * kPanel);
+  Vector inits[PANELS];
+#pragma GCC unroll 3
+  for (int v = 0; v < PANELS; ++v) inits[v] = Ops::load(right_init + v * kPanel);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sums[r][v] = Ops::add(Ops::broadcast(left_init[r]), init);
+  for (int r = 0; r < R; ++r) {
+    const Vector init = Ops::broadcast(left_init[r]);
+#pragma GCC unroll 3
+    for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::add(init, inits[v]);
   }
   const uint32_t* column[PANELS];
   for (int v = 0; v < PANELS; ++v) column[v] = right + v * words * kPanel;

@@ -271,15 +271,15 @@ def refine(
 
 
 def _shape(left: Side, right: Side, segment: int, references: int) -> _C.SearchShape:
-    space, sides = left.space, ((left, len(left.x)), (right, references))
+    space, sides = left.space, {left: len(left.x), right: references}
     # |q_x - q_y|^2 / 2 <= |q_x|^2 + |q_y|^2 must fit 16 bits.
-    largest = sum(side.largest(images) for side, images in sides)
+    largest = max(side.largest(images) for side, images in sides.items())
     fine_stride, rest_stride = strides(space)
     return _C.SearchShape(
         words=left.words,
         channels=left.x.shape[2],
         segment=segment,
-        shift=max(0, largest.bit_length() - 16),
+        shift=max(0, (2 * largest).bit_length() - 16),
         scale=space.scale,
         stretch=1.0 + space.basis_error + (left.x.shape[2] / 8 + 64) * UNIT,
         threads=torch.get_num_threads(),
@@ -287,7 +287,7 @@ def _shape(left: Side, right: Side, segment: int, references: int) -> _C.SearchS
         rest_stride=rest_stride,
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
-        largest_rho=max(side.largest_rho(images) for side, images in sides),
+        largest_rho=max(side.largest_rho(images) for side, images in sides.items()),
         ratio=space.ratio,
     )
 

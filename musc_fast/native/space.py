@@ -91,9 +91,9 @@ def sample_rows(tensors: list[Tensor], count: int) -> Tensor:
         share = max(1, min(flat.shape[0], round(count * flat.shape[0] / total)))
         # One row of each of so many stretches, in no order: none comes twice.
         generator = torch.Generator().manual_seed(0)
+        edges = torch.arange(share + 1) * flat.shape[0] // share
         within = torch.rand(share, generator=generator, dtype=torch.float64)
-        draw = (torch.arange(share) + within) * (flat.shape[0] / share)
-        draw = draw.long().clamp(max=flat.shape[0] - 1)
+        draw = edges[:-1] + (within * edges.diff()).long()
         rows.append(flat[draw[torch.randperm(share, generator=generator)]])
     return torch.cat(rows).float()
 
@@ -170,21 +170,24 @@ def make_space(products: Products, centred: Tensor, mean: Tensor, directions: Te
     # A tail that is nearly nothing would be known with a large error; leave it out.
     tail = float(norms.square().mean()) > 1e-4 * float(total.mean())
     centre = 0.0
-    rest = subset - products(inside, stored.T)
+    back, rest_scale = None, 0.0
     if tail:
         centre = float(norms.mean())
+        rest = subset - products(inside, stored.T)
+        back = panels_of(stored.T)
         inside = torch.cat([inside, (norms - centre).float()[:, None]], dim=1)
     near = NearRows.of(inside)
     x, y = near(inside)
+    if tail:
+        rest_scale = best_step(*near(rest))
     scale = best_step(x, y)
     true = torch.sub(*near(subset)).norm(dim=1)
     ratio = distance_ratio(true, clipped_distances(x, y, LEVELS * scale))
     # Sums of squared differences of the fine rows must fit int32.
-    fine_levels = math.isqrt((1 << 31) // inside.shape[1]) // 2 - 1
+    fine_levels = min(math.isqrt((1 << 31) // inside.shape[1]) // 2 - 1, (1 << 14) - 1)
     return Space(
         mean, panels_of(stored), None, basis.shape[1], tail, centre, scale, error,
-        safe_step(inside, fine_levels), panels_of(stored.T) if tail else None,
-        best_step(*near(rest)) if tail else 0.0, ratio, fine_levels,
+        safe_step(inside, fine_levels), back, rest_scale, ratio, fine_levels,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 LEVELS = 127  # of int8, to either side
 _PAIRS = 64
 _SHARES = tuple(0.9**power for power in range(16))  # of a step that clips nothing but rows far out
-_USUAL = 0.06  # of the pairs keep less than what is made the most of
+_FAR_OUT = 0.06  # share of the pairs that a step need not suit
 _LEAST = 1e-23  # a step's levels may not vanish in float32
 
 
@@ -38,11 +38,14 @@ class NearRows:
             distances = torch.cdist(sample[:count], sample[count:])
             same = 0.01 * distances.median()  # or as good as
             near = distances.where(distances > same, math.inf).min(1)
-            rows = rows[near.values < math.inf]
+            others = near.indices + count
+            # cdist sees equal rows at some distance.
+            apart = (sample[rows] != sample[others]).any(1) & (near.values < math.inf)
+            rows, others = rows[apart], others[apart]
         if len(rows) == 0:
             rows = torch.arange(min(_PAIRS, len(sample)))
             return cls(rows, rows)
-        return cls(rows, near.indices[rows] + count)
+        return cls(rows, others)
 
     def __call__(self, of: Tensor) -> tuple[Tensor, Tensor]:
         """Both rows of each pair in `of` [n, C]: another view of the sample."""
@@ -71,12 +74,14 @@ def best_step(x: Tensor, y: Tensor) -> float:
     step = max(min(float(most.max()), 2.0 * float(most.quantile(0.95))), _LEAST) / LEVELS
     distances = (x - y).norm(dim=1).clamp_min(_LEAST)
     rounding = 2.0 * math.sqrt(x.shape[1] / 12)
+    if torch.equal(x, y):
+        return step
     best, found = -math.inf, step
     for share in _SHARES:
         finer = share * step
         known = clipped_distances(x, y, LEVELS * finer) - rounding * finer
-        bound = float((known / distances).quantile(_USUAL))
-        if bound <= best or torch.equal(x, y):
+        bound = float((known / distances).quantile(_FAR_OUT))
+        if bound <= best:
             break
         best, found = bound, finer
     return found
