@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cases
 
 from musc_fast import _C, native
+from musc_fast.native import search
 from musc_fast.native import space as spaces
 from musc_fast.native.kept import KeptReferences
 from musc_fast.native.search import Outputs, Report, Settings, run_search
 from musc_fast.native.sides import BOUNDS, Side
-from musc_fast.native.space import UNIT, Space, Workload, choose_space
+from musc_fast.native.space import UNIT, Space, Workload, choose_space, full_space, rotate
 
 Z = (3, 70, 96)
 WORK = Workload(3, True, 2, 192)
@@ -135,3 +137,40 @@ def test_kept_references_far_outside_their_space() -> None:
     queries = torch.cat((first[:2], later[:2])) * 1.01
     references = torch.cat((first, later))
     assert torch.equal(kept.msm(queries, 0, 3), native.msm(queries, references, 0, 3))
+
+
+@pytest.mark.parametrize("isa", _C.instruction_sets())
+@pytest.mark.parametrize("segment", [16, 48])
+def test_rows_on_the_edges_of_their_levels(
+    monkeypatch: pytest.MonkeyPatch, isa: str, segment: int
+) -> None:
+    """The nearest rows round as far apart as the bound allows, others to the very same levels.
+
+    Both rows' errors must be allowed for: where a segment is chosen, and where an image is.
+    """
+    channels, patches, step, edge = 384, 100, 1e-3, 0.49
+    generator = torch.Generator().manual_seed(8)
+    grid = torch.randint(-3, 4, (patches, channels), generator=generator).float()
+    signs = torch.randint(0, 2, grid.shape, generator=generator) * 2.0 - 1.0
+    query = grid + edge * signs
+    twin = grid + (1 - edge) * signs  # rounds to the next level
+    same = grid + 0.4 * signs  # rounds to the query's levels
+    far = torch.randint(-3, 4, grid.shape, generator=generator).float()
+    turn = rotate(torch.eye(channels)).T
+
+    def images(*parts: Tensor) -> Tensor:
+        return step * torch.cat(parts) @ turn
+
+    space = full_space(query, torch.zeros(channels))
+    space = replace(space, scale=step, ratio=1.0)
+    monkeypatch.setattr(search, "choose_space", lambda *_, **__: space)
+    z = images(query)[None]
+    for references in (
+        torch.stack([images(same, twin), images(far, same)]),  # in one image, other segments
+        torch.stack([images(same, far), images(twin, far)]),  # in another image
+    ):
+        truth = cases.interval_mean(cases.distances(z, references), 0, 1)
+        found = torch.empty(1, patches)
+        settings = Settings(isa=isa, segment=segment)
+        run_search(z, references, 0, 1, Outputs(means=found), settings)
+        assert float((found - truth).abs().max()) < 1e-6

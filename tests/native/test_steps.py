@@ -44,7 +44,8 @@ def test_rows_without_neighbours(count: int) -> None:
 
 def test_mostly_equal_rows_leave_the_others() -> None:
     sample = rows(400, 64)
-    sample[torch.randperm(400, generator=torch.Generator().manual_seed(1))[:340]] = sample[0].clone()
+    equal = torch.randperm(400, generator=torch.Generator().manual_seed(1))[:340]
+    sample[equal] = sample[0].clone()
     x, y = NearRows.of(sample)(sample)
     assert bool(((x - y).norm(dim=1) > 1).all())
 
