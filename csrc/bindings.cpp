@@ -70,7 +70,8 @@ void bind_search(py::module_& module) {
         require(words * isa.int8.elements >= prefix + (tail ? 1 : 0), "too few words");
         require(scale > 0, "scale");
         require(fine_levels >= 0 && fine_levels < (1 << 14), "differences must fit 16 bits");
-        require(4 * fine_levels * fine_levels * (prefix + (tail ? 1 : 0)) < INT64_C(1) << 31, "fine sums");
+        require(4 * fine_levels * fine_levels * (prefix + (tail ? 1 : 0)) < INT64_C(1) << 31,
+                "fine sums must fit 32 bits");
         require(fine_stride % 32 == 0 && rest_stride % 64 == 0, "strides of whole vectors");
         require(basis != 0 || prefix == channels, "without a basis every channel is searched");
         require(rest == 0 || (fine != 0 && back != 0), "the rest goes with fine");
