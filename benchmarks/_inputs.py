@@ -71,7 +71,7 @@ def backbone_tokens(
 
 
 def cases(large: bool) -> list[Case]:
-    """(16, 1369, 384) and (12, 1024, 768) of real features (degree 1), and isotropic noise.
+    """(16, 1369, 384), (12 and 16, 1024, 768) of real features (degree 1), and isotropic noise.
 
     `large` adds (64, 1369, 384). Without shared/data only the noise is left.
     """
@@ -83,9 +83,10 @@ def cases(large: bool) -> list[Case]:
             found.append(Case(f"DINOv2-S block {block}", z[:16]))
             if large:
                 found.append(Case(f"DINOv2-S block {block}", z))
-    clip = backbone_tokens("clip-vit-b-16", 512, [11], 12)
+    clip = backbone_tokens("clip-vit-b-16", 512, [11], 16)
     if clip is not None:
-        found.append(Case("CLIP B/16 block 11", native.lnamd(clip[0][0], clip[1], (1,))[0]))
+        z = native.lnamd(clip[0][0], clip[1], (1,))[0]
+        found += [Case("CLIP B/16 block 11", z[:count]) for count in (12, 16)]
     noise = torch.randn(16, 1369, 384, generator=torch.Generator().manual_seed(0))
     found.append(Case("isotropic noise", torch.nn.functional.normalize(noise, dim=2)))
     return found

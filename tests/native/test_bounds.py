@@ -46,7 +46,7 @@ ROWS = {
     "far out": far_out,
     "heavy tails": heavy_tails,
     "mixed norms": mixed_norms,
-    "near twins": lambda: cases.features(1, 1, Z[2]) + 1e-6 * torch.randn(Z),
+    "near twins": lambda: cases.features(1, 1, Z[2]) + 1e-6 * cases.isotropic(*Z),
 }
 
 
