@@ -11,18 +11,17 @@ void bind_parts(py::module_& module) {
   module.def(
       "summarise",
       [](const std::string& isa_name, uintptr_t scores, int64_t segments, int64_t padded,
-         int64_t rows, uintptr_t bounds, double rho, double scale, double ratio,
-         int shift, uintptr_t best) {
+         int64_t rows, uintptr_t bounds, double rho, double scale, double ratio, int shift,
+         uintptr_t best) {
         const Isa& isa = isa_named(isa_name);
         const py::gil_scoped_release release;
         summarise(isa, pointer<const uint16_t>(scores), segments, padded, rows,
-                  pointer<const Bounds>(bounds), rho, scale, ratio, shift,
-                  pointer<uint16_t>(best));
+                  pointer<const Bounds>(bounds), rho, scale, ratio, shift, pointer<uint16_t>(best));
       },
       "What is kept of one pair of images: a part of search_pairs, for tests.", py::arg("isa"),
       py::arg("scores"), py::arg("segments"), py::arg("padded"), py::arg("rows"),
-      py::arg("bounds"), py::arg("rho"), py::arg("scale"), py::arg("ratio"),
-      py::arg("shift"), py::arg("best"));
+      py::arg("bounds"), py::arg("rho"), py::arg("scale"), py::arg("ratio"), py::arg("shift"),
+      py::arg("best"));
 
   module.def(
       "choose",

@@ -66,9 +66,9 @@ def safe_step(rows: Tensor, levels: int = LEVELS) -> float:
 def best_step(x: Tensor, y: Tensor) -> float:
     """The int8 step whose bound leaves the most of the distances of rows x to y [n, m].
 
-    A finer step clips more and rounds less, each row by sqrt(m / 12) steps. The last that is
-    better than the one before; not by the mean, for a few rows that lie far out would outweigh all
-    others.
+    A finer step clips more and rounds less (each row by sqrt(m / 12) steps): from the coarsest on,
+    finer ones are tried until the bound is no better. Judged by a low quantile of the pairs, not by
+    their mean, which a few rows far out would decide.
     """
     most = torch.cat((x, y)).abs().amax(1)
     step = max(min(float(most.max()), 2.0 * float(most.quantile(0.95))), _LEAST) / LEVELS
