@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from common import SHARED
-from musc_fast import native
+from musc_fast.backends.cpu import operators as native
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,42 @@ TOLERANCE = 0.003
 SIZES = {"dinov2-vit-s-14": 392, "clip-vit-b-16": 384}
 OFFICIAL = {
     ("mpdd_metal_plate", "dinov2-vit-s-14"): (
-        0.9583, 0.9796, 0.8827, 0.9844, 0.8243, 0.8263, 0.8624,
+        0.9583,
+        0.9796,
+        0.8827,
+        0.9844,
+        0.8243,
+        0.8263,
+        0.8624,
     ),
     ("mpdd_metal_plate", "clip-vit-b-16"): (
-        0.9635, 0.9796, 0.9278, 0.9842, 0.7980, 0.8282, 0.9247,
+        0.9635,
+        0.9796,
+        0.9278,
+        0.9842,
+        0.7980,
+        0.8282,
+        0.9247,
     ),
     ("kolektorsdd", "dinov2-vit-s-14"): (
-        0.6806, 0.7419, 0.6218, 0.8311, 0.0211, 0.0079, 0.3332,
+        0.6806,
+        0.7419,
+        0.6218,
+        0.8311,
+        0.0211,
+        0.0079,
+        0.3332,
     ),
     ("kolektorsdd", "clip-vit-b-16"): (
-        0.7153, 0.7619, 0.6479, 0.8630, 0.0363, 0.0138, 0.4353,
+        0.7153,
+        0.7619,
+        0.6479,
+        0.8630,
+        0.0363,
+        0.0138,
+        0.4353,
     ),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -85,11 +109,18 @@ def main() -> None:
             difference = (
                 None if official is None else float(np.abs(np.subtract(values, official)).max())
             )
-            results.append({
-                "set": name, "backbone": backbone, "weights": musc.backbone.source, "size": size,
-                "images": len(samples), **found, "official": official,
-                "largest_difference": difference,
-            })  # fmt: skip
+            results.append(
+                {
+                    "set": name,
+                    "backbone": backbone,
+                    "weights": musc.backbone.source,
+                    "size": size,
+                    "images": len(samples),
+                    **found,
+                    "official": official,
+                    "largest_difference": difference,
+                }
+            )
     console = Console(width=200)
     console.print(table)
     gaps = [r["largest_difference"] for r in results if r["largest_difference"] is not None]
@@ -124,8 +155,14 @@ def evaluate(musc: MuSc, samples: list[Sample]) -> dict[str, Any]:
     rescored = image_metrics(labels, scores.image_scores.cpu().numpy(), "musc")
     pixel = pixel_metrics(masks, maps, "musc")
     values = (
-        image.auroc, image.f1_max, image.ap, pixel.auroc, pixel.f1_max, pixel.ap, pixel.pro,
-    )  # fmt: skip
+        image.auroc,
+        image.f1_max,
+        image.ap,
+        pixel.auroc,
+        pixel.f1_max,
+        pixel.ap,
+        pixel.pro,
+    )
     return {
         "metrics": dict(zip(METRICS, values, strict=True)),
         "I-AUROC after RsCIN": rescored.auroc,

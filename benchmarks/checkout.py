@@ -14,9 +14,10 @@ if importlib.util.find_spec("musc_fast") is None:
     sys.path.append(str(ROOT))  # last: its `kernels/` must not hide kernels.py beside this file
 if importlib.util.find_spec("musc_fast.kernels") is None:
     _spec = importlib.util.spec_from_file_location(
-        "musc_fast.kernels", ROOT / "kernels" / "__init__.py",
+        "musc_fast.kernels",
+        ROOT / "kernels" / "__init__.py",
         submodule_search_locations=[str(ROOT / "kernels")],
-    )  # fmt: skip
+    )
     assert _spec is not None
     assert _spec.loader is not None
     sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)

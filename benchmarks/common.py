@@ -75,9 +75,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], runs: int, warm: int = 1) -
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def features(
-    n: int, p: int, c: int, device: torch.device, seed: int = 0
-) -> Tensor:  # fmt: skip
+def features(n: int, p: int, c: int, device: torch.device, seed: int = 0) -> Tensor:
     """Tokens [N, P, C] float32 with the spectrum of real ones, drawn.
 
     A template of patches and each image's own deviation, spectrum 1 / k, noise, a hot channel.

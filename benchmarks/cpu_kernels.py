@@ -26,9 +26,10 @@ from torch import Tensor
 
 from _inputs import OFFICIAL, Case, cases, truth
 from common import Timing, interleaved
-from musc_fast import _C, native
-from musc_fast.native.plain import plain_distances, plain_kinds
-from musc_fast.native.search import Outputs, Report, Settings, default_isa, run_search
+from musc_fast import _C
+from musc_fast.backends.cpu import operators as native
+from musc_fast.backends.cpu.plain import plain_distances, plain_kinds
+from musc_fast.backends.cpu.search import Outputs, Report, Settings, default_isa, run_search
 
 TOLERANCE = 1e-5
 
@@ -85,9 +86,7 @@ def gate(case: Case) -> None:
 def search_with_report(case: Case, **how: Any) -> Report:
     report = Report()
     out = torch.empty(case.z.shape[:2])
-    run_search(
-        case.z, None, 0, case.k_max, Outputs(means=out), Settings(report=report, **how)
-    )  # fmt: skip
+    run_search(case.z, None, 0, case.k_max, Outputs(means=out), Settings(report=report, **how))
     return report
 
 

@@ -117,9 +117,12 @@ def batch_rows(sizes: Sizes, device: Any) -> Iterator[dict[str, Any]]:
     }
     for what, timing in gpu_kernels.timed(calls, device, min(sizes.runs, 3)).items():
         yield {
-            "what": what, "images": n, "seconds": timing.median, "spread": timing.spread,
+            "what": what,
+            "images": n,
+            "seconds": timing.median,
+            "spread": timing.spread,
             "images_per_second": n / timing.median,
-        }  # fmt: skip
+        }
 
 
 def fitting(sizes: Sizes, device: Any) -> int:
@@ -203,11 +206,15 @@ def check(device: Any, sizes: Sizes, path: Path | None) -> int:
         verdict = "PASS" if each.passed else "FAIL"
         console.print(f"{verdict} {each.what} {value} ({sign} {each.limit:g})")
     settings = {
-        **asdict(sizes), "device": name, "triton": triton.__version__, "checks": len(checks),
-        "largest_error": max(each.error for each in checks), "minutes": minutes,
+        **asdict(sizes),
+        "device": name,
+        "triton": triton.__version__,
+        "checks": len(checks),
+        "largest_error": max(each.error for each in checks),
+        "minutes": minutes,
         "times_official": ratio,
         "verdicts": [asdict(each) | {"passed": each.passed} for each in judged],
-    }  # fmt: skip
+    }
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings, [*rows, *batch])

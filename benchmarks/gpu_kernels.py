@@ -32,13 +32,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, resident, tiles
+from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
+from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
 from torch import Tensor
 
 from common import Timing, features
 from gpu_parity import backend, backends_of, runs_triton
-from musc_fast import operands
+from musc_fast.backends import rounding as operands
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
@@ -132,9 +133,13 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
         calls: dict[str, Call] = {}
         for suffix, (config, descriptors) in _configs(side).items():
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
-                min_distance.min_distance, *both, keys, triangle=True, config=config,
+                min_distance.min_distance,
+                *both,
+                keys,
+                triangle=True,
+                config=config,
                 descriptors=descriptors,
-            )  # fmt: skip
+            )
         if depth <= resident.LARGEST_DEPTH:
             calls[f"resident search, {dtype}, {depth} channels"] = partial(
                 resident.resident_min_distance, *both, keys, triangle=True
@@ -221,25 +226,29 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
     k = max(1, int(0.3 * (n - 1)))
     calls: dict[str, tuple[Tensor, Call]] = {
         f"msm, {name} {precision}": (
-            z, partial(backend(name).msm, z, None, 0, k, precision=precision)
+            z,
+            partial(backend(name).msm, z, None, 0, k, precision=precision),
         )
         for name in backends_of(z.device)
         for precision in ("exact", "fast")
-    }  # fmt: skip
+    }
     calls["msm, official (cdist)"] = (few, lambda: official(few))
     found = timed({name: call for name, (_, call) in calls.items()}, z.device, min(runs, 3))
     for name, timing in found.items():
         m = calls[name][0].shape[0]
         pairs = m * (m - 1)
         yield _row(
-            name, timing, images=m, microseconds_a_pair=1e6 * timing.median / pairs,
+            name,
+            timing,
+            images=m,
+            microseconds_a_pair=1e6 * timing.median / pairs,
             effective_tflops=2.0 * pairs * p * p * c / timing.median / 1e12,
-        )  # fmt: skip
+        )
 
 
 def memory_peak(z: Tensor) -> Row:
     """The peak of one exact msm on a GPU beside its plan."""
-    from musc_fast.triton_backend import Search
+    from musc_fast.backends.triton.operators import Search
 
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -253,9 +262,11 @@ def memory_peak(z: Tensor) -> Row:
     used = torch.cuda.max_memory_allocated() - before
     planned = search.plan.bytes
     return {
-        "what": "peak memory of msm", "planned_bytes": planned, "peak_bytes": used,
+        "what": "peak memory of msm",
+        "planned_bytes": planned,
+        "peak_bytes": used,
         "of_plan": used / planned,
-    }  # fmt: skip
+    }
 
 
 def measure(

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from common import ROOT, SHARED, features
-from musc_fast import device_planning, reference
+from musc_fast import reference
 from musc_fast.backends import BACKENDS
+from musc_fast.backends.triton import planning as device_planning
 from musc_fast.scoring import score_batch
 
 TOLERANCE = 1e-5
@@ -108,7 +109,7 @@ def chunk_checks(device: torch.device) -> Iterator[Check]:
     """The Triton search in chunks and with streamed rows: the same to the bit."""
     if not runs_triton(device):
         return
-    from musc_fast.triton_backend import Search
+    from musc_fast.backends.triton.operators import Search
 
     side = 6 if device.type == "cuda" else 3
     p = side * side

@@ -53,17 +53,29 @@ def main() -> None:
             line = [str(file), str(int(limit)), str(Path(folder) / "checkpoint") if kept else ""]
             done = subprocess.run(
                 [sys.executable, __file__, "--one", *line],
-                check=True, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             seconds, memory, total = (float(word) for word in done.stdout.split())
             results.append(
-                {"memory_limit": limit, "checkpoint": kept, "seconds": seconds,
-                 "gflops": flops / seconds / 1e9, "memory": memory, "sum": total}
-            )  # fmt: skip
+                {
+                    "memory_limit": limit,
+                    "checkpoint": kept,
+                    "seconds": seconds,
+                    "gflops": flops / seconds / 1e9,
+                    "memory": memory,
+                    "sum": total,
+                }
+            )
             table.add_row(
-                f"{limit / 1e6:.0f} MB", "yes" if kept else "no", f"{seconds:.1f}",
-                f"{flops / seconds / 1e9:.0f}", f"{memory / 1e6:.0f} MB", repr(total),
-            )  # fmt: skip
+                f"{limit / 1e6:.0f} MB",
+                "yes" if kept else "no",
+                f"{seconds:.1f}",
+                f"{flops / seconds / 1e9:.0f}",
+                f"{memory / 1e6:.0f} MB",
+                repr(total),
+            )
     Console().print(table)
     if len({row["sum"] for row in results}) != 1:
         raise SystemExit("the scores depend on memory_limit or checkpoint")
@@ -88,9 +100,12 @@ def one(file: Path, limit: int, checkpoint: str) -> None:
     before, seen = anonymous(), [0]
     start = perf_counter()
     scores = score_batch(
-        [file], degrees=(1,), memory_limit=limit, checkpoint=checkpoint or None,
+        [file],
+        degrees=(1,),
+        memory_limit=limit,
+        checkpoint=checkpoint or None,
         progress=lambda done, total: seen.append(anonymous()),
-    )  # fmt: skip
+    )
     print(perf_counter() - start, max(seen) - before, float(scores.patch_scores.double().sum()))
 
 

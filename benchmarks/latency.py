@@ -54,19 +54,29 @@ def main() -> None:
         row = measured([layer[QUERIES : QUERIES + size] for layer in layers], queries, grid)
         results.append(row)
         table.add_row(
-            str(size), f"{row['add']:.1f} s", f"{row['first']:.2f} s", f"{row['median']:.2f} s",
-            f"{row['lnamd']:.3f} s", f"{row['gflops']:.0f}", f"{row['official']:.1f} s",
+            str(size),
+            f"{row['add']:.1f} s",
+            f"{row['first']:.2f} s",
+            f"{row['median']:.2f} s",
+            f"{row['lnamd']:.3f} s",
+            f"{row['gflops']:.0f}",
+            f"{row['official']:.1f} s",
             f"{row['official'] / row['median']:.1f}x",
-        )  # fmt: skip
+        )
     console = Console()
     console.print(table)
     console.print(f"largest difference from fp64: {max(row['error'] for row in results):.1e}")
     if arguments.json:
         settings = {
-            "backbone": NAME, "size": SIZE, "blocks": BLOCKS, "degrees": DEGREES,
-            "patches": layers[0].shape[1], "channels": layers[0].shape[2],
-            "images": "metal plates and their mirror images", **peak_memory(),
-        }  # fmt: skip
+            "backbone": NAME,
+            "size": SIZE,
+            "blocks": BLOCKS,
+            "degrees": DEGREES,
+            "patches": layers[0].shape[1],
+            "channels": layers[0].shape[2],
+            "images": "metal plates and their mirror images",
+            **peak_memory(),
+        }
         write_json(arguments.json, settings, results)
 
 
@@ -94,10 +104,16 @@ def measured(
     steps = len(held) * len(DEGREES)
     flops = 2.0 * steps * images * patches**2 * channels
     return {
-        "bank": images, "add": add, "first": times[0], "seconds": times[1:],
-        "median": timing.median, "lnamd": statistics.median(pooling),
-        "gflops": flops / timing.median / 1e9, "official": official * steps, "error": error,
-    }  # fmt: skip
+        "bank": images,
+        "add": add,
+        "first": times[0],
+        "seconds": times[1:],
+        "median": timing.median,
+        "lnamd": statistics.median(pooling),
+        "gflops": flops / timing.median / 1e9,
+        "official": official * steps,
+        "error": error,
+    }
 
 
 def checked(z: Tensor, held: Tensor) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from _inputs import Case, backbone_tokens, cases
 from common import Timing, interleaved, write_json
-from musc_fast import native
+from musc_fast.backends.cpu import operators as native
 
 QUERIES = 1
 Peer = Callable[[Tensor, int], Tensor]

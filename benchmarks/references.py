@@ -24,12 +24,17 @@ from common import SHARED, described, write_json
 from musc_fast import MuSc, score_batch
 from musc_fast.datasets.layouts import load_mvtec, sample_mask
 from musc_fast.metrics import image_metrics, pixel_metrics
-from musc_fast.pipeline import BatchFeatures
+from musc_fast.musc import BatchFeatures
 
 COLUMNS = (
-    "K", "I-AUROC", "P-AUROC", "PRO", "image score correlation", "patch score correlation",
+    "K",
+    "I-AUROC",
+    "P-AUROC",
+    "PRO",
+    "image score correlation",
+    "patch score correlation",
     "seconds",
-)  # fmt: skip
+)
 
 
 def main() -> None:

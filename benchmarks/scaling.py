@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from musc_fast.ring import ring_bytes, round_bytes
+from musc_fast.distributed.ring import ring_bytes, round_bytes
 
 PATCHES, CHANNELS = 1369, 1024
 
@@ -67,9 +67,13 @@ def main() -> None:
         for images in (1000, 10_000, 100_000):
             rounds, computing, sending = seconds(images, cluster)
             table.add_row(
-                cluster.name, f"{images}", str(rounds), f"{computing:.3g} s", f"{sending:.3g} s",
+                cluster.name,
+                f"{images}",
+                str(rounds),
+                f"{computing:.3g} s",
+                f"{sending:.3g} s",
                 f"{sending / computing:.1%}",
-            )  # fmt: skip
+            )
     Console().print(table)
 
 

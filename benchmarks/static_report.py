@@ -17,15 +17,8 @@ from typing import Any
 
 import torch
 import triton
-from musc_fast.kernels import (
-    candidates,
-    interval_mean,
-    lnamd,
-    min_distance,
-    quantise,
-    refine,
-    resident,
-)
+from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, quantise, refine
+from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.aot import Compiled, compile_kernel
 from musc_fast.kernels.tiles import Config, pick_config, specialised
 from rich.console import Console
@@ -138,9 +131,12 @@ def interval_launch(images: int, **fixed: int) -> Launch:
     arguments |= {"SQUARED": True, "RANK": False, "RESIDENT": images <= config.BLOCK_M}
     arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_M": config.BLOCK_M}
     return Launch(
-        f"interval mean, {images} images", interval_mean._interval_mean_kernel,
-        arguments | fixed, {"num_warps": config.num_warps}, asdict(config),
-    )  # fmt: skip
+        f"interval mean, {images} images",
+        interval_mean._interval_mean_kernel,
+        arguments | fixed,
+        {"num_warps": config.num_warps},
+        asdict(config),
+    )
 
 
 def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
@@ -151,9 +147,12 @@ def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
     arguments |= {"x_ptr": token, "stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
     arguments |= {"DEGREES": 3, "BLOCK_X": config.BLOCK_X, "BLOCK_C": config.BLOCK_C}
     return Launch(
-        f"LNAMD, {channels} channels", lnamd._lnamd_kernel, arguments | fixed,
-        {"num_warps": config.num_warps}, asdict(config),
-    )  # fmt: skip
+        f"LNAMD, {channels} channels",
+        lnamd._lnamd_kernel,
+        arguments | fixed,
+        {"num_warps": config.num_warps},
+        asdict(config),
+    )
 
 
 def quantise_launch(
@@ -169,9 +168,11 @@ def quantise_launch(
     arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_K": config.BLOCK_K}
     return Launch(
         f"rounding to {str(dtype).removeprefix('torch.')}, {channels} channels",
-        quantise._quantise_kernel, arguments | fixed, {"num_warps": config.num_warps},
+        quantise._quantise_kernel,
+        arguments | fixed,
+        {"num_warps": config.num_warps},
         asdict(config),
-    )  # fmt: skip
+    )
 
 
 def refine_launch(channels: int, **fixed: int) -> Launch:
@@ -182,9 +183,12 @@ def refine_launch(channels: int, **fixed: int) -> Launch:
     arguments |= {"out_ptr": "*i32", "C": "i32:16"}
     arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
     return Launch(
-        f"refinement, {channels} channels", refine._refine_kernel, arguments | fixed,
-        {"num_warps": config.num_warps}, asdict(config),
-    )  # fmt: skip
+        f"refinement, {channels} channels",
+        refine._refine_kernel,
+        arguments | fixed,
+        {"num_warps": config.num_warps},
+        asdict(config),
+    )
 
 
 def launches(arch: int) -> Iterator[Launch]:
@@ -226,9 +230,14 @@ def main() -> None:
         for launch in launches(arch):
             found = launch.compile(arch)
             table.add_row(
-                launch.name, str(arch), str(found.registers), str(found.spills),
-                f"{found.shared / 1024:.0f}", str(found.threads), f"{found.occupancy:.2f}",
-            )  # fmt: skip
+                launch.name,
+                str(arch),
+                str(found.registers),
+                str(found.spills),
+                f"{found.shared / 1024:.0f}",
+                str(found.threads),
+                f"{found.occupancy:.2f}",
+            )
             results.append(
                 {
                     "kernel": launch.name,

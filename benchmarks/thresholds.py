@@ -27,11 +27,11 @@ from rich.table import Table
 from common import ROOT, SHARED, machine, write_json
 from musc_fast import MuSc
 from musc_fast.datasets.layouts import load_mvtec
-from musc_fast.datasets.sample import draw_sample
-from musc_fast.feature_cache import extract_cached
+from musc_fast.datasets.sample.draw import draw_sample
+from musc_fast.features.cache import extract_cached
 from musc_fast.files import replacing
 from musc_fast.metrics import image_metrics
-from musc_fast.pipeline import BatchFeatures
+from musc_fast.musc import BatchFeatures
 from musc_fast.progress import stage_bars
 from musc_fast.threshold import RULES, find_threshold
 
@@ -144,10 +144,15 @@ def write_scores(arguments: argparse.Namespace) -> None:
             for name in arguments.sets:
                 root = (Path(folder) if name == SAMPLE else arguments.data) / name
                 found = scored(musc, root, arguments.draws, arguments.cache)
-                sets.append({
-                    "set": name, "backbone": backbone, "weights": musc.backbone.source,
-                    "size": list(musc.backbone.image_size), "batches": found,
-                })  # fmt: skip
+                sets.append(
+                    {
+                        "set": name,
+                        "backbone": backbone,
+                        "weights": musc.backbone.source,
+                        "size": list(musc.backbone.image_size),
+                        "batches": found,
+                    }
+                )
                 print(f"{name}, {backbone}: {len(found)} batches", flush=True)
     about = "raw image scores of batches scored by themselves; the defective images come last"
     document = {"about": about, "command": "benchmarks/thresholds.py --rescore"}

@@ -27,8 +27,8 @@ from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
 from musc_fast.checks import PRECISIONS
 from musc_fast.datasets.images import find_images, read_image
-from musc_fast.datasets.sample import draw_sample
-from musc_fast.pipeline import BatchFeatures
+from musc_fast.datasets.sample.draw import draw_sample
+from musc_fast.musc import BatchFeatures
 from musc_fast.scoring import score_batch
 
 
@@ -186,9 +186,12 @@ def report(
     for name, timing in timings.items():
         rate = work / timing.median / 1e9 if "MSM" in name else None
         table.add_row(
-            name, str(timing), f"{n / timing.median:.2f}", f"{100 * timing.median / whole:.0f}%",
+            name,
+            str(timing),
+            f"{n / timing.median:.2f}",
+            f"{100 * timing.median / whole:.0f}%",
             "" if rate is None else f"{rate:.0f}",
-        )  # fmt: skip
+        )
         results.append(
             {
                 "stage": name,

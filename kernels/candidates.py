@@ -24,15 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import arch_of
-from .tiles import (
-    Config,
-    locate,
-    operand,
-    pick_config,
-    programs,
-    squared_tile,
-    use_descriptors,
-)
+from .tiles import Config, locate, operand, pick_config, programs, squared_tile, use_descriptors
 
 
 @triton.jit
@@ -97,22 +89,53 @@ def _candidates_kernel(
             highest = tl.maximum(highest, tl.max(limit_back, axis=0))
         if highest > float("-inf"):
             s = squared_tile(
-                x_ptr, y_ptr, x_norm_ptr, y_norm_ptr, i, j, tile_p, tile_q, P, Q, K, INTEGERS,
-                DESCRIPTORS, False, BLOCK_P, BLOCK_Q, BLOCK_K,
-            )  # fmt: skip
+                x_ptr,
+                y_ptr,
+                x_norm_ptr,
+                y_norm_ptr,
+                i,
+                j,
+                tile_p,
+                tile_q,
+                P,
+                Q,
+                K,
+                INTEGERS,
+                DESCRIPTORS,
+                False,
+                BLOCK_P,
+                BLOCK_Q,
+                BLOCK_K,
+            )
             s = s.to(tl.float32)
             # Patches beyond their image are +inf or far beyond any limit.
             winner = (tl.load(key_ptr + slot, mask=p < P, other=0) & 0x7FFFFFFF).to(tl.int32)
             _append(
-                count_ptr, slot_ptr, q_ptr, ROOM, s, limit[:, None], q[None, :], winner[:, None],
-                slot, 1,
-            )  # fmt: skip
+                count_ptr,
+                slot_ptr,
+                q_ptr,
+                ROOM,
+                s,
+                limit[:, None],
+                q[None, :],
+                winner[:, None],
+                slot,
+                1,
+            )
             if TRIANGLE:
                 winner = (tl.load(key_ptr + back, mask=q < Q, other=0) & 0x7FFFFFFF).to(tl.int32)
                 _append(
-                    count_ptr, slot_ptr, q_ptr, ROOM, s, limit_back[None, :], p[:, None],
-                    winner[None, :], back, 0,
-                )  # fmt: skip
+                    count_ptr,
+                    slot_ptr,
+                    q_ptr,
+                    ROOM,
+                    s,
+                    limit_back[None, :],
+                    p[:, None],
+                    winner[None, :],
+                    back,
+                    0,
+                )
 
 
 def candidates(

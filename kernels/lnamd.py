@@ -56,9 +56,7 @@ def pick_config(width: int, channels: int) -> Config:
 
 
 @triton.jit
-def _moments_kernel(
-    x_ptr, sums_ptr, P, C, stride_n, stride_p, PARTS, BLOCK_S: tl.constexpr
-):  # fmt: skip
+def _moments_kernel(x_ptr, sums_ptr, P, C, stride_n, stride_p, PARTS, BLOCK_S: tl.constexpr):
     """Sum, sum of squares, minimum and maximum of a part of an image -> [4, N, PARTS]."""
     image = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -76,9 +74,7 @@ def _moments_kernel(
 
 
 @triton.jit
-def _store_normalised(
-    out_ptr, v, rows, mask, C, channels, rstd, count
-):  # fmt: skip
+def _store_normalised(out_ptr, v, rows, mask, C, channels, rstd, count):
     v = v * (rstd / count)
     norm = tl.sqrt_rn(tl.sum(v * v, axis=1))  # [BLOCK_X]
     z = v / tl.maximum(norm, 1e-12)[:, None]
@@ -150,9 +146,16 @@ def _moments(tokens: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     parts = triton.cdiv(p * c, config.BLOCK_S)
     sums = torch.empty(4, n, parts, dtype=torch.float32, device=tokens.device)
     _moments_kernel[(n, parts)](
-        tokens, sums, p, c, tokens.stride(0), tokens.stride(1), parts, BLOCK_S=config.BLOCK_S,
+        tokens,
+        sums,
+        p,
+        c,
+        tokens.stride(0),
+        tokens.stride(1),
+        parts,
+        BLOCK_S=config.BLOCK_S,
         enable_fp_fusion=True,
-    )  # fmt: skip
+    )
     mean, square = sums[:2].double().sum(2) / (p * c)
     mean = mean.float().clamp(sums[2].amin(1), sums[3].amax(1))
     variance = (square - mean.double().square()).clamp_min(0)

@@ -31,15 +31,7 @@ from torch import Tensor
 
 from .devices import arch_of
 from .interval_mean import ordered
-from .tiles import (
-    Config,
-    locate,
-    operand,
-    pick_config,
-    programs,
-    squared_tile,
-    use_descriptors,
-)
+from .tiles import Config, locate, operand, pick_config, programs, squared_tile, use_descriptors
 
 __all__ = ["Config", "decode", "min_distance", "new_keys", "pick_config"]
 
@@ -84,9 +76,24 @@ def _min_distance_kernel(
         p = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)
         q = tile_q * BLOCK_Q + tl.arange(0, BLOCK_Q)
         s = squared_tile(
-            x_ptr, y_ptr, x_norm_ptr, y_norm_ptr, i, j, tile_p, tile_q, P, Q, K, INTEGERS,
-            DESCRIPTORS, SPECIALIZE, BLOCK_P, BLOCK_Q, BLOCK_K,
-        )  # fmt: skip
+            x_ptr,
+            y_ptr,
+            x_norm_ptr,
+            y_norm_ptr,
+            i,
+            j,
+            tile_p,
+            tile_q,
+            P,
+            Q,
+            K,
+            INTEGERS,
+            DESCRIPTORS,
+            SPECIALIZE,
+            BLOCK_P,
+            BLOCK_Q,
+            BLOCK_K,
+        )
         # Two plain reductions are cheaper than one that carries the index through every step.
         least = tl.min(s, axis=1)
         local = tl.arange(0, BLOCK_Q)[None, :]

@@ -78,9 +78,7 @@ def _refine_kernel(
     tl.atomic_min(out_ptr + slot, squared.to(tl.int32, bitcast=True), mask=listed)
 
 
-def refine(
-    x: Tensor, y: Tensor, slots: Tensor, q: Tensor, out: Tensor, first: int = 0
-) -> None:  # fmt: skip
+def refine(x: Tensor, y: Tensor, slots: Tensor, q: Tensor, out: Tensor, first: int = 0) -> None:
     """Lower `out` [N, M, P] float32 to the listed candidates' squared distances.
 
     slots: [L] int64. q: [L] int32 or int64, the patch of image j. y: images first to

@@ -47,8 +47,10 @@ class Config:
     def launch(self) -> dict[str, int]:
         """The options of a launch."""
         options = {
-            "num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True
-        }  # fmt: skip
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": True,
+        }
         return options | ({"maxnreg": self.max_registers} if self.max_registers else {})
 
 
@@ -106,9 +108,7 @@ def _side(patches: int, largest: int) -> int:
 
 
 @triton.jit
-def locate(
-    pid, IMAGES, OTHERS, TILES_P, TILES_Q, GROUP: tl.constexpr, TRIANGLE: tl.constexpr
-):  # fmt: skip
+def locate(pid, IMAGES, OTHERS, TILES_P, TILES_Q, GROUP: tl.constexpr, TRIANGLE: tl.constexpr):
     """Program -> (i, j, tile of i, tile of j, whether there is such a pair)."""
     blocks_j = tl.cdiv(OTHERS, GROUP)
     rows = GROUP * TILES_P

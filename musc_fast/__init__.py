@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .bank import ReferenceBank
+    from .bank.bank import ReferenceBank
     from .errors import BackendError, BankError, ImageError, InputError, MuscFastError, WeightsError
-    from .pipeline import MuSc
-    from .scoring import BatchScores, score_batch
+    from .musc import MuSc
+    from .scoring.batch import BatchScores, score_batch
 
 _HOME = {
     "BackendError": "errors",
@@ -24,7 +24,7 @@ _HOME = {
     "BatchScores": "scoring",
     "ImageError": "errors",
     "InputError": "errors",
-    "MuSc": "pipeline",
+    "MuSc": "musc",
     "MuscFastError": "errors",
     "ReferenceBank": "bank",
     "WeightsError": "errors",

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from sklearn import metrics as sk
 
-from musc_fast.errors import InputError
+from .errors import InputError
 
 Protocol = Literal["musc", "mvtec"]
 FPR_LIMIT = 0.3

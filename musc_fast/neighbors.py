@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
+from .backends.rounding import ieee_products
 from .checks import check_finite, check_settings, check_tokens, describe
 from .errors import InputError
-from .operands import ieee_products
 
 Distance = Literal["cosine", "euclidean"]
 _TILE = 256 << 20  # bytes of a block of products, where no limit is given

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import generic, reference
-from .backends import Backend, resolve
+from . import reference
+from .backends import defaults as generic
+from .backends.registry import Backend, resolve
 from .checks import (
     check_degrees,
     check_finite,

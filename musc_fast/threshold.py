@@ -49,7 +49,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from musc_fast.errors import InputError
+from .errors import InputError
 
 Rule = Literal["split", "gap", "mad"]
 RULES: tuple[Rule, ...] = ("split", "gap", "mad")

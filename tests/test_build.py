@@ -55,15 +55,25 @@ def build_wheel(
     out = source.parent / "wheels"
     done = subprocess.run(
         [
-            sys.executable, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps",
-            "--no-index", "--disable-pip-version-check", "-w", str(out), ".",
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-v",
+            "--no-build-isolation",
+            "--no-deps",
+            "--no-index",
+            "--disable-pip-version-check",
+            "-w",
+            str(out),
+            ".",
         ],
         cwd=source,
         env=environment,
         capture_output=True,
         text=True,
         timeout=280,
-    )  # fmt: skip
+    )
     wheels = list(out.glob("*.whl"))
     names = zipfile.ZipFile(wheels[0]).namelist() if wheels else []
     return done, names
@@ -82,12 +92,12 @@ def test_wheel_with_a_compiler_works_outside_the_repository(source: Path) -> Non
     done, names = build_wheel(source, "1", compiler=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(extensions(names)) == 1
-    assert "musc_fast/native/search.py" in names
+    assert "musc_fast/backends/cpu/search.py" in names
     wheel = next((source.parent / "wheels").glob("*.whl"))
     target = source.parent / "installed"
     zipfile.ZipFile(wheel).extractall(target)
     code = (
-        "import musc_fast, torch; from musc_fast import native; "
+        "import musc_fast, torch; from musc_fast.backends.cpu import operators as native; "
         "print(musc_fast.__file__); print(native.msm(torch.eye(8)[None].repeat(3, 1, 1), None, "
         "0, 1).abs().max().item())"
     )

@@ -6,12 +6,12 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import golden_files
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-import golden_files
 from musc_fast.errors import InputError
 from musc_fast.metrics import image_metrics, pixel_metrics
 

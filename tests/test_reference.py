@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from golden_files import CASES, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from golden_files import CASES, golden
 from musc_fast import reference
 
 TOLERANCE = 1e-5

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from musc_fast.errors import ImageError
-from musc_fast.files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from ..errors import ImageError
+from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

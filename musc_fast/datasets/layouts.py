@@ -24,14 +24,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from musc_fast.datasets.images import (
-    find_images,
-    image_size,
-    list_images,
-    natural_key,
-    read_mask,
-)
-from musc_fast.errors import ImageError, InputError
+from ..errors import ImageError, InputError
+from .images import find_images, image_size, list_images, natural_key, read_mask
 
 NORMAL_NAMES = ("good", "ok")
 _MASK_ENDINGS = ("", "_mask", "_gt", "_label")

@@ -6,13 +6,7 @@ Importing this package touches neither open_clip nor timm; they are imported by 
 from __future__ import annotations
 
 from .backbone import Backbone, Features, load_backbone
-from .registry import (
-    BackboneInfo,
-    BackboneSpec,
-    SourceStatus,
-    available_backbones,
-    get_spec,
-)
+from .registry import BackboneInfo, BackboneSpec, SourceStatus, available_backbones, get_spec
 
 __all__ = [
     "Backbone",

@@ -16,7 +16,7 @@ from ..errors import BackendError, InputError
 from .preprocessing import preprocess
 from .registry import BackboneSpec, get_spec
 from .towers import Tower, build_tower, quarter_depths
-from .weights import find_weights
+from .weights.find import find_weights
 
 
 @dataclass(frozen=True)

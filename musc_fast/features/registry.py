@@ -226,8 +226,8 @@ def available_backbones() -> list[BackboneInfo]:
 
 def _source_statuses(spec: BackboneSpec) -> tuple[SourceStatus, ...]:
     # Imported here: these need torch and huggingface_hub, which a look at the table does not.
-    from .hub import FILE_NAMES, HubLocation, cached_hub_file
-    from .weights import cache_path
+    from .weights.find import cache_path
+    from .weights.hub import FILE_NAMES, HubLocation, cached_hub_file
 
     statuses = []
     if spec.wheel:

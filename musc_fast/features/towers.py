@@ -17,15 +17,15 @@ import torch
 from torch.nn import functional
 
 from ..errors import InputError, WeightsError
-from .convert import (
+from .registry import BackboneSpec
+from .weights.convert import (
     State,
     hf_clip_to_open_clip,
     hf_dinov2_to_timm,
     is_hf_clip,
     is_hf_dinov2,
 )
-from .hub import FILE_NAMES, HubLocation
-from .registry import BackboneSpec
+from .weights.hub import FILE_NAMES, HubLocation
 
 Size = tuple[int, int]
 

@@ -268,13 +268,23 @@ def _curves(
         on_roc = float(flagged[~labels].mean()), share
         on_pr = share, float(labels[flagged].mean())
     roc = charts.curve(
-        "roc", "ROC curve", rate, hit, ("false positive rate", "true positive rate"), on_roc,
+        "roc",
+        "ROC curve",
+        rate,
+        hit,
+        ("false positive rate", "true positive rate"),
+        on_roc,
         diagonal=True,
-    )  # fmt: skip
+    )
     pr = charts.curve(
-        "pr", "Precision-recall curve", recall, precision, ("recall", "precision"), on_pr,
+        "pr",
+        "Precision-recall curve",
+        recall,
+        precision,
+        ("recall", "precision"),
+        on_pr,
         diagonal=False,
-    )  # fmt: skip
+    )
     return [
         (f"ROC curve, AUROC {found.auroc:.4f}", Markup(roc)),
         (f"Precision-recall curve, AP {found.ap:.4f}", Markup(pr)),

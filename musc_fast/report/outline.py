@@ -28,7 +28,7 @@ _JOINED = {
     12: ((_LEFT, _RIGHT),),
     13: ((_TOP, _RIGHT),),
     14: ((_LEFT, _TOP),),
-}  # fmt: skip
+}
 _Side = tuple[int, int, bool]  # row and column of its first pixel, and whether it runs downwards
 
 
@@ -45,9 +45,11 @@ def outlines(labels: NDArray[np.integer[Any]], values: Floats, threshold: float)
     joined: dict[_Side, list[_Side]] = {}
     for row, column in np.argwhere((case > 0) & (case < 15)).tolist():
         sides: tuple[_Side, ...] = (
-            (row, column, False), (row, column + 1, True), (row + 1, column, False),
+            (row, column, False),
+            (row, column + 1, True),
+            (row + 1, column, False),
             (row, column, True),
-        )  # fmt: skip
+        )
         for one, other in _JOINED[int(case[row, column])]:
             joined.setdefault(sides[one], []).append(sides[other])
             joined.setdefault(sides[other], []).append(sides[one])

@@ -27,9 +27,18 @@ Floats = NDArray[np.floating[Any]]
 #: of 14 pixels at 392 x 392), unless the image's peak lies in one.
 SMALLEST_SHARE = 0.0002
 COLUMNS = (
-    "path", "region", "x", "y", "width", "height", "area", "peak_score", "peak_x", "peak_y",
+    "path",
+    "region",
+    "x",
+    "y",
+    "width",
+    "height",
+    "area",
+    "peak_score",
+    "peak_x",
+    "peak_y",
     "share",
-)  # fmt: skip
+)
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
@@ -148,7 +157,16 @@ def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence
         for _, image, number, r in rows:
             writer.writerow(
                 [
-                    image, number, r.x, r.y, r.width, r.height, r.area,
-                    f"{r.peak_score:.7g}", r.peak_x, r.peak_y, f"{r.share:.6f}",
+                    image,
+                    number,
+                    r.x,
+                    r.y,
+                    r.width,
+                    r.height,
+                    r.area,
+                    f"{r.peak_score:.7g}",
+                    r.peak_x,
+                    r.peak_y,
+                    f"{r.share:.6f}",
                 ]
-            )  # fmt: skip
+            )

@@ -290,10 +290,13 @@ def write_scores(path: Path, run: Run) -> None:
         for i in np.argsort(ranks):
             writer.writerow(
                 [
-                    run.paths[i], f"{run.image_scores[i]:.7g}", f"{run.raw_scores[i]:.7g}",
-                    ranks[i], int(run.threshold.flagged[i]),
+                    run.paths[i],
+                    f"{run.image_scores[i]:.7g}",
+                    f"{run.raw_scores[i]:.7g}",
+                    ranks[i],
+                    int(run.threshold.flagged[i]),
                 ]
-            )  # fmt: skip
+            )
 
 
 def _write_pictures(

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from musc_fast.datasets.sample import SampleImage, draw_sample
-from musc_fast.datasets.sample_part import Frame, Pose
-from musc_fast.datasets.sample_photo import CYCLE, Photo, take_photo
+from musc_fast.datasets.sample.draw import SampleImage, draw_sample
+from musc_fast.datasets.sample.part import Frame, Pose
+from musc_fast.datasets.sample.photo import CYCLE, Photo, take_photo
 from musc_fast.errors import ImageError, InputError
 
 SMALL = 128

@@ -18,7 +18,7 @@ from musc_fast.errors import BackendError, InputError, WeightsError
 from musc_fast.features import Backbone, Features, get_spec, load_backbone
 from musc_fast.features.backbone import _fingerprint
 from musc_fast.features.towers import ClipTower, resize_position_embedding
-from musc_fast.features.weights import tensors_digest
+from musc_fast.features.weights.find import tensors_digest
 
 # Six blocks of 64 channels, 16-pixel patches, a class token, learned positions.
 TINY = "timm:test_vit"

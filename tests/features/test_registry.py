@@ -9,9 +9,9 @@ import pytest
 
 from musc_fast.errors import InputError
 from musc_fast.features import available_backbones, get_spec
-from musc_fast.features.hub import FILE_NAMES
 from musc_fast.features.towers import build_tower, quarter_depths
-from musc_fast.features.weights import cache_path
+from musc_fast.features.weights.find import cache_path
+from musc_fast.features.weights.hub import FILE_NAMES
 
 NAMED = [
     "dinov2-vit-s-14",

@@ -32,10 +32,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
         f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):  # fmt: skip
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
@@ -102,8 +108,13 @@ def test_opens_clean_at_every_size(
     view = View(browser, page, size, dark)
     assert browser.get_log("browser") == []
     assert view.run("return window.hacked") is None
-    assert view.run("return performance.getEntriesByType('resource').filter(e => "
-                    "!e.name.startsWith('data:')).length") == 0  # fmt: skip
+    assert (
+        view.run(
+            "return performance.getEntriesByType('resource').filter(e => "
+            "!e.name.startsWith('data:')).length"
+        )
+        == 0
+    )
     assert view.run("return innerWidth") == size[0]
     assert view.overflow() <= 0
     broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).length"
@@ -147,8 +158,10 @@ def test_filter_search_and_order(browser: Any, page: Path) -> None:
     assert view.one("#nothing").is_displayed()
     search.clear()
     search.send_keys("a")
-    view.run("const s = document.querySelector('#order'); s.value = 'name';"
-             "s.dispatchEvent(new Event('change'))")  # fmt: skip
+    view.run(
+        "const s = document.querySelector('#order'); s.value = 'name';"
+        "s.dispatchEvent(new Event('change'))"
+    )
     assert view.shown() == [NAMES[0], "a2.png", "a10.png"]
     assert not view.one("#nothing").is_displayed()
 

@@ -12,7 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from musc_fast import device_planning, operands, triton_backend
+from musc_fast.backends import rounding as operands
+from musc_fast.backends.triton import operators as triton_backend
+from musc_fast.backends.triton import planning as device_planning
 
 
 class Peak(TorchDispatchMode):

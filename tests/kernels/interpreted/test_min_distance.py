@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from musc_fast.kernels import resident
+from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.candidates import candidates
 from musc_fast.kernels.min_distance import UNSET, decode, min_distance, new_keys
 from musc_fast.kernels.tiles import Config
@@ -51,9 +51,7 @@ def test_batch_and_references(
     for others, other_norms, triangle in ((x, norms, True), (y, y_norms, False)):
         squared = truth(x, others)
         keys = new_keys(n, others.shape[0], p, CPU)
-        min_distance(
-            x, norms, others, other_norms, keys, triangle=triangle, config=config
-        )  # fmt: skip
+        min_distance(x, norms, others, other_norms, keys, triangle=triangle, config=config)
         found, index = decode(keys, dtype == torch.int8)
         pairs = ~torch.eye(n, dtype=torch.bool) if triangle else torch.ones(n, 3, dtype=torch.bool)
         assert torch.isinf(found[~pairs]).all()
@@ -89,9 +87,7 @@ def test_descriptors_load_the_same_tiles(dtype: torch.dtype) -> None:
     wanted, found = (new_keys(3, 3, 21, CPU) for _ in range(2))
     arguments = (x, norms, x, norms)
     for keys, descriptors in ((wanted, False), (found, True)):
-        min_distance(
-            *arguments, keys, triangle=True, config=config, descriptors=descriptors
-        )  # fmt: skip
+        min_distance(*arguments, keys, triangle=True, config=config, descriptors=descriptors)
     assert torch.equal(found, wanted)
     limits = torch.full(wanted.shape, 1e4)
     lists = [

@@ -9,7 +9,8 @@ import torch
 from musc_fast.kernels.quantise import quantise
 from torch import Tensor
 
-from musc_fast import operands, triton_backend
+from musc_fast.backends import rounding as operands
+from musc_fast.backends.triton import operators as triton_backend
 
 CASES = [  # channels, dtype, principal components
     (40, torch.int8, None),

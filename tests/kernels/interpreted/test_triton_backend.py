@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from musc_fast import device_planning, operands, reference, triton_backend
+from musc_fast import reference
+from musc_fast.backends import rounding as operands
+from musc_fast.backends.triton import operators as triton_backend
+from musc_fast.backends.triton import planning as device_planning
 
 
 def rows(n: int, p: int, c: int, seed: int = 0) -> Tensor:
@@ -106,5 +109,6 @@ def test_float16_and_float64_input() -> None:
     z = rows(2, 7, 40)
     for dtype in (torch.float16, torch.float64):
         given = z.to(dtype)
-        assert (triton_backend.msm(given, None, 0, 1) - reference.msm(given.double(), None, 0, 1)
-                ).abs().max() < 1e-5  # fmt: skip
+        assert (
+            triton_backend.msm(given, None, 0, 1) - reference.msm(given.double(), None, 0, 1)
+        ).abs().max() < 1e-5

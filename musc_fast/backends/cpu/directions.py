@@ -1,0 +1,110 @@
+"""Principal directions of a sample of rows, by products on the search's own threads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import _C
+
+PANEL = 16
+_ROUGH = 256  # rows that a first look is fitted to, and as many that it is checked on
+
+
+def panels_of(basis: Tensor) -> Tensor:
+    """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m."""
+    channels, prefix = basis.shape
+    panels = -(-prefix // PANEL)
+    padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32)
+    padded[:, :prefix] = basis
+    return padded.view(channels, panels, PANEL).permute(1, 0, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Products:
+    """Matrix products in float32 with the search's kernels and `threads` of its threads.
+
+    Torch's own threads, once woken, spin for milliseconds on the cores that the search wants next.
+    """
+
+    isa: str
+    threads: int
+
+    def __call__(self, x: Tensor, right: Tensor, mean: Tensor | None = None) -> Tensor:
+        """(x - mean) @ right: x [n, C] float32, right [C, m] -> [n, m]."""
+        x, panels = x.float().contiguous(), panels_of(right)
+        out = torch.empty(x.shape[0], panels.shape[0] * PANEL, dtype=torch.float32)
+        mean = torch.zeros(x.shape[1]) if mean is None else mean
+        mean = mean.float().contiguous()
+        _C.multiply(
+            isa=self.isa,
+            x=x.data_ptr(),
+            mean=mean.data_ptr(),
+            rows=x.shape[0],
+            channels=x.shape[1],
+            basis=panels.data_ptr(),
+            panels=panels.shape[0],
+            out=out.data_ptr(),
+            threads=self.threads,
+        )
+        return out[:, : right.shape[1]]
+
+
+def _qr(y: Tensor) -> Tensor:
+    q: Tensor = torch.linalg.qr(y).Q
+    return q
+
+
+def _orthonormal(y: Tensor) -> Tensor:
+    """An orthonormal basis of the columns of y, float64; Cholesky twice is quicker than QR."""
+    for _ in range(2):
+        gram = y.T @ y
+        shift = float(gram.diagonal().sum()) * 1e-13 + 1e-300
+        lower, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(gram.shape[0]).to(gram))
+        if int(info) != 0 or not bool(torch.isfinite(lower).all()):
+            return _qr(y)
+        y = torch.linalg.solve_triangular(lower, y.T, upper=False).T
+    identity = torch.eye(y.shape[1], dtype=y.dtype)
+    return y if float((y.T @ y - identity).norm()) < 1e-8 else _qr(y)
+
+
+def principal_directions(
+    products: Products, centred: Tensor, count: int, iterations: int = 2
+) -> Tensor:
+    """About the first `count` principal directions of [rows, C], as columns [C, count] float64.
+
+    A randomised range finder (Halko, Martinsson, Tropp 2011) with power iterations.
+    """
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randn(centred.shape[1], count, generator=generator)
+    turned = centred.T.contiguous()
+    for _ in range(iterations):
+        y = products(turned, products(centred, y))
+        largest = float(y.abs().max())
+        if not 0.0 < largest < math.inf:
+            y, largest = torch.randn(centred.shape[1], count, generator=generator), 1.0
+        y = _orthonormal((y / largest).double()).float()
+    basis = y.double()
+    inside = products(centred, y)
+    _, vectors = torch.linalg.eigh((inside.T @ inside).double())
+    ordered: Tensor = basis @ vectors.flip(1)
+    return ordered
+
+
+def left_over(products: Products, centred: Tensor, count: int) -> float:
+    """About the share of the rows' energy outside a basis of `count` good directions.
+
+    Fitted to some of the rows and measured on others; 0 where there are too few.
+    """
+    fitted, others = centred[:_ROUGH], centred[_ROUGH : 2 * _ROUGH]
+    energy = float(others.square().sum())
+    if len(others) < _ROUGH or energy == 0.0:
+        return 0.0
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(fitted.shape[1], count, generator=generator)
+    wide = products(fitted.T.contiguous(), products(fitted, start))
+    directions = _qr(wide / wide.abs().max().clamp_min(1e-30))
+    return 1.0 - float(products(others, directions).square().sum()) / energy

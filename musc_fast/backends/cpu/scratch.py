@@ -1,0 +1,82 @@
+"""Memory for operands and scores, kept from one search for the next.
+
+Fresh pages cost more than what a search does with them: the system clears each at its first touch.
+Scoring a batch takes a dozen searches of one shape, one after another. At most 256 MiB stay with
+the process, or a 32nd of the memory that was free at first where that is more; `release` gives them
+back, and a search with a `memory_limit` does so before it begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ... import _C
+from ..memory import free_memory
+
+_HUGE = 4 << 20  # bytes; two large pages
+_KEPT = 256 << 20  # bytes that may be kept on any machine
+_free: list[Tensor] = []  # uint8, the least recently used first
+_lock = threading.Lock()
+
+
+class _Owner:
+    pass
+
+
+def take(owner: object, size: int, dtype: torch.dtype) -> Tensor:
+    """As `torch.empty`, for as long as `owner` lives: it must be the last to use the memory.
+
+    In large pages where it is worth while and the system has them.
+    """
+    wanted = size * dtype.itemsize
+    block = _reused(wanted)
+    if block is None:
+        block = torch.empty(wanted, dtype=torch.uint8)
+        if wanted >= _HUGE:
+            _C.advise_huge_pages(block.data_ptr(), wanted)
+    weakref.finalize(owner, _give, block).atexit = False
+    return block[:wanted].view(dtype)
+
+
+@contextmanager
+def lent(size: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """The same for a `with` block."""
+    owner = _Owner()
+    yield take(owner, size, dtype)
+
+
+def release() -> None:
+    """Give back to the system what no search uses now."""
+    with _lock:
+        _free.clear()
+
+
+@lru_cache(maxsize=1)
+def _most() -> int:
+    """Bytes that are kept at most."""
+    return max(_KEPT, free_memory() // 32)
+
+
+def _reused(wanted: int) -> Tensor | None:
+    with _lock:
+        fitting = [n for n, block in enumerate(_free) if wanted <= len(block) <= 2 * wanted]
+        if not fitting:
+            return None
+        return _free.pop(min(fitting, key=lambda n: len(_free[n])))
+
+
+def _give(block: Tensor) -> None:
+    if len(block) < _HUGE:
+        return
+    with _lock:
+        _free.append(block)
+        kept = sum(len(other) for other in _free)
+        while kept > _most():
+            kept -= len(_free.pop(0))

@@ -1,0 +1,64 @@
+"""The reference as a backend: what runs where no kernel can.
+
+`precision="exact"` computes in fp64 whatever the input, `"fast"` in the dtype of the input. The
+reference works on one pair of images at a time, so it needs no memory limit and ignores one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import reference
+
+
+def _working(tensor: Tensor, precision: str) -> Tensor:
+    return tensor.double() if precision == "exact" else tensor.float()
+
+
+def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
+    """See `reference.lnamd`; image by image in fp64, results in fp32."""
+    results = [
+        torch.empty(tokens.shape, dtype=torch.float32, device=tokens.device) for _ in degrees
+    ]
+    for i, image in enumerate(tokens):
+        for result, z in zip(
+            results, reference.lnamd(image[None].double(), grid, degrees), strict=True
+        ):
+            result[i] = z[0]
+    return results
+
+
+def patch_to_image(
+    z: Tensor,
+    references: Tensor | None = None,
+    *,
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: reference.Progress | None = None,
+) -> Tensor:
+    """See `reference.patch_to_image`; results in fp32."""
+    others = None if references is None else _working(references, precision)
+    return reference.patch_to_image(_working(z, precision), others, progress).float()
+
+
+def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
+    """See `reference.interval_mean`; results in fp32."""
+    return reference.interval_mean(distances.double(), k_min, k_max).float()
+
+
+def msm(
+    z: Tensor,
+    references: Tensor | None,
+    k_min: int,
+    k_max: int,
+    *,
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: reference.Progress | None = None,
+) -> Tensor:
+    """See `reference.msm`; results in fp32."""
+    others = None if references is None else _working(references, precision)
+    return reference.msm(_working(z, precision), others, k_min, k_max, progress).float()

@@ -1,0 +1,129 @@
+"""The table of backends, and the choice among them.
+
+A backend is a module with the functions `lnamd`, `patch_to_image`, `interval_mean` and `msm` (see
+`reference_backend` for their signatures). `ops` validates the arguments, so a backend need not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from types import ModuleType
+
+import torch
+
+from ..errors import BackendError
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT_VARIABLE = "MUSC_FAST_BACKEND"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One family of implementations.
+
+    `why_not(device)` is None where the backend can run, otherwise the reason in a few words.
+    """
+
+    name: str
+    summary: str
+    why_not: Callable[[torch.device], str | None]
+    load: Callable[[], ModuleType]
+
+
+def _module(name: str) -> Callable[[], ModuleType]:
+    return lambda: importlib.import_module(f"musc_fast.backends.{name}")
+
+
+def _cpu_why_not(device: torch.device) -> str | None:
+    try:
+        importlib.import_module("musc_fast._C")
+    except ImportError as error:
+        return (
+            f"the C++ extension is not built ({error}); install a C++ compiler and run "
+            "`MUSC_FAST_BUILD=1 pip install .` to see why"
+        )
+    return None if device.type == "cpu" else f"it works on CPU tensors, not on {device.type}"
+
+
+def _triton_why_not(device: torch.device) -> str | None:
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "triton is not installed"
+    if tuple(int(part) for part in version.split(".")[:2]) < (3, 6):
+        return f"triton {version} is older than 3.6"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    if device.type not in ("cuda", "cpu"):
+        return f"it works on CUDA and CPU tensors, not on {device.type}"
+    major, minor = torch.cuda.get_device_capability(device if device.type == "cuda" else None)
+    if major < 8:
+        return f"sm_{major}{minor} is older than sm_80; use backend='torch'"
+    return None
+
+
+def _torch_why_not(device: torch.device) -> str | None:
+    if device.type not in ("cuda", "cpu"):
+        return f"it works on CUDA and CPU tensors, not on {device.type}"
+    if not hasattr(torch.backends, "fp32_precision"):
+        return f"torch {torch.__version__} is older than 2.9, and exact fp32 products need it"
+    return None
+
+
+def _reference_why_not(device: torch.device) -> str | None:
+    return (
+        "this device has no float64; move the tokens to the CPU" if device.type == "mps" else None
+    )
+
+
+# In the order in which "auto" tries them.
+BACKENDS: tuple[Backend, ...] = (
+    Backend("cpu", "C++ kernels, AVX-512/AVX2/portable", _cpu_why_not, _module("cpu.operators")),
+    Backend(
+        "triton", "Triton kernels, sm_80 and later", _triton_why_not, _module("triton.operators")
+    ),
+    Backend("torch", "matrix products in PyTorch", _torch_why_not, _module("torch_matmul")),
+    Backend(
+        "reference",
+        "plain PyTorch in fp64, any device",
+        _reference_why_not,
+        _module("reference"),
+    ),
+)
+
+_announced: set[tuple[str, str]] = set()
+
+
+def resolve(name: str, device: torch.device | str) -> Backend:
+    """The backend called `name` for tensors on `device`; "auto" takes the first usable one.
+
+    The environment variable MUSC_FAST_BACKEND stands in for "auto". Raises BackendError with the
+    reason where a backend asked for by name cannot run.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if name == "auto":
+        reasons = {backend.name: backend.why_not(device) for backend in BACKENDS}
+        usable = [backend for backend in BACKENDS if reasons[backend.name] is None]
+        if not usable:
+            listing = "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
+            raise BackendError(f"no backend can run on {device}: {listing}")
+        if (usable[0].name, device.type) not in _announced:
+            _announced.add((usable[0].name, device.type))
+            logger.info("backend %s chosen for %s", usable[0].name, device.type)
+        return usable[0]
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = backend.why_not(device)
+            if reason is not None:
+                raise BackendError(f"backend {name!r} cannot run on {device}: {reason}")
+            return backend
+    known = ", ".join(["auto", *(backend.name for backend in BACKENDS)])
+    raise BackendError(f"unknown backend {name!r}; choose one of {known}")

@@ -1,0 +1,7 @@
+"""New images scored against earlier ones: `ReferenceBank`."""
+
+from __future__ import annotations
+
+from .bank import EVICTIONS, Eviction, ReferenceBank
+
+__all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]

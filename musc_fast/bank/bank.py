@@ -1,0 +1,312 @@
+"""ReferenceBank: score new images against earlier ones, with bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import ops
+from ..backends.registry import resolve
+from ..checks import check_settings, describe
+from ..errors import InputError
+from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
+from ..scoring.batch import BatchScores, finished
+from . import file as bank_file
+
+Eviction = Literal["oldest", "anomalous"]
+EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of the bank: its id, raw image score (None: never scored) and running number."""
+
+    id: str
+    score: float | None
+    number: int
+
+
+class ReferenceBank:
+    """The last images of a production line, against which the next are scored.
+
+        bank = ReferenceBank(capacity=200)
+        bank.add(tokens_of_good_parts)
+        scores = bank.score_and_add(tokens_of_a_new_part, ids=["part-0812"])
+
+    `score` gives what `score_batch(tokens, references=...)` gives against the images of the bank,
+    to the bit, without their LNAMD and (on the CPU) without rounding them again.
+
+    capacity: images held at most; a full bank gives up one for each that is added. evict:
+        "oldest", or "anomalous": the image with the highest raw score, so that defects do not
+        settle in the bank (it may be the new one; images never scored go first, oldest first).
+    source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
+        another source.
+    The others are those of `score_batch`. Memory: (layers x degrees + 2) x capacity x P x C x 4
+    bytes, touched as the bank fills.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 200,
+        *,
+        evict: Eviction = "oldest",
+        source: Mapping[str, Any] | None = None,
+        grid: tuple[int, int] | None = None,
+        prefix_tokens: int = 0,
+        image_size: int | tuple[int, int] | None = None,
+        degrees: Sequence[int] = (1, 3, 5),
+        topmin: tuple[float, float] = (0.0, 0.3),
+        neighbors: Sequence[int] = (1, 2, 3),
+        backend: str = "auto",
+        precision: str = "exact",
+        memory_limit: int | None = None,
+    ) -> None:
+        check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        if not isinstance(capacity, int) or capacity < 1:
+            raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
+        if evict not in EVICTIONS:
+            raise InputError(f"evict: found {evict!r}, wanted one of {', '.join(EVICTIONS)}")
+        self.capacity, self.evict = capacity, evict
+        self.source = dict(source or {})
+        self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
+        self.degrees, self.topmin = tuple(int(r) for r in degrees), topmin
+        self.neighbors, self.backend = tuple(neighbors), backend
+        self.precision, self.memory_limit = precision, memory_limit
+        self._entries: list[Entry] = []  # by slot
+        self._added = 0
+        self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
+        self._kept: list[list[ops.KeptReferences]] = []  # a layer: one a degree
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The images held, in the order in which they were added."""
+        return sorted(self._entries, key=lambda entry: entry.number)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the images held, in the order in which they were added."""
+        return [entry.id for entry in self.entries]
+
+    @property
+    def added(self) -> int:
+        """How many images were ever added."""
+        return self._added
+
+    def tokens(self) -> list[Tensor]:
+        """The patch tokens held, [len, P, C] a layer, in the order of `ids`."""
+        slots = sorted(range(len(self)), key=lambda slot: self._entries[slot].number)
+        return [layer[slots] for layer in self._tokens]
+
+    def score(
+        self, tokens: Tokens, *, cls_tokens: Tensor | NDArray[Any] | None = None
+    ) -> BatchScores:
+        """Scores of `tokens` (as for `score_batch`) against the images of the bank.
+
+        Raises InputError where the bank is empty or its images have another shape.
+        """
+        return self._scored(self._checked(tokens), cls_tokens)[0]
+
+    def add(
+        self,
+        tokens: Tokens,
+        ids: Sequence[str] | None = None,
+        *,
+        scores: Sequence[float] | Tensor | NDArray[Any] | None = None,
+    ) -> list[str]:
+        """Add images; returns the ids of those that had to go.
+
+        ids: a name for each, "image 17" by default. scores: their raw image scores, where known;
+        with evict="anomalous" they are found by scoring against the bank otherwise.
+        """
+        layers = self._checked(tokens)
+        if scores is None and self.evict == "anomalous" and len(self):
+            scores = self._scored(layers, None)[0].raw_image_scores
+        return self._add(layers, ids, scores, None)
+
+    def score_and_add(
+        self,
+        tokens: Tokens,
+        ids: Sequence[str] | None = None,
+        *,
+        cls_tokens: Tensor | NDArray[Any] | None = None,
+    ) -> BatchScores:
+        """`score`, then `add` with the raw scores found."""
+        layers = self._checked(tokens)
+        self._check_ids(ids, len(layers[0]))
+        found, pooled = self._scored(layers, cls_tokens)
+        self._add(layers, ids, found.raw_image_scores, pooled)
+        return found
+
+    def pass_over(self) -> None:
+        """Count an image as added that cannot be had: the next keeps its number."""
+        self._added += 1
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bank as one file, complete or not at all."""
+        bank_file.save(path, self.settings(), self.entries, self._added, self.tokens())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        source: Mapping[str, Any] | None = None,
+        backend: str = "auto",
+        precision: str = "exact",
+        memory_limit: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> ReferenceBank:
+        """The bank that `save` wrote.
+
+        source: what the tokens to be scored come from. Raises BankError where the file is damaged,
+        of a later version, or of another source.
+        """
+        settings, entries, added, tokens = bank_file.load(path, source)
+        bank = cls(**settings, backend=backend, precision=precision, memory_limit=memory_limit)
+        if entries:
+            layers = bank._checked([layer.to(device) for layer in tokens], prefix_tokens=0)
+            bank._add(layers, [e.id for e in entries], None, None)
+        bank._entries, bank._added = entries, added
+        return bank
+
+    def settings(self) -> dict[str, Any]:
+        """What `save` keeps of the arguments, all that decides the scores."""
+        names = (
+            "capacity",
+            "evict",
+            "source",
+            "grid",
+            "prefix_tokens",
+            "image_size",
+            "degrees",
+            "topmin",
+            "neighbors",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
+        """The layers of `tokens` without prefix, of the shape of those held."""
+        prefix = self.prefix_tokens if prefix_tokens is None else prefix_tokens
+        layers = token_layers("tokens", tokens, prefix)
+        same_layers(layers)
+        grid_of(self.grid, layers[0].shape[1], prefix)
+        resolve(self.backend, layers[0].device)
+        if self._tokens:
+            for index, (layer, held) in enumerate(zip(layers, self._tokens, strict=False)):
+                same = layer.shape[1:] == held.shape[1:] and layer.device == held.device
+                if not same or layer.dtype != held.dtype:
+                    raise InputError(
+                        f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
+                        f"the bank holds {describe(held[0])} an image on {held.device}"
+                    )
+            if len(layers) != len(self._tokens):
+                raise InputError(
+                    f"tokens: found {len(layers)} layers, the bank holds {len(self._tokens)}"
+                )
+        return layers
+
+    def _scored(
+        self, layers: list[Tensor], cls_tokens: Tensor | NDArray[Any] | None
+    ) -> tuple[BatchScores, list[list[Tensor]]]:
+        """The scores, and LNAMD's results by layer and degree."""
+        if len(self) == 0:
+            raise InputError("the bank is empty: add images before scoring against them")
+        classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
+        images, patches = layers[0].shape[:2]
+        grid = grid_of(self.grid, patches, 0)
+        total = torch.zeros((images, patches), dtype=torch.float64, device=layers[0].device)
+        pooled = []
+        for layer, kept in zip(layers, self._kept, strict=True):  # in the order of score_batch
+            degrees = ops.lnamd_all(layer, grid, self.degrees, backend=self.backend)
+            for z, references in zip(degrees, kept, strict=True):
+                total += references.msm(
+                    z, self.topmin, precision=self.precision, memory_limit=self.memory_limit
+                )
+            pooled.append(degrees)
+        patch_scores = (total / (len(layers) * len(self.degrees))).reshape(images, *grid)
+        size = map_size(self.image_size, grid)
+        return finished(patch_scores, size, classes, self.neighbors), pooled
+
+    def _check_ids(self, ids: Sequence[str] | None, images: int) -> list[str]:
+        names = [f"image {self._added + k}" for k in range(images)] if ids is None else list(ids)
+        if len(names) != images or not all(isinstance(name, str) for name in names):
+            raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
+        return names
+
+    def _add(
+        self,
+        layers: list[Tensor],
+        ids: Sequence[str] | None,
+        scores: Sequence[float] | Tensor | NDArray[Any] | None,
+        pooled: list[list[Tensor]] | None,
+    ) -> list[str]:
+        images = layers[0].shape[0]
+        names = self._check_ids(ids, images)
+        known = [None] * images if scores is None else [float(s) for s in np.asarray(scores)]
+        if len(known) != images:
+            raise InputError(f"scores: found {len(known)}, wanted {images}, one an image")
+        self._make_room(layers)
+        entries, slots, gone = list(self._entries), dict[int, int](), []
+        for image, (name, score) in enumerate(zip(names, known, strict=True)):
+            new = Entry(name, score, self._added + image)
+            slot = len(entries)
+            if slot < self.capacity:
+                entries.append(new)
+            else:
+                slot = self._victim([*entries, new])
+                gone.append((entries[slot] if slot < len(entries) else new).id)
+                if slot == len(entries):
+                    continue  # the new image is the one to go
+                entries[slot] = new
+            slots[slot] = image
+        grid = grid_of(self.grid, layers[0].shape[1], 0)
+        for index, layer in enumerate(layers):
+            degrees = (
+                ops.lnamd_all(layer, grid, self.degrees, backend=self.backend)
+                if pooled is None
+                else pooled[index]
+            )
+            for slot, image in sorted(slots.items()):
+                self._tokens[index][slot] = layer[image]
+                for z, kept in zip(degrees, self._kept[index], strict=True):
+                    kept.put(slot, z[image])
+        self._entries = entries
+        self._added += images
+        return gone
+
+    def _victim(self, entries: list[Entry]) -> int:
+        """The place of the entry that goes."""
+
+        def key(slot: int) -> tuple[float, int]:
+            entry = entries[slot]
+            if self.evict == "oldest":
+                return 0.0, -entry.number
+            return float("inf") if entry.score is None else entry.score, -entry.number
+
+        return max(range(len(entries)), key=key)
+
+    def _make_room(self, layers: list[Tensor]) -> None:
+        """Memory for the tokens and operands, once the shapes are known."""
+        if self._tokens:
+            return
+        for layer in layers:
+            _, patches, channels = layer.shape
+            self._tokens.append(layer.new_empty(self.capacity, patches, channels))
+            self._kept.append(
+                [
+                    ops.KeptReferences(
+                        self.capacity, patches, channels, backend=self.backend, device=layer.device
+                    )
+                    for _ in self.degrees
+                ]
+            )

@@ -1,0 +1,106 @@
+"""The file of a ReferenceBank: safetensors with the tokens, and the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import BankError
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from .bank import Entry
+
+_VERSION = 1
+
+
+def save(
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    entries: Sequence[Entry],
+    added: int,
+    tokens: Sequence[Tensor],
+) -> None:
+    """Write tokens [len, P, C] a layer, and what else makes up a bank; atomic."""
+    tensors = {f"tokens.{index:03}": layer.cpu().contiguous() for index, layer in enumerate(tokens)}
+    about = json.dumps(
+        {
+            "settings": dict(settings),
+            "entries": [[entry.id, entry.score, entry.number] for entry in entries],
+            "added": added,
+        }
+    )
+    metadata = {
+        "musc_fast_bank": str(_VERSION),
+        "about": about,
+        "sha256": _checksum(about, [tensors[name] for name in sorted(tensors)]),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # before the rename, so that a crash leaves the old or new
+
+
+def load(
+    path: str | os.PathLike[str], source: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
+    """Settings, entries, added and tokens; BankError where they are not what is wanted."""
+    from .bank import Entry
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            version = metadata.get("musc_fast_bank")
+            if version is None:
+                raise BankError(f"{path} is no reference bank")
+            if version != str(_VERSION):
+                raise BankError(
+                    f"{path} is a bank of version {version}, this is musc_fast with version "
+                    f"{_VERSION}; make the bank anew"
+                )
+            tokens = [stored.get_tensor(name) for name in sorted(stored.keys())]
+        about = metadata["about"]
+        if metadata["sha256"] != _checksum(about, tokens):
+            raise BankError(f"{path} is damaged (its checksum differs); make the bank anew")
+        found = json.loads(about)
+    except FileNotFoundError:
+        raise BankError(f"{path}: there is no such bank") from None
+    except (SafetensorError, OSError, KeyError) as error:
+        raise BankError(f"{path} cannot be read as a bank: {error}") from None
+    settings: dict[str, Any] = found["settings"]
+    if source is not None:
+        _check_source(path, settings["source"], json.loads(json.dumps(dict(source))))
+    for name in ("grid", "image_size", "topmin", "degrees", "neighbors"):
+        if isinstance(settings[name], list):
+            settings[name] = tuple(settings[name])
+    return settings, [Entry(*entry) for entry in found["entries"]], int(found["added"]), tokens
+
+
+def _check_source(
+    path: str | os.PathLike[str], held: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    differing = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
+    if differing:
+        listing = "; ".join(
+            f"{key}: the bank has {held.get(key)!r}, now {wanted.get(key)!r}" for key in differing
+        )
+        raise BankError(
+            f"{Path(path)} was made with other settings ({listing}); use those, or another bank"
+        )
+
+
+def _checksum(about: str, tokens: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(about.encode())
+    for layer in tokens:
+        digest.update(f"{layer.dtype}{list(layer.shape)}".encode())
+        digest.update(layer.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Images one after another, each against a bank of those before it.
+
+RsCIN needs the class tokens of a whole batch, so these are raw image scores. Features are extracted
+one image at a time: they, and so the scores, do not depend on how images arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BankError, InputError
+from ..scoring.batch import score_batch
+from .bank import Eviction, ReferenceBank
+
+if TYPE_CHECKING:
+    from ..musc import ImageLike, MuSc
+
+
+@dataclass(frozen=True)
+class StreamScore:
+    """The score of one image.
+
+    name: its path, or "image K". number: how many images the bank had been given before it.
+    raw_score: the maximum of anomaly_map [h, w] float32. references: images it was scored against.
+    """
+
+    name: str
+    number: int
+    raw_score: float
+    anomaly_map: Tensor
+    references: int
+
+
+def source_of(musc: MuSc) -> dict[str, Any]:
+    """What decides the tokens and scores: a bank made with anything else is refused."""
+    backbone = musc.backbone
+    return {
+        "backbone": backbone.spec.name,
+        "fingerprint": backbone.fingerprint,
+        "size": list(backbone.image_size),
+        "blocks": list(backbone.blocks),
+        "degrees": list(musc.settings["degrees"]),
+        "topmin": list(musc.settings["topmin"]),
+    }
+
+
+def new_bank(musc: MuSc, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
+    """An empty bank for the tokens and settings of `musc`."""
+    names = ("degrees", "topmin", "neighbors", "backend", "precision", "memory_limit")
+    return ReferenceBank(
+        capacity,
+        evict=evict,
+        source=source_of(musc),
+        grid=musc.backbone.grid,
+        prefix_tokens=musc.backbone.prefix_tokens,
+        image_size=musc.backbone.image_size,
+        **{name: musc.settings[name] for name in names},
+    )
+
+
+def tokens_of(musc: MuSc, image: ImageLike) -> tuple[Tensor, ...]:
+    """The tokens of one image, [1, prefix + P, C] a layer; ImageError where it cannot be read."""
+    return musc.extract([image]).tokens
+
+
+def score_first(
+    musc: MuSc, bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
+) -> list[StreamScore]:
+    """Score the first images, two or more, against each other, and put them into the empty bank."""
+    layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
+    found = score_batch(
+        layers,
+        grid=bank.grid,
+        prefix_tokens=bank.prefix_tokens,
+        image_size=bank.image_size,
+        degrees=bank.degrees,
+        topmin=bank.topmin,
+        backend=bank.backend,
+        precision=bank.precision,
+        memory_limit=bank.memory_limit,
+    )
+    before = bank.added
+    bank.add(layers, names, scores=found.raw_image_scores)
+    return [
+        StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
+        for number, (name, raw, anomaly_map) in enumerate(
+            zip(names, found.raw_image_scores, found.anomaly_maps, strict=True), before
+        )
+    ]
+
+
+def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> StreamScore:
+    """Score one image against the bank, and put it there."""
+    number, references = bank.added, len(bank)
+    found = bank.score_and_add(tokens, [name])
+    return StreamScore(
+        name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
+    )
+
+
+def stream(
+    musc: MuSc,
+    images: Iterable[ImageLike],
+    *,
+    bank: ReferenceBank | None = None,
+    start: int = 10,
+) -> Iterator[StreamScore]:
+    """See `MuSc.stream`."""
+    if not isinstance(start, int) or start < 2:
+        raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
+    bank = new_bank(musc) if bank is None else bank
+    if bank.capacity < start and len(bank) == 0:
+        raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
+    if bank.source != source_of(musc):
+        raise BankError(
+            f"bank: made for {bank.source or 'an unknown source'}, wanted {source_of(musc)}; make "
+            "it with new_bank"
+        )
+    names: list[str] = []
+    waiting: list[tuple[Tensor, ...]] = []
+    for index, image in enumerate(images):
+        name = str(image) if _is_path(image) else f"image {index}"
+        tokens = tokens_of(musc, image)
+        if len(bank):
+            yield score_next(bank, name, tokens)
+            continue
+        names.append(name)
+        waiting.append(tokens)
+        if len(waiting) == start:
+            yield from score_first(musc, bank, names, waiting)
+            waiting.clear()
+    if len(bank) == 0 and names:
+        if len(names) == 1:
+            raise InputError(
+                "images: found one and an empty bank; one image has no others to be scored against"
+            )
+        yield from score_first(musc, bank, names, waiting)
+
+
+def _is_path(image: object) -> bool:
+    return isinstance(image, str) or hasattr(image, "__fspath__")

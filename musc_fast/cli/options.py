@@ -1,0 +1,150 @@
+"""Options that the commands share, and the reading of their texts.
+
+Every function raises InputError naming the option.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..errors import InputError
+
+BackboneOption = Annotated[
+    str, typer.Option(help="Backbone; `musc-fast backbones` lists them.", show_default=True)
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
+        "Default: the backbone's own.",
+        show_default=False,
+    ),
+]
+BatchSizeOption = Annotated[int, typer.Option(help="Images a forward pass of the backbone.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+BackendOption = Annotated[
+    str, typer.Option(help="Kernels to score with; `musc-fast info` lists them.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Local weight file for the backbone.", show_default=False)
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
+]
+DegreesOption = Annotated[str, typer.Option(help="LNAMD neighbourhood sides, odd.")]
+TopminOption = Annotated[
+    str, typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts.")
+]
+NeighborsOption = Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")]
+RscinOption = Annotated[
+    bool, typer.Option("--rscin/--no-rscin", help="Smooth image scores over similar images.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="exact or fast.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for scoring, as 4GB; default a share of what is free.", show_default=False
+    ),
+]
+MaxReferencesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Score each image against this many others only, drawn by content: for batches of "
+        "thousands. Default: all others.",
+        show_default=False,
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Flag images whose raw score is at least this. Default: those that stand apart.",
+        show_default=False,
+    ),
+]
+DefectRateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Flag this share of the batch, as 0.05, instead of those that stand apart.",
+        show_default=False,
+    ),
+]
+MapScaleOption = Annotated[
+    Literal["batch", "image"],
+    typer.Option(help="Colours of the pictures: one scale for the batch, or for each image."),
+]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """ "1,3,5" -> [1.0, 3.0, 5.0]."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option}: found {text!r}, wanted numbers with commas") from None
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """ "1,3,5" -> (1, 3, 5)."""
+    values = numbers(option, text)
+    if any(not value.is_integer() for value in values):
+        raise InputError(f"{option}: found {text!r}, wanted whole numbers with commas")
+    return tuple(int(value) for value in values)
+
+
+def size(option: str, text: str | None) -> int | tuple[int, int] | None:
+    """ "392" -> 392, "392,784" -> (392, 784) as height, width."""
+    if text is None:
+        return None
+    values = whole_numbers(option, text.replace("x", ","))
+    if len(values) > 2 or min(values) < 1:
+        raise InputError(f"{option}: found {text!r}, wanted one side or HEIGHT,WIDTH in pixels")
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def pair(option: str, text: str) -> tuple[float, float]:
+    """ "0,0.3" -> (0.0, 0.3)."""
+    values = numbers(option, text)
+    if len(values) != 2:
+        raise InputError(f"{option}: found {text!r}, wanted two numbers, as 0,0.3")
+    return values[0], values[1]
+
+
+def byte_count(option: str, text: str | None) -> int | None:
+    """ "4GB", "500 MiB", "1e9" -> bytes."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option}: found {text!r}, wanted a size as 4GB, 500MiB or bytes")
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def scoring(
+    *,
+    degrees: str,
+    topmin: str,
+    neighbors: str,
+    rscin: bool,
+    backend: str,
+    precision: str,
+    memory_limit: str | None,
+    device: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """The option texts as arguments of `MuSc`."""
+    return {
+        "degrees": whole_numbers("--degrees", degrees),
+        "topmin": pair("--topmin", topmin),
+        "neighbors": whole_numbers("--neighbors", neighbors),
+        "use_cls": rscin,
+        "backend": backend,
+        "precision": precision,
+        "memory_limit": byte_count("--memory-limit", memory_limit),
+        "device": device,
+        "batch_size": batch_size,
+    }

@@ -1,0 +1,81 @@
+"""Features of a batch on disk, under a key that changes with anything that matters to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..files import replacing
+from ..musc import BatchFeatures, MuSc
+from ..progress import StageProgress
+
+_FORMAT = 1  # raise when the layout of the file or the preprocessing changes
+
+
+def extract_cached(
+    musc: MuSc,
+    paths: Sequence[Path],
+    folder: Path | None,
+    *,
+    progress: StageProgress | None = None,
+) -> BatchFeatures:
+    """`musc.extract(paths)`, kept in `folder` as safetensors; None keeps nothing.
+
+    The key covers the weights, the architecture, size and blocks of the backbone, the device type
+    and the contents of every image in order. A damaged file is made anew.
+    """
+    if folder is None:
+        return musc.extract(paths, progress=progress)
+    file = folder / f"{feature_key(musc, paths)}.safetensors"
+    names = tuple(str(path) for path in paths)
+    if file.is_file():
+        try:
+            features = _load(file, names, musc.backbone.device)
+        except (SafetensorError, KeyError, ValueError):
+            file.unlink()
+        else:
+            if progress is not None:
+                progress("features", len(paths), len(paths))
+            return features
+    features = musc.extract(paths, progress=progress)
+    tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
+    if features.cls_tokens is not None:
+        tensors["cls_tokens"] = features.cls_tokens.cpu()
+    sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
+    with replacing(file) as temporary:
+        save_file(tensors, temporary, metadata={"sizes": sizes})
+    return features
+
+
+def feature_key(musc: MuSc, paths: Sequence[Path]) -> str:
+    """Hexadecimal key of the features of these image files with this backbone."""
+    backbone = musc.backbone
+    parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks]
+    digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:40]
+
+
+def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeatures:
+    with safe_open(file, framework="pt") as stored:
+        keys = set(stored.keys())
+        layers = sorted(int(key.split(".")[1]) for key in keys if key.startswith("tokens."))
+        sizes = [
+            (int(height), int(width))
+            for height, width in (size.split(",") for size in stored.metadata()["sizes"].split(";"))
+        ]
+        return BatchFeatures(
+            tokens=tuple(stored.get_tensor(f"tokens.{k}").to(device) for k in layers),
+            cls_tokens=(
+                stored.get_tensor("cls_tokens").to(device) if "cls_tokens" in keys else None
+            ),
+            names=names,
+            sources=tuple(range(len(names))),
+            sizes=tuple(sizes),
+        )

@@ -1,0 +1,100 @@
+"""Weights from the model hub that open_clip and timm use, without waiting on a dead network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import WeightsError
+
+# What the two libraries call a repository's weights, safe formats first.
+FILE_NAMES = {
+    "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    "timm": ("model.safetensors", "pytorch_model.bin"),
+}
+_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class HubLocation:
+    """A repository ("owner/name" or "owner/name@revision") and its file names, best first."""
+
+    repo: str
+    filenames: tuple[str, ...]
+
+
+def cached_hub_file(hub: HubLocation) -> Path | None:
+    """Return the first of the files that the hub's cache holds, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo_id, revision = _split(hub.repo)
+    for filename in hub.filenames:
+        found = try_to_load_from_cache(repo_id, filename, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetch_hub_file(
+    hub: HubLocation,
+    *,
+    offline: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Return a local path of the first of the files that exists, downloading it if need be.
+
+    The hub client keeps partial downloads apart from finished files. WeightsError when the file
+    is not cached and `offline` or HF_HUB_OFFLINE forbids the network, when the hub does not
+    answer within five seconds (the client alone would retry for half a minute), or when it has
+    no such file.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repo = hub.repo
+    cached = cached_hub_file(hub)
+    if cached is not None:
+        return cached
+    if offline or constants.HF_HUB_OFFLINE:
+        reason = "offline was asked for" if offline else "HF_HUB_OFFLINE is set"
+        raise WeightsError(f"hub {repo}: not in the hub's cache, and {reason}")
+    _probe(constants.ENDPOINT, repo)
+    repo_id, revision = _split(repo)
+    if progress:
+        progress(f"fetching {repo} from the hub")
+    for filename in hub.filenames:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision))
+        except EntryNotFoundError as error:
+            # The client also uses this class for a connection lost on the way.
+            if isinstance(error, LocalEntryNotFoundError):
+                raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
+        except Exception as error:  # the client's errors have no common base across versions
+            raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
+    raise WeightsError(f"hub {repo}: holds none of {', '.join(hub.filenames)}")
+
+
+def _probe(endpoint: str, repo: str) -> None:
+    """Raise WeightsError unless the hub answers at all (any status will do)."""
+    from huggingface_hub import utils
+
+    client: Any = utils
+
+    try:
+        client.get_session().head(endpoint, timeout=_PROBE_SECONDS)
+    except Exception as error:  # requests' or httpx's, depending on the client's version
+        message = f"hub {repo}: {endpoint} does not answer ({_first_line(error)})"
+        raise WeightsError(message) from error
+
+
+def _split(repo: str) -> tuple[str, str | None]:
+    repo_id, _, revision = repo.partition("@")
+    return repo_id, revision or None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""Named weights out of an exported ONNX graph: read, never run.
+
+An exporter keeps the names of biases, norms and embeddings, but folds every linear weight into an
+anonymous initializer, transposed to [in, out], and may replace it by an int8 one. The graph tells
+which is which: the bias that is added to a product names the layer, the product's second input is
+the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import WeightsError
+
+Array = npt.NDArray[Any]
+
+# What may stand between a product and the addition of its bias.
+_TRANSPARENT = {"Mul", "Cast"}
+# What may stand between a stored position embedding and the Concat that joins its class entry.
+_RESHAPING = {"Reshape", "Transpose", "Cast", "Resize"}
+
+
+def read_onnx(data: bytes, name: str) -> dict[str, Array]:
+    """Return the tensors of an ONNX model under the names of the module it was exported from.
+
+    Linear weights come back as [out, in] float32 under `<layer>.weight`, int8 ones de-quantised:
+    `(q - zero_point) * scale` per output column. A position embedding whose name the exporter
+    lost comes back as `embeddings.position_embeddings` [1, 1 + P, C]. All named floating
+    initializers come back as they are. `name` says in a WeightsError which file is meant.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise WeightsError(f"{name} is no readable ONNX file: {error}") from error
+    if not model.graph.node:
+        raise WeightsError(f"{name} is no readable ONNX file: its graph is empty")
+    for tensor in model.graph.initializer:
+        # External data would let a file name other files on this machine.
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise WeightsError(f"{name} keeps its weights in other files, which is not read")
+    return _Graph(model.graph, name).named_tensors()
+
+
+class _Graph:
+    """An ONNX graph indexed for walking from a tensor to the node that made it."""
+
+    def __init__(self, graph: Any, name: str) -> None:
+        self.name = name
+        self.nodes = list(graph.node)
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.producer = {output: node for node in self.nodes for output in node.output}
+
+    def named_tensors(self) -> dict[str, Array]:
+        """Return every tensor under its module's name."""
+        named = {
+            name: self.array(name)
+            for name in self.initializers
+            if not _anonymous(name) and self.is_float(name)
+        }
+        claimed = set()
+        for bias, product in self.biased_products():
+            layer = bias.removesuffix(".bias")
+            named[f"{layer}.weight"] = self.linear_weight(product)
+            claimed.add(product.output[0])
+        for node in self.products():
+            # A layer without a bias: only the exporter's path for the node is left to name it.
+            if node.output[0] not in claimed:
+                named[f"{_layer_of(node.name)}.weight"] = self.linear_weight(node)
+        named.update(self.position_embedding())
+        return named
+
+    def array(self, name: str) -> Array:
+        """Return an initializer's value."""
+        from onnx import numpy_helper
+
+        value: Array = numpy_helper.to_array(self.initializers[name])
+        return value
+
+    def is_float(self, name: str) -> bool:
+        """Whether an initializer is float32, float16 or float64."""
+        import onnx
+
+        kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+        return self.initializers[name].data_type in kinds
+
+    def products(self) -> Iterator[Any]:
+        """Yield the nodes that multiply an activation by an anonymous stored matrix."""
+        for node in self.nodes:
+            if node.op_type in ("MatMul", "MatMulInteger") and node.input[1] in self.initializers:
+                yield node
+
+    def biased_products(self) -> Iterator[tuple[str, Any]]:
+        """Yield (name of the bias, product node) for each linear layer with a bias."""
+        for node in self.nodes:
+            if node.op_type != "Add":
+                continue
+            stored = [name for name in node.input if name in self.initializers]
+            if len(stored) != 1 or not stored[0].endswith(".bias"):
+                continue
+            other = next(name for name in node.input if name != stored[0])
+            product = self.product_behind(other)
+            if product is not None:
+                yield stored[0], product
+
+    def product_behind(self, tensor: str) -> Any | None:
+        """Return the product that `tensor` is, but for a cast and a scale, or None."""
+        node = self.producer.get(tensor)
+        while node is not None and node.op_type in _TRANSPARENT:
+            # Of a Mul's two inputs follow the one that leads to a product, not the scales'.
+            behind = [self.producer.get(name) for name in node.input]
+            node = next((n for n in behind if n is not None and n.op_type != "Mul"), None)
+        if node is None or node.op_type not in ("MatMul", "MatMulInteger"):
+            return None
+        return node if node.input[1] in self.initializers else None
+
+    def linear_weight(self, product: Any) -> Array:
+        """Return the weight [out, in] float32 of a product with a stored matrix [in, out]."""
+        stored = self.array(product.input[1])
+        if product.op_type == "MatMul":
+            return np.ascontiguousarray(stored.astype(np.float32).T)
+        scale = self.array(self.weight_scale(product)).astype(np.float32)
+        if scale.size not in (1, stored.shape[1]):
+            raise WeightsError(
+                f"{self.name}: {product.input[1]} {stored.shape} has {scale.size} scales, "
+                f"neither one nor one per column"
+            )
+        quantised = stored.astype(np.float32)
+        if len(product.input) > 3 and product.input[3]:
+            quantised -= self.array(product.input[3]).astype(np.float32)
+        return np.ascontiguousarray((quantised * scale).T)
+
+    def weight_scale(self, product: Any) -> str:
+        """Return the initializer that scales an integer product's columns.
+
+        The exporter writes Cast(product) * (activation scale * weight scale).
+        """
+        reached = {product.output[0]}
+        for node in self.nodes:
+            if node.op_type not in _TRANSPARENT or not reached.intersection(node.input):
+                continue
+            reached.add(node.output[0])
+            for name in node.input:
+                factors = self.producer.get(name)
+                if name in self.initializers:
+                    return str(name)
+                if factors is not None and factors.op_type == "Mul":
+                    for factor in factors.input:
+                        if factor in self.initializers:
+                            return str(factor)
+        raise WeightsError(f"{self.name}: no scale found for the int8 weight {product.input[1]}")
+
+    def position_embedding(self) -> dict[str, Array]:
+        """Return the position embedding where the exporter split off its class entry."""
+        for node in self.nodes:
+            if node.op_type != "Concat" or len(node.input) != 2:
+                continue
+            first, rest = node.input
+            if first not in self.initializers or not _anonymous(first):
+                continue
+            stored = self.stored_behind(rest)
+            if stored is None:
+                continue
+            head, body = self.array(first), self.array(stored)
+            if head.ndim == body.ndim == 3 and head.shape[::2] == body.shape[::2]:
+                joined = np.concatenate([head, body], axis=1).astype(np.float32)
+                return {"embeddings.position_embeddings": joined}
+        return {}
+
+    def stored_behind(self, tensor: str) -> str | None:
+        """Return the initializer that `tensor` is a reshaped or resized form of."""
+        while tensor not in self.initializers:
+            node = self.producer.get(tensor)
+            if node is None or node.op_type not in _RESHAPING:
+                return None
+            tensor = node.input[0]
+        return tensor
+
+
+def _anonymous(name: str) -> bool:
+    # The exporter's own names: onnx::MatMul_1541, onnx::MatMul_1541_quantized.
+    return name.startswith("onnx::")
+
+
+def _layer_of(node_name: str) -> str:
+    return node_name.strip("/").rpartition("/")[0].replace("/", ".")

@@ -1,0 +1,1 @@
+"""Whole jobs from image files to result files: score, evaluate, watch."""

@@ -1,0 +1,156 @@
+"""Arguments of the scoring functions: patch tokens of the layers, grids, sizes, class tokens."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..checks import check_finite, check_tokens, describe
+from ..errors import InputError
+from .token_files import open_layer
+
+Path = str | os.PathLike[str]
+Tokens = Tensor | NDArray[Any] | Path | Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Path]
+
+
+def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
+    """The tokens as a list of [N, P, C] tensors, one a layer, without their prefix."""
+    if prefix_tokens < 0:
+        raise InputError(f"prefix_tokens: found {prefix_tokens}, wanted 0 or more")
+    if isinstance(tokens, Tensor | np.ndarray | str | os.PathLike):
+        if isinstance(tokens, Tensor | np.ndarray) and tokens.ndim == 4:
+            raise InputError(
+                f"{name}: found one array {list(tokens.shape)}, wanted [N, prefix + P, C] or a "
+                f"sequence of them, one a layer; if the layers lie along the first axis, pass "
+                f"list({name})"
+            )
+        arrays: list[Any] = [tokens]
+    else:
+        arrays = list(tokens)
+    if not arrays:
+        raise InputError(f"{name}: found no layer, wanted at least one [N, prefix + P, C]")
+    layers = []
+    for index, array in enumerate(arrays):
+        where = f"{name} (layer {index})"
+        if isinstance(array, str | os.PathLike):
+            array = open_layer(where, array)
+        if not isinstance(array, Tensor | np.ndarray):
+            raise InputError(f"{where}: found {type(array).__name__}, wanted a tensor or array")
+        tensor = _tensor(array)
+        if tensor.ndim != 3 or not tensor.is_floating_point():
+            raise InputError(
+                f"{where}: found {describe(tensor)}, wanted a float [N, prefix + P, C]"
+            )
+        if tensor.shape[1] <= prefix_tokens:
+            raise InputError(
+                f"{where}: found {tensor.shape[1]} tokens an image, wanted more than the "
+                f"{prefix_tokens} prefix tokens"
+            )
+        tensor = tensor[:, prefix_tokens:]
+        check_tokens(where, tensor)
+        layers.append(tensor)
+    return layers
+
+
+def in_files(tokens: Tokens) -> bool:
+    """Whether any layer of `tokens` is a file."""
+    if isinstance(tokens, str | os.PathLike):
+        return True
+    if isinstance(tokens, Tensor | np.ndarray):
+        return False
+    return any(isinstance(layer, str | os.PathLike) for layer in tokens)
+
+
+def _tensor(array: Tensor | NDArray[Any]) -> Tensor:
+    """Numpy arrays with negative strides have no tensor; their copy has."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+
+
+def same_layers(layers: list[Tensor]) -> None:
+    """Raise InputError unless all layers have the images, patches and device of the first."""
+    first = layers[0]
+    for index, layer in enumerate(layers):
+        if layer.shape[:2] != first.shape[:2] or layer.device != first.device:
+            raise InputError(
+                f"tokens[{index}]: found {list(layer.shape)} on {layer.device}, wanted "
+                f"[{first.shape[0]}, {first.shape[1]}, C] on {first.device} as in layer 0 (without "
+                "the prefix)"
+            )
+
+
+def check_layers(layers: list[Tensor], others: list[Tensor] | None) -> None:
+    """Raise InputError unless layers and references fit each other."""
+    same_layers(layers)
+    first = layers[0]
+    if others is None:
+        if first.shape[0] < 2:
+            raise InputError(
+                "tokens: one image has no others to be scored against: give at least 2 images, "
+                "or references"
+            )
+        return
+    if len(others) != len(layers):
+        raise InputError(f"references: found {len(others)} layers, wanted {len(layers)} as tokens")
+    for index, (layer, other) in enumerate(zip(layers, others, strict=True)):
+        wanted = [others[0].shape[0], *layer.shape[1:]]
+        if list(other.shape) != wanted or other.device != layer.device:
+            raise InputError(
+                f"references[{index}]: found {list(other.shape)} on {other.device}, wanted "
+                f"{wanted} on {layer.device} (without the prefix)"
+            )
+
+
+def grid_of(grid: tuple[int, int] | None, patches: int, prefix_tokens: int) -> tuple[int, int]:
+    if grid is not None:
+        if not _is_size(grid) or grid[0] * grid[1] != patches:
+            raise InputError(
+                f"grid: found {grid}, wanted (H, W) with H * W = {patches}, the tokens an "
+                f"image after {prefix_tokens} prefix tokens"
+            )
+        return int(grid[0]), int(grid[1])
+    side = math.isqrt(patches)
+    if side * side != patches:
+        hint = next(
+            (
+                f"; with prefix_tokens={prefix_tokens + extra} they would be {s} x {s}"
+                for extra in (1, 2, 5)
+                if (s := math.isqrt(max(patches - extra, 0))) ** 2 == patches - extra and s > 0
+            ),
+            "",
+        )
+        raise InputError(f"grid: {patches} patches are no square, give grid=(H, W){hint}")
+    return side, side
+
+
+def map_size(image_size: int | tuple[int, int] | None, grid: tuple[int, int]) -> tuple[int, int]:
+    if image_size is None:
+        return grid
+    size = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+    if not _is_size(size):
+        raise InputError(f"image_size: found {image_size}, wanted an int or (h, w), 1 or more")
+    return int(size[0]), int(size[1])
+
+
+def _is_size(size: object) -> TypeGuard[tuple[int, int]]:
+    return (
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(isinstance(side, int | np.integer) and side >= 1 for side in size)
+    )
+
+
+def class_tokens(cls_tokens: Tensor | NDArray[Any], layer: Tensor) -> Tensor:
+    classes = _tensor(cls_tokens)
+    if classes.ndim != 2 or classes.shape[0] != layer.shape[0] or not classes.is_floating_point():
+        raise InputError(
+            f"cls_tokens: found {describe(classes)}, wanted a float [{layer.shape[0]}, D]"
+        )
+    check_finite("cls_tokens", classes)
+    return classes.to(layer.device)

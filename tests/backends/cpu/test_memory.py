@@ -1,0 +1,95 @@
+"""`memory_limit` holds: the peak of a process of its own, beyond what it had before the call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from musc_fast.backends.cpu import operators as native
+from musc_fast.backends.memory import free_memory
+from musc_fast.errors import InputError
+
+SCRIPT = """
+import sys, torch
+from musc_fast.backends.cpu import operators as native
+def peak():  # VmHWM: ru_maxrss starts at the size of the parent
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+limit, images, mode = (int(value) for value in sys.argv[1:])
+torch.set_num_threads(2)
+z = torch.nn.functional.normalize(
+    torch.randn(images, 400, 256, generator=torch.Generator().manual_seed(0))
+    * torch.arange(1, 257).float().pow(-0.7), dim=2)
+others = z[:10].clone() if mode else None
+native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = peak()
+out = native.msm(z, others, 0, 8, memory_limit=limit)
+print(peak() - before, float(out.sum()))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the system cannot measure a peak anew"
+)
+@pytest.mark.parametrize("references", [0, 1])
+def test_peak_memory_stays_within_the_limit(references: int) -> None:
+    """100 images: the first two limits leave room for larger segments or chunks only."""
+    sums = set()
+    for limit in (80 << 20, 112 << 20, 1 << 30):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(limit), "100", str(references)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, total = done.stdout.split()
+        assert 4 << 20 < int(used) <= limit, (used, limit)
+        sums.add(total)
+    assert len(sums) == 1  # and the result depends on none of it
+
+
+MAPPED = """
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+before, seen, files = anonymous(), [], []
+def look(done, total):
+    seen.append(anonymous())
+    files.append("musc_fast-" in open("/proc/self/maps").read())
+out = native.msm(z, others, 0, 8, memory_limit=limit, progress=look)
+print(max(seen) - before, float(out.sum()), any(files))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("references", [0, 1])
+def test_operands_beyond_the_limit_lie_in_a_file(references: int) -> None:
+    """The system may drop pages of a file; the memory beside them stays within the limit."""
+    script = SCRIPT[: SCRIPT.index("before =")] + MAPPED
+    sums = []
+    for limit, mapped in ((40 << 20, "True"), (1 << 30, "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(limit), "100", str(references)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, total, found = done.stdout.split()
+        assert (int(used) <= limit, found) == (True, mapped)
+        sums.append(total)
+    assert sums[0] == sums[1]
+
+
+def test_limit_that_nothing_fits_is_an_error_with_the_way_out() -> None:
+    z = torch.nn.functional.normalize(torch.randn(4, 100, 40), dim=2)
+    with pytest.raises(InputError, match=r"memory_limit.*at least \d+ MiB"):
+        native.msm(z, None, 0, 1, memory_limit=1000)
+
+
+def test_default_limit_is_a_share_of_what_is_free() -> None:
+    assert 0 < free_memory() < 1 << 50

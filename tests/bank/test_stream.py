@@ -1,0 +1,74 @@
+"""Images one after another: the bits of score_batch against the images before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY, product_folder, tiny_weights
+
+from musc_fast import BankError, ImageError, InputError, MuSc, ReferenceBank, score_batch
+from musc_fast.bank.stream import source_of
+
+
+@pytest.fixture(scope="module")
+def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
+    return MuSc(TINY, weights=tiny_weights(tmp_path_factory.mktemp("weights")), image_size=96)
+
+
+def test_each_image_against_those_before(musc: MuSc, tmp_path: Path) -> None:
+    paths = product_folder(tmp_path, count=9)
+    bank = musc.new_bank(capacity=6)
+    found = list(musc.stream(iter(paths), bank=bank, start=4))
+    assert [score.name for score in found] == [str(path) for path in paths]
+    assert [score.number for score in found] == list(range(9))
+    assert [score.references for score in found] == [3, 3, 3, 3, 4, 5, 6, 6, 6]
+    assert bank.ids == [str(path) for path in paths[3:]]
+    each = [musc.extract([path]).tokens for path in paths]
+    how = {
+        "grid": musc.backbone.grid,
+        "prefix_tokens": musc.backbone.prefix_tokens,
+        "image_size": 96,
+    }
+
+    def joined(images: range) -> list[torch.Tensor]:
+        return [torch.cat([each[k][layer] for k in images]) for layer in range(len(each[0]))]
+
+    first = score_batch(joined(range(4)), **how)
+    for k in range(4):
+        assert torch.equal(found[k].anomaly_map, first.anomaly_maps[k])
+        assert found[k].raw_score == float(first.raw_image_scores[k])
+    for k in range(4, 9):
+        one = score_batch(each[k], references=joined(range(max(0, k - 6), k)), **how)
+        assert torch.equal(found[k].anomaly_map, one.anomaly_maps[0])
+        assert found[k].raw_score == float(one.raw_image_scores[0])
+
+
+def test_a_bank_goes_on_where_it_was(musc: MuSc, tmp_path: Path) -> None:
+    paths = product_folder(tmp_path / "images", count=8)
+    whole = [score.raw_score for score in musc.stream(paths, start=3)]
+    bank = musc.new_bank()
+    parts = [score.raw_score for score in musc.stream(paths[:5], bank=bank, start=3)]
+    bank.save(tmp_path / "bank.safetensors")
+    bank = ReferenceBank.load(tmp_path / "bank.safetensors", source=source_of(musc))
+    parts += [score.raw_score for score in musc.stream(paths[5:], bank=bank)]
+    assert parts == whole
+    with pytest.raises(BankError, match="bank: made for"):
+        list(MuSc(musc.backbone, degrees=(1,)).stream(paths, bank=bank))
+    assert [score.raw_score for score in musc.stream(tmp_path / "images", start=3)] == whole
+
+
+def test_few_images_and_wrong_ones(musc: MuSc, tmp_path: Path) -> None:
+    paths = product_folder(tmp_path, count=3)
+    assert [score.references for score in musc.stream(paths)] == [2, 2, 2]
+    assert list(musc.stream([])) == []
+    with pytest.raises(InputError, match="found one and an empty bank"):
+        list(musc.stream(paths[:1]))
+    with pytest.raises(InputError, match="start: found 1, wanted"):
+        list(musc.stream(paths, start=1))
+    with pytest.raises(InputError, match="start: found 10, the bank holds at most 5"):
+        list(musc.stream(paths, bank=musc.new_bank(capacity=5)))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        list(musc.stream([*paths, tmp_path / "broken.png"], start=2))

@@ -1,0 +1,159 @@
+"""Weights out of ONNX graphs: exact values, from graphs written as the exporters write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from musc_fast.errors import WeightsError
+from musc_fast.features.weights.onnx import read_onnx
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_bias_names_the_anonymous_weight_before_it(graph):
+    first = RNG.normal(size=(5, 3)).astype(np.float32)
+    second = RNG.normal(size=(4, 5)).astype(np.float32)
+    x = graph.linear("x", "encoder.layer.0.mlp.fc1", first)
+    x = graph.norm(x, "encoder.layer.0.norm1", 5)
+    graph.linear(x, "encoder.layer.0.mlp.fc2", second)
+
+    tensors = read_onnx(graph.bytes(), "tiny.onnx")
+
+    assert sorted(tensors) == [
+        "encoder.layer.0.mlp.fc1.bias",
+        "encoder.layer.0.mlp.fc1.weight",
+        "encoder.layer.0.mlp.fc2.bias",
+        "encoder.layer.0.mlp.fc2.weight",
+        "encoder.layer.0.norm1.bias",
+        "encoder.layer.0.norm1.weight",
+    ]
+    np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc1.weight"], first)
+    np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc2.weight"], second)
+    # The norm's own scale, not a product's matrix.
+    np.testing.assert_array_equal(tensors["encoder.layer.0.norm1.weight"], np.full(5, 2.0))
+    np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc2.bias"], [7, 8, 9, 10])
+
+
+def test_int8_weights_are_dequantised_per_output_column(graph):
+    stored = RNG.integers(-128, 128, size=(3, 4)).astype(np.int8)
+    scale = np.array([0.5, 0.25, 2.0, 0.125], np.float32)
+    zero = np.array([0, 3, -128, 127], np.int8)
+    graph.quantised_linear("x", "layers.0.self_attn.q_proj", stored, scale, zero)
+
+    weight = read_onnx(graph.bytes(), "tiny.onnx")["layers.0.self_attn.q_proj.weight"]
+
+    expected = np.empty((4, 3), np.float32)
+    for row in range(3):
+        for column in range(4):
+            difference = int(stored[row, column]) - int(zero[column])
+            expected[column, row] = difference * float(scale[column])
+    np.testing.assert_array_equal(weight, expected)
+    assert weight.dtype == np.float32
+
+
+def test_each_quantised_layer_finds_its_own_scale(graph):
+    """Three layers that share an input and its scale, as q, k and v do."""
+    stored = {part: RNG.integers(-9, 9, size=(3, 3)).astype(np.int8) for part in "qkv"}
+    zero = np.zeros(3, np.int8)
+    for exponent, part in enumerate("qkv"):
+        scale = np.full(3, 2.0**exponent, np.float32)
+        graph.quantised_linear("x", f"attn.{part}_proj", stored[part], scale, zero)
+
+    tensors = read_onnx(graph.bytes(), "tiny.onnx")
+
+    for exponent, part in enumerate("qkv"):
+        expected = stored[part].T.astype(np.float32) * 2.0**exponent
+        np.testing.assert_array_equal(tensors[f"attn.{part}_proj.weight"], expected)
+
+
+def test_a_layer_without_bias_is_named_by_its_node(graph):
+    stored = RNG.integers(-9, 9, size=(3, 2)).astype(np.int8)
+    scale, zero = np.array([0.5, 4.0], np.float32), np.array([1, -1], np.int8)
+    x = graph.quantised_linear("x", "visual_projection", stored, scale, zero, bias=False)
+    plain = RNG.normal(size=(2, 2)).astype(np.float32)
+    graph.linear(x, "head.projection", plain, bias=False)
+
+    tensors = read_onnx(graph.bytes(), "tiny.onnx")
+
+    expected = ((stored.astype(np.float32) - zero) * scale).T
+    np.testing.assert_array_equal(tensors["visual_projection.weight"], expected)
+    np.testing.assert_array_equal(tensors["head.projection.weight"], plain)
+
+
+def test_the_read_weights_compute_what_the_graph_computes(graph):
+    """onnx's own evaluator runs the graph; the product of the read weights must agree."""
+    first = RNG.normal(size=(6, 3)).astype(np.float32)
+    second = RNG.normal(size=(2, 6)).astype(np.float32)
+    graph.linear(graph.linear("x", "a", first), "b", second)
+    data, x = graph.bytes(), RNG.normal(size=(4, 3)).astype(np.float32)
+
+    t = read_onnx(data, "tiny.onnx")
+    ours = (x @ t["a.weight"].T + t["a.bias"]) @ t["b.weight"].T + t["b.bias"]
+
+    (theirs,) = ReferenceEvaluator(data).run(None, {"x": x})
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_split_position_embedding_is_joined(graph):
+    head = RNG.normal(size=(1, 1, 4)).astype(np.float32)
+    body = RNG.normal(size=(1, 9, 4)).astype(np.float32)
+    stored = graph.store("onnx::Reshape_7", body)
+    x = stored
+    for kind in ("Reshape", "Transpose", "Cast", "Resize", "Cast", "Transpose", "Reshape"):
+        x = graph.node(kind, [x, "somewhere"], f"/embeddings/{kind}_{len(graph.nodes)}")
+    graph.node("Concat", [graph.store("onnx::Concat_3", head), x], "/embeddings/Concat_6")
+
+    tensors = read_onnx(graph.bytes(), "tiny.onnx")
+
+    joined = tensors["embeddings.position_embeddings"]
+    np.testing.assert_array_equal(joined, np.concatenate([head, body], axis=1))
+
+
+def test_a_missing_scale_is_an_error(graph):
+    stored = graph.store("onnx::MatMul_1_quantized", np.zeros((3, 3), np.int8))
+    graph.node("MatMulInteger", ["x", stored], "/layer/MatMul_quant")
+    with pytest.raises(WeightsError, match=r"tiny\.onnx: no scale found.*MatMul_1_quantized"):
+        read_onnx(graph.bytes(), "tiny.onnx")
+
+
+def test_a_scale_of_another_length_is_an_error(graph):
+    stored, zero = np.zeros((3, 4), np.int8), np.zeros(4, np.int8)
+    graph.quantised_linear("x", "layer", stored, np.ones(3, np.float32), zero)
+    with pytest.raises(WeightsError, match="has 3 scales"):
+        read_onnx(graph.bytes(), "tiny.onnx")
+
+
+@pytest.mark.parametrize("data", [b"", b"not an ONNX file at all", bytes(range(256))])
+def test_bytes_that_are_no_onnx_are_an_error(data):
+    with pytest.raises(WeightsError, match=r"tiny\.onnx is no readable ONNX file"):
+        read_onnx(data, "tiny.onnx")
+
+
+def test_weights_in_other_files_are_refused(graph, tmp_path):
+    """A graph may not name other files of this machine."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\x00\x00\x80\x3f" * 4)
+    tensor = TensorProto(name="layer.weight", data_type=TensorProto.FLOAT, dims=[4])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=str(secret))
+    graph.initializers.append(tensor)
+    graph.node("Identity", ["layer.weight"], "/copy")
+    with pytest.raises(WeightsError, match="keeps its weights in other files"):
+        read_onnx(graph.bytes(), "tiny.onnx")
+
+
+def test_integer_constants_are_left_out(graph):
+    graph.store("encoder.positions", np.arange(4, dtype=np.int64))
+    graph.linear("x", "a", np.ones((2, 2), np.float32))
+    assert sorted(read_onnx(graph.bytes(), "tiny.onnx")) == ["a.bias", "a.weight"]
+
+
+def test_a_product_of_two_activations_is_no_layer(graph):
+    graph.nodes.append(helper.make_node("MatMul", ["x", "x"], ["y"], name="/attn/MatMul"))
+    graph.linear("y", "a", np.ones((2, 2), np.float32))
+    assert sorted(read_onnx(graph.bytes(), "tiny.onnx")) == ["a.bias", "a.weight"]
+    assert onnx.load_model_from_string(graph.bytes()).graph.node[0].op_type == "MatMul"

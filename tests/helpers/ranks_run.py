@@ -1,0 +1,69 @@
+"""What test_distributed.py runs on every rank: importable from a process of its own."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from musc_fast.distributed import ring, score_shard
+from musc_fast.distributed.ranks import Ranks
+from musc_fast.scoring import token_files as large
+
+
+def join(rank: int, size: int, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(meeting), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+
+def part(layers: list[torch.Tensor], counts: list[int], rank: int) -> list[torch.Tensor] | None:
+    """The images of a rank; None where it has none."""
+    first = sum(counts[:rank])
+    return [t[first : first + counts[rank]] for t in layers] if counts[rank] else None
+
+
+def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], how: Any) -> None:
+    """score_shard on this rank's share; rank 0 saves the scores, a failing rank its error."""
+    join(rank, len(counts), out.with_suffix(".meeting"))
+    options = dict(how)
+    large._PART = options.pop("part", large._PART)
+    most = options.pop("queries", None)  # a round, as if memory held no more
+    if most is not None:
+        ring.round_bytes = lambda queries, *_: 0 if queries <= most else 1 << 60
+    if options.pop("dies", None) == rank:
+        os._exit(7)
+    try:
+        classes = options.pop("classes", None)
+        if classes is not None and counts[rank]:
+            options["cls_tokens"] = classes[sum(counts[:rank]) : sum(counts[: rank + 1])]
+        found = score_shard(part(layers, counts, rank), **options)
+        assert (found is None) == (rank > 0)
+        if found is not None:
+            torch.save(vars(found), out)
+    except Exception as error:
+        out.with_suffix(f".error{rank}").write_text(f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        os._exit(1)
+    dist.destroy_process_group()
+
+
+def count_bytes(rank: int, size: int, out: Path, z: torch.Tensor) -> None:
+    """One ring with both directions; every rank writes the bytes of tensors it sent."""
+    join(rank, size, out.with_suffix(".meeting"))
+    sent: list[int] = []
+    close = Ranks.close
+
+    def closing(self: Ranks) -> None:
+        sent.append(self.sent)
+        close(self)
+
+    Ranks.close = closing  # type: ignore[method-assign]
+    each = len(z) // size
+    score_shard([z[rank * each : (rank + 1) * each]], degrees=(1,))
+    out.with_suffix(f".{rank}").write_text(str(sent[0]))
+    dist.destroy_process_group()

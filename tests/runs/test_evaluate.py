@@ -1,0 +1,264 @@
+"""evaluate: metrics of a scored dataset, resumption by category, the feature cache."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import DEFECTS, TINY, product, product_folder, tiny_weights
+from typer.testing import CliRunner
+
+from musc_fast import MuSc
+from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
+from musc_fast.cli.app import app
+from musc_fast.datasets.layouts import Category, load_mvtec
+from musc_fast.features.cache import _load, extract_cached, feature_key
+from musc_fast.runs.evaluate import METRICS, evaluate, mean_metrics, result_key
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def musc(weights: Path) -> MuSc:
+    return MuSc(TINY, weights=weights)
+
+
+def dataset(root: Path, names: tuple[str, ...] = ("bolt", "nut")) -> Path:
+    """MVTec layout: 5 good and 2 defective images a category."""
+    for shift, name in enumerate(names):
+        for label, seeds in (("good", range(5)), ("spot", range(5, 7))):
+            folder = root / name / "test" / label
+            folder.mkdir(parents=True)
+            for seed in seeds:
+                image = Image.fromarray(product(10 * shift + seed, max(0, seed - 4)))
+                image.save(folder / f"{seed:03}.png")
+        masks = root / name / "ground_truth" / "spot"
+        masks.mkdir(parents=True)
+        for seed in range(5, 7):
+            mask = np.zeros((96, 120), dtype=np.uint8)
+            top, left, _ = DEFECTS[seed - 4]
+            mask[top : top + 24, left : left + 24] = 255
+            Image.fromarray(mask).save(masks / f"{seed:03}_mask.png")
+    return root
+
+
+class Counting:
+    """Counts the images that a backbone really works on."""
+
+    def __init__(self, musc: MuSc, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images = 0
+        original = musc.backbone.extract
+
+        def extract(images: torch.Tensor) -> object:
+            self.images += images.shape[0]
+            return original(images)
+
+        monkeypatch.setattr(musc.backbone, "extract", extract)
+
+
+def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    results = evaluate(musc, categories, tmp_path / "out")
+    assert [result["category"] for result in results] == ["bolt", "nut"]
+    for result in results:
+        assert (result["images"], result["defective"]) == (7, 2)
+        assert result["raw_image_metrics"]["auroc"] == 1.0
+        assert result["metrics"]["pixel_auroc"] > 0.95
+        assert set(result["seconds"]) == {"features", "scoring", "metrics", "report"}
+        page = (tmp_path / "out" / "reports" / f"{result['category']}.html").read_text()
+        assert "ROC" in page
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert stored["finished"] == stored["of"] == 2
+    assert stored["mean"] == mean_metrics(results)
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["category"] for row in rows] == ["bolt", "nut", "mean"]
+    for name in METRICS:
+        mean = np.mean([result["metrics"][name] for result in results])
+        assert float(rows[2][name]) == pytest.approx(mean, abs=1e-6)
+
+
+def test_finished_categories_are_kept(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    out = tmp_path / "out"
+    counting = Counting(musc, monkeypatch)
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage.startswith("nut: scoring"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(musc, categories, out, progress=interrupt)
+    assert counting.images == 14
+    assert json.loads((out / "results.json").read_text())["finished"] == 1
+    first = evaluate(musc, categories, out)
+    assert counting.images == 21  # bolt was not redone
+    again = evaluate(musc, categories, out)
+    assert counting.images == 21
+    assert again == first
+    evaluate(musc, categories, out, force=True)
+    assert counting.images == 35
+
+
+def test_a_change_of_settings_or_files_redoes(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
+    counting = Counting(musc, monkeypatch)
+    evaluate(musc, categories, tmp_path / "out")
+    musc.settings["degrees"] = (1, 3)
+    evaluate(musc, categories, tmp_path / "out")
+    assert counting.images == 14
+    Image.fromarray(product(99)).save(categories[0].samples[0].image)
+    evaluate(musc, categories, tmp_path / "out")
+    assert counting.images == 21
+    evaluate(musc, categories, tmp_path / "out", protocol="mvtec")
+    assert counting.images == 28
+
+
+def test_a_lost_report_redoes(musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    out = tmp_path / "out"
+    evaluate(musc, categories, out)
+    counting = Counting(musc, monkeypatch)
+    (out / "reports" / "nut.html").unlink()
+    evaluate(musc, categories, out)
+    assert counting.images == 7
+    assert (out / "reports" / "nut.html").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"[]", b"null", b"{", b"\xff\xfe\x00", b""])
+def test_a_damaged_result_redoes(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
+    file = tmp_path / "out" / "categories" / "bolt.json"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "out" / "reports").mkdir()
+    (tmp_path / "out" / "reports" / "bolt.html").touch()
+    file.write_bytes(damage)
+    counting = Counting(musc, monkeypatch)
+    evaluate(musc, categories, tmp_path / "out")
+    assert counting.images == 7
+    assert json.loads(file.read_text())["category"] == "bolt"
+
+
+def test_the_tables_keep_categories_of_earlier_calls(musc: MuSc, tmp_path: Path) -> None:
+    categories = load_mvtec(dataset(tmp_path / "data"))
+    out = tmp_path / "out"
+    bolt = evaluate(musc, categories[:1], out)
+    (out / "categories" / "rubbish.json").write_text('{"metrics": [1]}')
+    nut = evaluate(musc, categories[1:], out)
+    assert [result["category"] for result in nut] == ["nut"]
+    stored = json.loads((out / "results.json").read_text())
+    assert [result["category"] for result in stored["categories"]] == ["nut", "bolt"]
+    assert stored["finished"] == stored["of"] == 2
+    assert stored["mean"] == mean_metrics([*nut, *bolt])
+    with (out / "results.csv").open(newline="") as file:
+        assert [row["category"] for row in csv.DictReader(file)] == ["nut", "bolt", "mean"]
+
+
+def test_the_result_key_has_the_device_and_the_backend(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (category,) = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
+    chosen = resolve("auto", "cpu").name
+    usable = [b.name for b in BACKENDS if b.why_not(torch.device("cpu")) is None]
+    keys = {}
+    for name in usable:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, name)
+        keys[name] = result_key(musc, category, "musc")
+    assert len(set(keys.values())) == len(usable) > 1
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    assert result_key(musc, category, "musc") == keys[chosen]
+    monkeypatch.setattr(
+        "musc_fast.runs.evaluate.resolve", lambda name, device: resolve(chosen, "cpu")
+    )
+    monkeypatch.setattr(musc.backbone, "device", torch.device("cuda"))
+    assert result_key(musc, category, "musc") not in keys.values()
+
+
+def test_cached_features_are_the_features(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = product_folder(tmp_path / "images")
+    counting = Counting(musc, monkeypatch)
+    fresh = extract_cached(musc, paths, tmp_path / "cache")
+    stored = extract_cached(musc, paths, tmp_path / "cache")
+    assert counting.images == 6
+    assert all(torch.equal(a, b) for a, b in zip(fresh.tokens, stored.tokens, strict=True))
+    assert fresh.cls_tokens is not None
+    assert stored.cls_tokens is not None
+    assert torch.equal(fresh.cls_tokens, stored.cls_tokens)
+    assert (stored.names, stored.sources, stored.sizes) == (fresh.names, fresh.sources, fresh.sizes)
+
+    file = next((tmp_path / "cache").iterdir())
+    # "meta" stands for a device other than the file's, which every machine has.
+    moved = _load(file, stored.names, torch.device("meta"))
+    assert moved.cls_tokens is not None
+    assert {t.device.type for t in (*moved.tokens, moved.cls_tokens)} == {"meta"}
+    assert {t.device for t in stored.tokens} == {musc.backbone.device}
+
+    file.write_bytes(file.read_bytes()[:1000])
+    extract_cached(musc, paths, tmp_path / "cache")  # damaged: made anew
+    assert counting.images == 12
+
+
+def test_the_feature_key_changes_with_what_matters(
+    musc: MuSc, weights: Path, tmp_path: Path
+) -> None:
+    paths = product_folder(tmp_path / "images")
+    key = feature_key(musc, paths)
+    assert key == feature_key(MuSc(TINY, weights=weights, degrees=(1,)), paths)
+    assert key != feature_key(MuSc(TINY, weights=weights, image_size=96), paths)
+    assert key != feature_key(MuSc(TINY, weights=weights, blocks=(1,)), paths)
+    assert key != feature_key(musc, paths[::-1])
+    Image.fromarray(product(99)).save(paths[3])
+    assert key != feature_key(musc, paths)
+
+
+def test_only_good_images_give_dashes_with_a_reason(weights: Path, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "data", ("bolt",))
+    for path in [*(root / "bolt" / "test" / "spot").iterdir()]:
+        path.unlink()
+    result = CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            "--root",
+            str(root),
+            "--out",
+            str(tmp_path / "out"),
+            "--backbone",
+            TINY,
+            "--weights",
+            str(weights),
+            "--cache",
+            str(tmp_path / "cache"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert "–" in result.output
+    stored = json.loads((tmp_path / "out" / "categories" / "bolt.json").read_text())
+    assert stored["metrics"]["image_auroc"] is None
+    assert stored["notes"]
+
+
+def test_unlabelled_images_have_no_metrics(musc: MuSc, tmp_path: Path) -> None:
+    from musc_fast.datasets.layouts import load_folder
+
+    product_folder(tmp_path / "images")
+    categories: list[Category] = load_folder(tmp_path / "images")
+    result = evaluate(musc, categories, tmp_path / "out")[0]
+    assert set(result["metrics"].values()) == {None}
+    assert "no labels" in result["notes"][0]
