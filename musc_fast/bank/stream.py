@@ -18,7 +18,8 @@ from ..scoring.batch import score_batch
 from .bank import Eviction, ReferenceBank
 
 if TYPE_CHECKING:
-    from ..musc import ImageLike, MuSc
+    from ..features.extraction import ImageLike
+    from ..musc import MuSc
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, unreadable
+from ..features.extraction import BatchFeatures, unreadable
+from ..musc import MuSc
 from ..progress import StageProgress
 from ..scoring.batch import BatchScores
 from .ranks import TIMEOUT, Ranks

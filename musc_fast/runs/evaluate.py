@@ -106,7 +106,7 @@ def evaluate_category(
 
     start = perf_counter()
     features = extract_cached(
-        musc, [sample.image for sample in category.samples], cache, progress=stage
+        musc.extractor, [sample.image for sample in category.samples], cache, progress=stage
     )
     extracted = perf_counter()
     scores = musc.score_features(features, progress=stage)

@@ -16,7 +16,8 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..distributed.launch import launched, score_over_ranks
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, check_apart
+from ..features.extraction import BatchFeatures, check_apart
+from ..musc import MuSc
 from ..progress import StageProgress, stage_bars
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import Run, staged, write_results, write_settings
