@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, unreadable
+from ..features.extraction import BatchFeatures, unreadable
+from ..musc import MuSc
 from ..progress import StageProgress
-from ..scoring.batch import BatchScores
+from ..scoring.scores import BatchScores
 from .ranks import TIMEOUT, Ranks
 from .scoring import score_shard
 
@@ -91,7 +92,7 @@ def score_over_ranks(
         prefix_tokens=musc.backbone.prefix_tokens,
         image_size=musc.backbone.image_size,
         progress=lambda done, total: progress("scoring", done, total),
-        **musc.settings,
+        **musc.settings.keywords(),
     )
     ranks.close()
     musc.timings["features"] = whole.seconds + (0.0 if others is None else others.seconds)

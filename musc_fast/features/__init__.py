@@ -1,12 +1,29 @@
 """Backbones: images in, patch tokens out.
 
-Importing this package touches neither open_clip nor timm; they are imported by `load_backbone`.
+Public names are imported on first use: the table of backbones needs no torch, and open_clip and
+timm are imported by `load_backbone` alone.
 """
 
 from __future__ import annotations
 
-from .backbone import Backbone, Features, load_backbone
-from .registry import BackboneInfo, BackboneSpec, SourceStatus, available_backbones, get_spec
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backbone import Backbone, Features, load_backbone
+    from .registry import BackboneInfo, SourceStatus, available_backbones, get_spec
+    from .spec import BackboneSpec
+
+_HOME = {
+    "Backbone": "backbone",
+    "BackboneInfo": "registry",
+    "BackboneSpec": "spec",
+    "Features": "backbone",
+    "SourceStatus": "registry",
+    "available_backbones": "registry",
+    "get_spec": "registry",
+    "load_backbone": "backbone",
+}
 
 __all__ = [
     "Backbone",
@@ -18,3 +35,13 @@ __all__ = [
     "get_spec",
     "load_backbone",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

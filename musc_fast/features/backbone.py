@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from ..errors import BackendError, InputError
 from .preprocessing import preprocess
-from .registry import BackboneSpec, get_spec
+from .registry import get_spec
+from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
+from .weights import Notify
 from .weights.find import find_weights
 
 
@@ -114,7 +116,7 @@ def load_backbone(
     blocks: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Notify | None = None,
 ) -> Backbone:
     """Load a backbone by name.
 

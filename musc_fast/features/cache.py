@@ -11,38 +11,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import replacing
-from ..musc import BatchFeatures, MuSc
 from ..progress import StageProgress
+from .backbone import Backbone
+from .extraction import BatchFeatures, Extractor
 
 _FORMAT = 1  # raise when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
-    musc: MuSc,
+    extractor: Extractor,
     paths: Sequence[Path],
     folder: Path | None,
     *,
     progress: StageProgress | None = None,
 ) -> BatchFeatures:
-    """`musc.extract(paths)`, kept in `folder` as safetensors; None keeps nothing.
+    """`extractor.extract(paths)`, kept in `folder` as safetensors; None keeps nothing.
 
     The key covers the weights, the architecture, size and blocks of the backbone, the device type
     and the contents of every image in order. A damaged file is made anew.
     """
     if folder is None:
-        return musc.extract(paths, progress=progress)
-    file = folder / f"{feature_key(musc, paths)}.safetensors"
+        return extractor.extract(paths, progress=progress)
+    file = folder / f"{feature_key(extractor.backbone, paths)}.safetensors"
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = _load(file, names, musc.backbone.device)
+            features = _load(file, names, extractor.backbone.device)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
             if progress is not None:
                 progress("features", len(paths), len(paths))
             return features
-    features = musc.extract(paths, progress=progress)
+    features = extractor.extract(paths, progress=progress)
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
@@ -52,9 +53,8 @@ def extract_cached(
     return features
 
 
-def feature_key(musc: MuSc, paths: Sequence[Path]) -> str:
+def feature_key(backbone: Backbone, paths: Sequence[Path]) -> str:
     """Hexadecimal key of the features of these image files with this backbone."""
-    backbone = musc.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks]
     digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
     for path in paths:

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import InputError, WeightsError
-from .registry import BackboneSpec
+from .spec import BackboneSpec
 from .weights.convert import (
     State,
     hf_clip_to_open_clip,

@@ -106,7 +106,7 @@ def evaluate_category(
 
     start = perf_counter()
     features = extract_cached(
-        musc, [sample.image for sample in category.samples], cache, progress=stage
+        musc.extractor, [sample.image for sample in category.samples], cache, progress=stage
     )
     extracted = perf_counter()
     scores = musc.score_features(features, progress=stage)
@@ -270,9 +270,9 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         backbone.image_size,
         backbone.blocks,
         musc.use_cls,
-        sorted(musc.settings.items()),
+        sorted(musc.settings.keywords().items()),
         backbone.device.type,
-        resolve(musc.settings["backend"], backbone.device).name,
+        resolve(musc.settings.backend, backbone.device).name,
         files,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

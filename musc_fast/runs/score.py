@@ -16,11 +16,12 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..distributed.launch import launched, score_over_ranks
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, check_apart
+from ..features.extraction import BatchFeatures, check_apart
+from ..musc import MuSc
 from ..progress import StageProgress, stage_bars
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import Run, staged, write_results, write_settings
-from ..scoring.batch import BatchScores
+from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
 
 
@@ -126,8 +127,8 @@ def run_settings(
         "image_size": list(backbone.image_size),
         "blocks": list(backbone.blocks),
         "device": str(backbone.device),
-        "chosen_backend": resolve(musc.settings["backend"], backbone.device).name,
+        "chosen_backend": resolve(musc.settings.backend, backbone.device).name,
         "rscin": musc.use_cls and query.cls_tokens is not None,
-        **musc.settings,
+        **musc.settings.keywords(),
         "seconds": {name: round(value, 3) for name, value in musc.timings.items()},
     }

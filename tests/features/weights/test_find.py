@@ -14,10 +14,9 @@ import safetensors.torch
 import torch
 
 from musc_fast.errors import WeightsError
-from musc_fast.features.registry import BackboneSpec
+from musc_fast.features.spec import BackboneSpec
+from musc_fast.features.weights.cache import cache_folder, cache_path
 from musc_fast.features.weights.find import (
-    cache_folder,
-    cache_path,
     find_weights,
     read_state_file,
     tensors_digest,
