@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from musc_fast.report.results import Run
+from musc_fast.report.run import ScoredBatch
 from musc_fast.threshold import find_threshold
 
-RunMaker = Callable[..., Run]
+RunMaker = Callable[..., ScoredBatch]
 
 
 def bump(size: tuple[int, int], row: float, column: float, height: float) -> np.ndarray:
@@ -32,7 +32,7 @@ def make_run(tmp_path: Path) -> RunMaker:
         threshold: float | None = 0.5,
         size: tuple[int, int] = (160, 120),
         noise: bool = False,
-    ) -> Run:
+    ) -> ScoredBatch:
         rng = np.random.default_rng(0)
         paths = []
         for k, name in enumerate(names):
@@ -49,6 +49,6 @@ def make_run(tmp_path: Path) -> RunMaker:
         raw = maps.max(axis=(1, 2))
         settings = {"backbone": "tiny", "image_size": [40, 40], "seconds": {"scoring": 61.0}}
         flags = find_threshold(raw, value=threshold if threshold is not None else np.inf)
-        return Run(paths, raw.copy(), raw, maps, settings, flags)
+        return ScoredBatch(paths, raw.copy(), raw, maps, settings, flags)
 
     return make

@@ -22,9 +22,9 @@ from musc_fast.errors import InputError
 from musc_fast.report import pictures
 from musc_fast.report.heatmap import Scale, overlay
 from musc_fast.report.html import Evaluation, write_report
-from musc_fast.report.results import Run
+from musc_fast.report.run import ScoredBatch
 
-RunMaker = Callable[..., Run]
+RunMaker = Callable[..., ScoredBatch]
 HOSTILE = [
     "<script>window.hacked=1<script>.png",
     '"onmouseover="window.hacked=1" x=".png',
@@ -72,7 +72,7 @@ class Page(HTMLParser):
         return self.all("article", "card")
 
 
-def report(path: Path, run: Run, **options: object) -> Page:
+def report(path: Path, run: ScoredBatch, **options: object) -> Page:
     write_report(path, run, **options)  # type: ignore[arg-type]
     return Page(path.read_text(encoding="utf-8"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musc_fast.report.outline import outlines, simplified, svg_path
+from musc_fast.report.outline import outlines, simplify, svg_path
 
 
 def area(loop: np.ndarray) -> float:
@@ -19,7 +19,7 @@ def test_a_round_hill_gives_a_circle() -> None:
     radius = np.hypot(*(loop - (31.3, 24.8)).T)
     assert np.abs(radius - 12).max() < 0.02
     assert abs(area(loop) - np.pi * 144) < 2
-    short = simplified(loop, 0.2)
+    short = simplify(loop, 0.2)
     assert len(short) < len(loop) / 2
     # no point left out is farther away than the tolerance, so the area hardly changes
     assert abs(area(short) - area(loop)) < 0.2 * 2 * np.pi * 12
