@@ -170,6 +170,7 @@ def _evaluation_values(
         "labels": labels,
         "figures": {**figures, **evaluation.figures},
         "reason": metrics.reason,
+        "faultless": metrics.auroc == 1,
         "defective": len(defective),
         "good": len(good),
         "hits": int((flagged & labels).sum()),

@@ -71,8 +71,8 @@ def outlines(labels: NDArray[np.integer[Any]], values: Floats, threshold: float)
         previous = first
         while side != first:
             loop.append(side)
-            one, other = joined.pop(side)
-            previous, side = side, (other if one == previous else one)
+            ends = joined.pop(side)
+            previous, side = side, (ends[1] if ends[0] == previous else ends[0])
         loops.append(np.array([_crossing(side, field, threshold) for side in loop]))
     return loops
 
