@@ -1,7 +1,7 @@
 """Label-free thresholds: false alarms on normal batches, detection, overrides, bad input.
 
-golden/batch_scores.json holds raw scores of batches of two public sets and of drawn parts ("sample";
-written by benchmarks/thresholds.py --rescore).
+golden/batch_scores.json holds raw scores of batches of two public sets and of drawn parts, "sample"
+(written by benchmarks/thresholds.py --rescore).
 """
 
 from __future__ import annotations

@@ -225,6 +225,16 @@ def test_evaluation_shows_curves_and_misses(tmp_path: Path, make_run: RunMaker) 
     assert misses == ["6.png", "3.png", "1.png", "0.png", "2.png", "4.png", "5.png", "7.png"]
 
 
+@pytest.mark.parametrize(("labels", "is_open"), [([1, 1, 0, 0], False), ([1, 0, 1, 0], True)])
+def test_curves_fold_up_where_the_ranking_is_faultless(
+    tmp_path: Path, make_run: RunMaker, labels: list[int], is_open: bool
+) -> None:
+    run = make_run([f"{k}.png" for k in range(4)])  # peaks fall with k
+    evaluation = Evaluation(np.array(labels, dtype=bool))
+    page = report(tmp_path / "report.html", run, evaluation=evaluation)
+    assert ("open" in page.all("details")[0]) == is_open
+
+
 def test_evaluation_of_one_class_gives_the_reason(tmp_path: Path, make_run: RunMaker) -> None:
     run = make_run(["a.png", "b.png"])
     page = report(tmp_path / "r.html", run, evaluation=Evaluation(np.zeros(2, dtype=bool)))
