@@ -62,7 +62,7 @@ MIN_IMAGES = 5
 
 # A spread below this share of the median score is rounding and compression noise, not evidence.
 _SPREAD_FLOOR = 0.01
-_SIMULATED_SCORES = 2_000_000  # most a shape, unless they are fewer than 199 batches
+_SIMULATED_SCORES = 2_000_000  # most scores a shape, but never under 199 batches
 _MOST_CUTS = 1000  # ranks tested in a large batch
 _Floats = npt.NDArray[np.float64]
 _Sizes = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class Threshold:
     flagged: [N] bool.
     reason: a sentence for the reader.
     p_value: share of simulated normal batches that look as extreme, under the shape where the share
-        is largest; None where no rule was used.
+        is largest; None where no such test was made.
     """
 
     value: float | None
@@ -145,7 +145,7 @@ def find_threshold(
 
 
 def _best_cut(ordered: _Floats, rule: str) -> tuple[float | None, float]:
-    """Best cut of ascending scores and its p-value; the cut is None where all scores tie."""
+    """Best cut of ascending scores and its p-value; no cut where equal scores leave none."""
     lower = _lower_sizes(ordered.size)
     floor = _SPREAD_FLOOR * abs(float(np.median(ordered)))
     raised = _raise_low_outliers(ordered[None])
@@ -180,7 +180,7 @@ def _mad_cut(ordered: _Floats, alpha: float) -> tuple[float | None, float]:
     centre, scale = float(middle[0]), max(float(spread[0]), _SPREAD_FLOOR * abs(float(middle[0])))
     highest = _gaussian_maxima(ordered.size)
     observed = (ordered[-1] - centre) / scale if scale > 0 else math.inf
-    # The smallest k whose p-value is at most alpha.
+    # A score more than k spreads above the median has a p-value of at most alpha.
     k = float(highest[-max(1, math.floor(alpha * (highest.size + 1)))])
     above = ordered[ordered > max(centre + k * scale, centre)]
     return (float(above[0]) if above.size else None), _p_value(highest, float(observed))
@@ -197,7 +197,7 @@ def _raise_low_outliers(x: _Floats) -> _Floats:
 
 
 def _smallest_lower(count: int) -> int:
-    """Least images in the lower group: half of them all, and two, which a spread needs."""
+    """Least size of the lower group: half of the batch, and two, which a spread needs."""
     return max(2, count - count // 2)
 
 
