@@ -22,7 +22,7 @@ from .watch import watch
 
 if TYPE_CHECKING:
     from ..datasets.sample.draw import SampleImage
-    from ..report.results import Run
+    from ..report.run import ScoredBatch
 
 app = typer.Typer(
     name="musc-fast",
@@ -99,7 +99,7 @@ def score(
     """
     from ..datasets.images import find_images
     from ..distributed.launch import joined, score_over_ranks
-    from ..report.results import check_target
+    from ..report.folder import check_target
     from ..runs.score import score_images
 
     settings = options.scoring(
@@ -164,7 +164,7 @@ def demo(
     """
     from ..datasets.sample.draw import draw_sample
     from ..progress import stage_bars
-    from ..report.results import check_target
+    from ..report.folder import check_target
     from ..runs.score import score_images
 
     check_target(out / "results")
@@ -252,8 +252,8 @@ def info() -> None:
         errors.print(problem, markup=False, highlight=False, style="yellow")
 
 
-def _print_scores(run: Run, out: Path, most: int = 10) -> None:
-    from ..report.html import relative_names
+def _print_scores(run: ScoredBatch, out: Path, most: int = 10) -> None:
+    from ..report.names import relative_names
 
     table = Table(title=f"Most anomalous of {len(run.paths)} images")
     table.add_column("rank", justify="right")
@@ -282,7 +282,7 @@ def _print_scores(run: Run, out: Path, most: int = 10) -> None:
     console.print(f"results: {lies}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _report_demo(samples: list[SampleImage], run: Run, report: Path) -> None:
+def _report_demo(samples: list[SampleImage], run: ScoredBatch, report: Path) -> None:
     """Compare with the drawn masks, in words and in the report."""
     import numpy as np
 

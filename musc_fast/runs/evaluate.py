@@ -25,7 +25,7 @@ from ..metrics import Protocol, image_metrics, pixel_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
-from ..report.results import Run
+from ..report.run import ScoredBatch
 from ..threshold import find_threshold
 from .score import run_settings
 
@@ -112,7 +112,7 @@ def evaluate_category(
     scores = musc.score_features(features, progress=stage)
     scored = perf_counter()
     raw = scores.raw_image_scores.cpu().numpy()
-    run = Run(
+    run = ScoredBatch(
         paths=[sample.image for sample in category.samples],
         image_scores=scores.image_scores.cpu().numpy(),
         raw_scores=raw,
@@ -137,7 +137,7 @@ def evaluate_category(
     return result
 
 
-def measure(category: Category, run: Run, protocol: Protocol) -> Result:
+def measure(category: Category, run: ScoredBatch, protocol: Protocol) -> Result:
     """Metrics of a scored category, whose run has its images in the same order."""
     if not _labelled(category):
         reason = "no labels are known for these images"
@@ -174,7 +174,7 @@ def measure(category: Category, run: Run, protocol: Protocol) -> Result:
 
 
 def write_category_report(
-    path: Path, category: Category, run: Run, result: Result, progress: StageProgress
+    path: Path, category: Category, run: ScoredBatch, result: Result, progress: StageProgress
 ) -> None:
     """The HTML report of a category; with labels also its curves, masks and worst misses."""
     evaluation = None

@@ -19,8 +19,10 @@ from ..errors import ImageError, InputError
 from ..features.extraction import BatchFeatures, check_apart
 from ..musc import MuSc
 from ..progress import StageProgress, stage_bars
+from ..report.folder import staged
 from ..report.heatmap import MapScale, scale_of
-from ..report.results import Run, staged, write_results, write_settings
+from ..report.results import write_results, write_settings
+from ..report.run import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
 
@@ -37,7 +39,7 @@ def score_images(
     expected_defect_rate: float | None = None,
     skip_bad: bool = False,
     shown: bool = True,
-) -> Run:
+) -> ScoredBatch:
     """Score image files and write the results folder `out` (see `report.results`).
 
     `out` holds the complete results or what it held before. `shown` draws progress bars. Images
@@ -60,7 +62,7 @@ def score_images(
     with staged(out, [*paths, *(references or ())]) as stage, stage_bars(shown) as report:
         query, others, scores = _scored(musc, paths, references, skip_bad, report)
         raw_scores = scores.raw_image_scores.cpu().numpy()
-        run = Run(
+        run = ScoredBatch(
             paths=[paths[source] for source in query.sources],
             image_scores=scores.image_scores.cpu().numpy(),
             raw_scores=raw_scores,
