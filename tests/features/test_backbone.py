@@ -106,14 +106,14 @@ def test_tokens_come_in_the_order_asked_for(tiny_file):
 def test_without_class_tokens_later_blocks_are_not_run(tiny_file):
     backbone = load_backbone(TINY, weights=tiny_file, blocks=(0, 2))
     x = noise(2, backbone)
-    ran = []
+    executed = []
     for i, block in enumerate(backbone._tower.module.blocks):
-        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        block.register_forward_hook(lambda *_, i=i: executed.append(i))
     full = backbone.extract(x)
-    assert ran == [0, 1, 2, 3, 4, 5]
-    ran.clear()
+    assert executed == [0, 1, 2, 3, 4, 5]
+    executed.clear()
     short = backbone.extract(x, cls=False)
-    assert ran == [0, 1, 2]
+    assert executed == [0, 1, 2]
     assert short.cls_tokens is None
     assert all(map(torch.equal, short.tokens, full.tokens))
 
@@ -306,10 +306,10 @@ def test_preprocess_then_extract(tiny_file):
     ],
 )
 def test_a_wrong_size_is_refused_before_anything_is_fetched(cache, index, name, size, message):
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(InputError, match=message):
-        load_backbone(name, image_size=size, progress=said.append)
-    assert said == []
+        load_backbone(name, image_size=size, progress=messages.append)
+    assert messages == []
 
 
 @pytest.mark.parametrize(

