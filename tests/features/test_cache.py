@@ -39,14 +39,14 @@ def test_cached_features_are_the_features(
     assert (stored.names, stored.sources, stored.sizes) == (fresh.names, fresh.sources, fresh.sizes)
 
     file = next((tmp_path / "cache").iterdir())
-    # "meta" stands for a device other than the file's, which every machine has.
+    # Every machine has the device "meta", which differs from the file's.
     moved = _load(file, stored.names, torch.device("meta"))
     assert moved.cls_tokens is not None
     assert {t.device.type for t in (*moved.tokens, moved.cls_tokens)} == {"meta"}
     assert {t.device for t in stored.tokens} == {extractor.backbone.device}
 
     file.write_bytes(file.read_bytes()[:1000])
-    extract_cached(extractor, paths, tmp_path / "cache")  # damaged: made anew
+    extract_cached(extractor, paths, tmp_path / "cache")  # the damaged file is replaced
     assert counting.images == 12
 
 

