@@ -14,7 +14,6 @@ import torch
 from .backends.registry import resolve
 from .bank.bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
-from .checks import check_settings
 from .datasets.images import find_images
 from .errors import InputError
 from .features import Backbone, load_backbone
@@ -28,7 +27,7 @@ from .features.extraction import (
 )
 from .progress import StageProgress, stage_bars
 from .scoring.batch import BatchScores, score_batch
-from .scoring.sampling import check_max_references
+from .settings import ScoringSettings
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -74,8 +73,9 @@ class MuSc:
         start = perf_counter()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        check_settings(degrees, topmin, neighbors, precision, memory_limit)
-        check_max_references(max_references)
+        ScoringSettings(
+            degrees, topmin, neighbors, backend, precision, memory_limit, max_references
+        )
         if isinstance(backbone, Backbone):
             given = {"image_size": image_size, "blocks": blocks, "weights": weights}
             for name, value in given.items():

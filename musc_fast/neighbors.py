@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 from . import ops
 from .backends.rounding import ieee_products
-from .checks import check_finite, check_settings, check_tokens, describe
+from .checks import check_finite, check_tokens, describe
 from .errors import InputError
+from .progress import Progress
+from .settings import check_memory_limit
 
 Distance = Literal["cosine", "euclidean"]
 _TILE = 256 << 20  # bytes of a block of products, where no limit is given
@@ -36,7 +38,7 @@ def few_shot(
     backend: str = "auto",
     precision: str = "exact",
     memory_limit: int | None = None,
-    progress: ops.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Distance of every patch to the nearest patch of a memory bank -> [N, P].
 
@@ -77,7 +79,7 @@ def dual_image(
     backend: str = "auto",
     precision: str = "exact",
     memory_limit: int | None = None,
-    progress: ops.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Distance of every patch to the nearest patch of one other image -> [N, P].
 
@@ -117,7 +119,7 @@ def batched_zero_shot(
     *,
     share: float = 0.001,
     memory_limit: int | None = None,
-    progress: ops.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Mean cosine distance of every patch to its nearest of all patches of the others -> [N, P].
 
@@ -135,7 +137,7 @@ def batched_zero_shot(
     2 (C + 2) 2^-24 and about 1e-7 in practice: a score is never more than that above the truth.
     """
     check_tokens("z", z)
-    check_settings((1,), (0, 1), (1,), "exact", memory_limit)
+    check_memory_limit(memory_limit)
     _check_share(share)
     images, patches, channels = z.shape
     if images < 2:

@@ -3,34 +3,25 @@
 Shapes: N images (queries), M reference images, P patches on an H x W grid, C channels. Tensors may
 have any floating dtype; results are float32 on the device of the input. `backend` is "auto" or a
 name from `musc_fast.backends`. Every wrong argument raises InputError with what was found and what
-was wanted.
+was wanted. Code that has checked its tensors already takes the operators of a backend itself
+(`resolve(...).operators()`): here every value is looked at in each call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .backends import defaults as generic
-from .backends.registry import Backend, resolve
-from .checks import (
-    check_degrees,
-    check_finite,
-    check_lists,
-    check_neighbors,
-    check_settings,
-    check_tokens,
-    check_topmin,
-    describe,
-)
+from .backends.base import Operators
+from .backends.registry import resolve
+from .checks import check_finite, check_lists, check_tokens, describe
 from .errors import InputError
-
-Progress = Callable[[int, int], None]
+from .progress import Progress
+from .settings import SearchOptions, check_degrees, check_neighbors, check_topmin
 
 
 @torch.no_grad()
@@ -55,9 +46,8 @@ def lnamd_all(
             f"{list(tokens.shape)}; wanted (H, W) with H * W = {tokens.shape[1]}"
         )
     height, width = grid
-    chosen = resolve(backend, tokens.device)
-    results: list[Tensor] = chosen.load().lnamd(tokens, (int(height), int(width)), tuple(degrees))
-    return results
+    operators = resolve(backend, tokens.device).operators()
+    return operators.lnamd(tokens, (int(height), int(width)), tuple(degrees))
 
 
 @torch.no_grad()
@@ -75,11 +65,8 @@ def patch_to_image(
     `references` [M, Q, C] are the other images; None means the batch itself (M = N), where the
     entry of an image with itself is +inf.
     """
-    chosen = _check_search(z, references, backend, precision, memory_limit)
-    result: Tensor = chosen.load().patch_to_image(
-        z, references, precision=precision, memory_limit=memory_limit, progress=progress
-    )
-    return result
+    options = SearchOptions(precision, memory_limit, progress)
+    return _checked_search(z, references, backend).patch_to_image(z, references, options)
 
 
 @torch.no_grad()
@@ -104,12 +91,8 @@ def interval_mean(
             "distances: every patch needs the same number (at least 1) of finite entries, found "
             f"{int(counted.min())} to {int(counted.max())} of {distances.shape[2]}"
         )
-    result: Tensor = (
-        resolve(backend, distances.device)
-        .load()
-        .interval_mean(distances, *reference.interval(topmin, count))
-    )
-    return result
+    operators = resolve(backend, distances.device).operators()
+    return operators.interval_mean(distances, *reference.interval(topmin, count))
 
 
 @torch.no_grad()
@@ -130,20 +113,11 @@ def msm(
     beyond input and output (None: a share of what is free). `progress(done, total)` is called as
     the work goes on.
     """
-    chosen = _check_search(z, references, backend, precision, memory_limit)
+    options = SearchOptions(precision, memory_limit, progress)
+    operators = _checked_search(z, references, backend)
     check_topmin(topmin)
     count = z.shape[0] - 1 if references is None else references.shape[0]
-    k_min, k_max = reference.interval(topmin, count)
-    result: Tensor = chosen.load().msm(
-        z,
-        references,
-        k_min,
-        k_max,
-        precision=precision,
-        memory_limit=memory_limit,
-        progress=progress,
-    )
-    return result
+    return operators.msm(z, references, *reference.interval(topmin, count), options)
 
 
 def msm_parts(
@@ -165,7 +139,8 @@ def msm_parts(
     int, ascending rows: the images (of z, or of the references) that each is scored against,
     instead of all others. `progress` starts anew with every part.
     """
-    chosen = _check_search(z, references, backend, precision, memory_limit)
+    options = SearchOptions(precision, memory_limit, progress)
+    operators = _checked_search(z, references, backend)
     check_topmin(topmin)
     others = z if references is None else references
     if lists is not None:
@@ -173,18 +148,9 @@ def msm_parts(
     if any(not 0 <= first < last <= z.shape[0] for first, last in parts):
         raise InputError(f"parts: found {list(parts)}, wanted 0 <= first < last <= {z.shape[0]}")
     count = others.shape[0] - (references is None) if lists is None else lists.shape[1]
-    arguments = (z, references, *reference.interval(topmin, count), parts)
-    how: dict[str, Any] = {
-        "precision": precision,
-        "memory_limit": memory_limit,
-        "progress": progress,
-    }
-    module = chosen.load()
+    bounds = reference.interval(topmin, count)
     with torch.no_grad():
-        if hasattr(module, "msm_parts"):
-            yield from module.msm_parts(*arguments, lists=lists, **how)
-        else:
-            yield from generic.msm_parts(module, *arguments, lists=lists, **how)
+        yield from operators.msm_parts(z, references, *bounds, parts, options, lists)
 
 
 @torch.no_grad()
@@ -200,14 +166,8 @@ def between(
 
     Where the backend can, for one pass over the pairs of images instead of two.
     """
-    module = _check_search(a, b, backend, precision, memory_limit).load()
-    how = {"precision": precision, "memory_limit": memory_limit}
-    found: tuple[Tensor, Tensor]
-    if hasattr(module, "between"):
-        found = module.between(a, b, **how)
-    else:
-        found = generic.between(module, a, b, **how)
-    return found
+    options = SearchOptions(precision, memory_limit)
+    return _checked_search(a, b, backend).between(a, b, options)
 
 
 class KeptReferences:
@@ -226,16 +186,12 @@ class KeptReferences:
         device: torch.device | str = "cpu",
     ) -> None:
         device = torch.device(device)
-        module = resolve(backend, device).load()
+        operators = resolve(backend, device).operators()
         self._shape = (patches, channels)
-        self._kept = (
-            module.KeptReferences(capacity, patches, channels)
-            if hasattr(module, "KeptReferences")
-            else generic.KeptReferences(module, capacity, patches, channels, device)
-        )
+        self._slots = operators.keep_references(capacity, patches, channels, device)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._slots)
 
     def put(self, slot: int, z: Tensor) -> None:
         """Make z [P, C], finite, the image of `slot`."""
@@ -243,7 +199,7 @@ class KeptReferences:
             raise InputError(
                 f"slot {slot} of {len(self)}: found {describe(z)}, wanted {list(self._shape)}"
             )
-        self._kept.put(slot, z)
+        self._slots.put(slot, z)
 
     @torch.no_grad()
     def msm(
@@ -256,22 +212,15 @@ class KeptReferences:
         progress: Progress | None = None,
     ) -> Tensor:
         """`ops.msm` of z [N, P, C] against the images held, to the bit -> [N, P]."""
+        options = SearchOptions(precision, memory_limit, progress)
         check_tokens("z", z)
         check_topmin(topmin)
-        check_settings((1,), topmin, (1,), precision, memory_limit)
         if z.shape[2] != self._shape[1] or len(self) == 0:
             raise InputError(
                 f"z: found {describe(z)}, wanted [N, P, {self._shape[1]}] and references to score "
                 f"against (found {len(self)})"
             )
-        result: Tensor = self._kept.msm(
-            z,
-            *reference.interval(topmin, len(self)),
-            precision=precision,
-            memory_limit=memory_limit,
-            progress=progress,
-        )
-        return result
+        return self._slots.msm(z, *reference.interval(topmin, len(self)), options)
 
 
 @torch.no_grad()
@@ -303,13 +252,8 @@ def rscin(
     return reference.rscin(scores.double(), normalised, tuple(neighbors)).float()
 
 
-def _check_search(
-    z: Tensor,
-    references: Tensor | None,
-    backend: str,
-    precision: str,
-    memory_limit: int | None,
-) -> Backend:
+def _checked_search(z: Tensor, references: Tensor | None, backend: str) -> Operators:
+    """The operators for z [N, P, C] and references [M, Q, C]; InputError where they do not fit."""
     check_tokens("z", z)
     if references is None:
         if z.shape[0] < 2:
@@ -326,5 +270,4 @@ def _check_search(
             )
         if references.device != z.device:
             raise InputError(f"references lie on {references.device}, z on {z.device}")
-    check_settings((1,), (0, 1), (1,), precision, memory_limit)
-    return resolve(backend, z.device)
+    return resolve(backend, z.device).operators()

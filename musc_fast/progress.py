@@ -1,11 +1,12 @@
-"""Progress bars on standard error, so that standard output stays clean."""
+"""Progress callbacks, and progress bars on standard error so that standard output stays clean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-StageProgress = Callable[[str, int, int], None]
+Progress = Callable[[int, int], None]  # (done, total)
+StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @contextmanager
@@ -17,13 +18,13 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        Progress,
         TaskID,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description:<18}"),
@@ -32,7 +33,7 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -41,3 +42,15 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def scoring_progress(progress: bool | Progress) -> Iterator[Progress]:
+    """Yield a (done, total) function: the caller's, one that draws a bar, or a mute one."""
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda done, total: None
+    else:
+        with stage_bars() as bars:
+            yield lambda done, total: bars("scoring", done, total)

@@ -12,13 +12,13 @@ Within a batch M = N and an image never counts as its own reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Progress = Callable[[int, int], None]
+from .progress import Progress
 
 
 def interval(topmin: tuple[float, float], count: int) -> tuple[int, int]:

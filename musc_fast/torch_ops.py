@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from .backends.registry import resolve
+from .settings import SearchOptions
 
 
 def _lnamd(
     tokens: Tensor, grid: Sequence[int], degrees: Sequence[int], backend: str
 ) -> list[Tensor]:
     height, width = grid
-    module = resolve(backend, tokens.device).load()
-    found: list[Tensor] = module.lnamd(tokens, (height, width), tuple(degrees))
-    return found
+    operators = resolve(backend, tokens.device).operators()
+    return operators.lnamd(tokens, (height, width), tuple(degrees))
 
 
 def _lnamd_fake(
@@ -46,11 +46,8 @@ def _patch_to_image(
     backend: str,
     memory_limit: int | None = None,
 ) -> Tensor:
-    module = resolve(backend, z.device).load()
-    found: Tensor = module.patch_to_image(
-        z, references, precision=precision, memory_limit=memory_limit
-    )
-    return found
+    options = SearchOptions(precision, memory_limit)
+    return resolve(backend, z.device).operators().patch_to_image(z, references, options)
 
 
 def _patch_to_image_fake(
@@ -65,9 +62,7 @@ def _patch_to_image_fake(
 
 
 def _interval_mean(distances: Tensor, k_min: int, k_max: int, backend: str) -> Tensor:
-    module = resolve(backend, distances.device).load()
-    found: Tensor = module.interval_mean(distances, k_min, k_max)
-    return found
+    return resolve(backend, distances.device).operators().interval_mean(distances, k_min, k_max)
 
 
 def _interval_mean_fake(distances: Tensor, k_min: int, k_max: int, backend: str) -> Tensor:
@@ -83,11 +78,8 @@ def _msm(
     backend: str,
     memory_limit: int | None = None,
 ) -> Tensor:
-    module = resolve(backend, z.device).load()
-    found: Tensor = module.msm(
-        z, references, k_min, k_max, precision=precision, memory_limit=memory_limit
-    )
-    return found
+    options = SearchOptions(precision, memory_limit)
+    return resolve(backend, z.device).operators().msm(z, references, k_min, k_max, options)
 
 
 def _msm_fake(

@@ -1,76 +1,108 @@
-"""What a backend may lack, in terms of what every backend has.
+"""The operators that a backend may leave out, made of those that every backend has.
 
-`ops` takes a backend's own `msm_parts`, `between` and `KeptReferences` where there are such, and
-these otherwise: the same results, without the savings.
+They give the same results as a backend's own would, without the savings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from types import ModuleType
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..settings import SearchOptions
+from .base import (
+    Between,
+    IntervalMean,
+    KeepReferences,
+    Lnamd,
+    Msm,
+    MsmParts,
+    Operators,
+    PatchToImage,
+)
 
-def msm_parts(
-    backend: ModuleType,
+
+def with_defaults(
+    *,
+    lnamd: Lnamd,
+    patch_to_image: PatchToImage,
+    interval_mean: IntervalMean,
+    msm: Msm,
+    msm_parts: MsmParts | None = None,
+    between: Between | None = None,
+    keep_references: KeepReferences | None = None,
+) -> Operators:
+    """The operators of a backend; those that it leaves out are made of the others."""
+    return Operators(
+        lnamd=lnamd,
+        patch_to_image=patch_to_image,
+        interval_mean=interval_mean,
+        msm=msm,
+        msm_parts=msm_parts or partial(_msm_parts, msm, patch_to_image, interval_mean),
+        between=between or partial(_between, patch_to_image),
+        keep_references=keep_references or partial(_PlainReferences, msm),
+    )
+
+
+def _msm_parts(
+    msm: Msm,
+    patch_to_image: PatchToImage,
+    interval_mean: IntervalMean,
     z: Tensor,
     references: Tensor | None,
     k_min: int,
     k_max: int,
     parts: Sequence[tuple[int, int]],
-    *,
+    options: SearchOptions,
     lists: Tensor | None = None,
-    **how: Any,
 ) -> Iterator[Tensor]:
-    """`msm` of the images [first, last) of each part -> [last - first, P], one after another."""
     others = z if references is None else references
     for first, last in parts:
         if lists is not None:
             yield torch.cat(
                 [
-                    backend.msm(z[i : i + 1], others[lists[i].long()], k_min, k_max, **how)
+                    msm(z[i : i + 1], others[lists[i].long()], k_min, k_max, options)
                     for i in range(first, last)
                 ]
             )
         elif references is None and last - first == z.shape[0]:
-            yield backend.msm(z, None, k_min, k_max, **how)
+            yield msm(z, None, k_min, k_max, options)
         elif references is None:
-            distances = backend.patch_to_image(z[first:last], z, **how)
+            distances = patch_to_image(z[first:last], z, options)
             own = torch.arange(first, last, device=z.device)
             distances[own - first, :, own] = math.inf
-            yield backend.interval_mean(distances, k_min, k_max)
+            yield interval_mean(distances, k_min, k_max)
         else:
-            yield backend.msm(z[first:last], references, k_min, k_max, **how)
+            yield msm(z[first:last], references, k_min, k_max, options)
 
 
-def between(backend: ModuleType, a: Tensor, b: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-    """Distances of a [N, P, C] to the images of b [M, Q, C] and back: [N, P, M], [M, Q, N]."""
-    return backend.patch_to_image(a, b, **how), backend.patch_to_image(b, a, **how)
+def _between(
+    patch_to_image: PatchToImage, a: Tensor, b: Tensor, options: SearchOptions
+) -> tuple[Tensor, Tensor]:
+    return patch_to_image(a, b, options), patch_to_image(b, a, options)
 
 
-class KeptReferences:
-    """Up to `capacity` reference images [P, C] in slots, to score against again and again."""
+class _PlainReferences:
+    """Reference images in one tensor; nothing is prepared for the search."""
 
     def __init__(
-        self, backend: ModuleType, capacity: int, patches: int, channels: int, device: torch.device
+        self, msm: Msm, capacity: int, patches: int, channels: int, device: torch.device
     ) -> None:
-        self._backend = backend
-        self._x = torch.empty(capacity, patches, channels, device=device)
+        self._msm = msm
+        self._images = torch.empty(
+            (capacity, patches, channels), dtype=torch.float32, device=device
+        )
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def put(self, slot: int, z: Tensor) -> None:
-        """Make z [P, C] the image of `slot`: an old one, or the next."""
-        self._x[slot] = z
+        self._images[slot] = z
         self._count = max(self._count, slot + 1)
 
-    def msm(self, z: Tensor, k_min: int, k_max: int, **how: Any) -> Tensor:
-        """`msm` of z [N, P, C] against the images held -> [N, P]."""
-        found: Tensor = self._backend.msm(z, self._x[: self._count], k_min, k_max, **how)
-        return found
+    def msm(self, z: Tensor, k_min: int, k_max: int, options: SearchOptions) -> Tensor:
+        return self._msm(z, self._images[: self._count], k_min, k_max, options)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..settings import DEFAULT_OPTIONS, SearchOptions
+from .defaults import with_defaults
 
 
-def _working(tensor: Tensor, precision: str) -> Tensor:
-    return tensor.double() if precision == "exact" else tensor.float()
+def _working(tensor: Tensor, options: SearchOptions) -> Tensor:
+    return tensor.double() if options.exact else tensor.float()
 
 
 def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
@@ -34,14 +36,11 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
 def patch_to_image(
     z: Tensor,
     references: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: reference.Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.patch_to_image`; results in fp32."""
-    others = None if references is None else _working(references, precision)
-    return reference.patch_to_image(_working(z, precision), others, progress).float()
+    others = None if references is None else _working(references, options)
+    return reference.patch_to_image(_working(z, options), others, options.on_progress).float()
 
 
 def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
@@ -54,11 +53,13 @@ def msm(
     references: Tensor | None,
     k_min: int,
     k_max: int,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: reference.Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.msm`; results in fp32."""
-    others = None if references is None else _working(references, precision)
-    return reference.msm(_working(z, precision), others, k_min, k_max, progress).float()
+    others = None if references is None else _working(references, options)
+    return reference.msm(_working(z, options), others, k_min, k_max, options.on_progress).float()
+
+
+OPERATORS = with_defaults(
+    lnamd=lnamd, patch_to_image=patch_to_image, interval_mean=interval_mean, msm=msm
+)

@@ -1,7 +1,7 @@
 """The table of backends, and the choice among them.
 
-A backend is a module with the functions `lnamd`, `patch_to_image`, `interval_mean` and `msm` (see
-`reference_backend` for their signatures). `ops` validates the arguments, so a backend need not.
+A backend is a module that ends with `OPERATORS` (see `base`). `musc_fast.ops` checks arguments, so
+an operator need not.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
-from types import ModuleType
 
 import torch
 
 from ..errors import BackendError
+from .base import Operators
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +28,19 @@ ENVIRONMENT_VARIABLE = "MUSC_FAST_BACKEND"
 class Backend:
     """One family of implementations.
 
-    `why_not(device)` is None where the backend can run, otherwise the reason in a few words.
+    module: where its operators are, below `musc_fast.backends`; imported on first use.
+    why_not: called with a device; None where the backend can run, else the reason in a few words.
     """
 
     name: str
     summary: str
+    module: str
     why_not: Callable[[torch.device], str | None]
-    load: Callable[[], ModuleType]
 
-
-def _module(name: str) -> Callable[[], ModuleType]:
-    return lambda: importlib.import_module(f"musc_fast.backends.{name}")
+    def operators(self) -> Operators:
+        """The operators, those that the backend leaves out made of the others."""
+        found: Operators = importlib.import_module(f"musc_fast.backends.{self.module}").OPERATORS
+        return found
 
 
 def _cpu_why_not(device: torch.device) -> str | None:
@@ -84,41 +87,41 @@ def _reference_why_not(device: torch.device) -> str | None:
 
 # In the order in which "auto" tries them.
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cpu", "C++ kernels, AVX-512/AVX2/portable", _cpu_why_not, _module("cpu.operators")),
-    Backend(
-        "triton", "Triton kernels, sm_80 and later", _triton_why_not, _module("triton.operators")
-    ),
-    Backend("torch", "matrix products in PyTorch", _torch_why_not, _module("torch_matmul")),
-    Backend(
-        "reference",
-        "plain PyTorch in fp64, any device",
-        _reference_why_not,
-        _module("reference"),
-    ),
+    Backend("cpu", "C++ kernels, AVX-512/AVX2/portable", "cpu.operators", _cpu_why_not),
+    Backend("triton", "Triton kernels, sm_80 and later", "triton.operators", _triton_why_not),
+    Backend("torch", "matrix products in PyTorch", "torch_matmul", _torch_why_not),
+    Backend("reference", "plain PyTorch in fp64, any device", "reference", _reference_why_not),
 )
-
-_announced: set[tuple[str, str]] = set()
 
 
 def resolve(name: str, device: torch.device | str) -> Backend:
     """The backend called `name` for tensors on `device`; "auto" takes the first usable one.
 
-    The environment variable MUSC_FAST_BACKEND stands in for "auto". Raises BackendError with the
-    reason where a backend asked for by name cannot run.
+    The environment variable MUSC_FAST_BACKEND stands in for "auto". What was found once for a name
+    and a device is not looked for again.
+
+    Raises BackendError with the reason where a backend asked for by name cannot run.
     """
     device = torch.device(device)
     if name == "auto":
         name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    if name == "auto":
-        reasons = {backend.name: backend.why_not(device) for backend in BACKENDS}
-        usable = [backend for backend in BACKENDS if reasons[backend.name] is None]
-        if not usable:
-            listing = "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
-            raise BackendError(f"no backend can run on {device}: {listing}")
-        if (usable[0].name, device.type) not in _announced:
-            _announced.add((usable[0].name, device.type))
-            logger.info("backend %s chosen for %s", usable[0].name, device.type)
-        return usable[0]
+    return _first_usable(device) if name == "auto" else _named(name, device)
+
+
+@cache
+def _first_usable(device: torch.device) -> Backend:
+    reasons = []
+    for backend in BACKENDS:
+        reason = backend.why_not(device)
+        if reason is None:
+            logger.info("backend %s chosen for %s", backend.name, device.type)
+            return backend
+        reasons.append(f"{backend.name}: {reason}")
+    raise BackendError(f"no backend can run on {device}: {'; '.join(reasons)}")
+
+
+@cache
+def _named(name: str, device: torch.device) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
             reason = backend.why_not(device)

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from .. import reference
 from ..errors import InputError
+from ..settings import DEFAULT_OPTIONS, SearchOptions
+from .defaults import with_defaults
 from .memory import free_memory
 from .rounding import UNIT, Operands, Space, fit_space, ieee_products
 
-Progress = reference.Progress
 _SHARE = 0.5  # of the free memory, where no limit is given
 _ENTRY = 16  # bytes an entry of a tile: the product, masks, the list of candidates and its rows
 _MANY = 16  # candidates a row, on average, above which a pair of images is computed directly
@@ -55,17 +56,14 @@ def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
 def patch_to_image(
     z: Tensor,
     references: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.patch_to_image`; results float32."""
-    search = _Search(z, references, precision, memory_limit)
+    search = _Search(z, references, options)
     found = search.empty(z.shape[0])
     for step in search.fill(found, 0, z.shape[0]):
-        if progress is not None:
-            progress(*step)
+        if options.on_progress is not None:
+            options.on_progress(*step)
     return found.transpose(1, 2).contiguous()
 
 
@@ -74,13 +72,10 @@ def msm(
     references: Tensor | None,
     k_min: int,
     k_max: int,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.msm`; the distances of a chunk of queries at a time, results float32."""
-    search = _Search(z, references, precision, memory_limit)
+    search = _Search(z, references, options)
     images = z.shape[0]
     chunk = search.chunk()
     results = []
@@ -88,8 +83,8 @@ def msm(
         last = min(images, first + chunk)
         found = search.empty(last - first)
         for done, total in search.fill(found, first, last):
-            if progress is not None:
-                progress(first * total + done * (last - first), images * total)
+            if options.on_progress is not None:
+                options.on_progress(first * total + done * (last - first), images * total)
         results += [interval_mean(image.T, k_min, k_max) for image in found]
         del found
     return torch.stack(results)
@@ -110,14 +105,12 @@ def _side(space: Space, z: Tensor) -> _Side:
 class _Search:
     """The distances of z [N, P, C] to references [M, Q, C], or to itself, image by image."""
 
-    def __init__(
-        self, z: Tensor, references: Tensor | None, precision: str, memory_limit: int | None
-    ) -> None:
-        self.exact = precision == "exact"
+    def __init__(self, z: Tensor, references: Tensor | None, options: SearchOptions) -> None:
+        self.exact = options.exact
         self.symmetric = references is None
         low = not self.exact and z.device.type == "cuda"
         others = z if references is None else references
-        self.budget = _budget(z, others, low, memory_limit)
+        self.budget = _budget(z, others, low, options.memory_limit)
         pair = z.shape[1] * others.shape[1] * _ENTRY
         preferred = _CUDA_TILE if z.device.type == "cuda" else _CPU_TILE
         self.span = max(1, min(self.budget // 2, preferred) // pair)
@@ -253,3 +246,8 @@ def _free(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()
+
+
+OPERATORS = with_defaults(
+    lnamd=lnamd, patch_to_image=patch_to_image, interval_mean=interval_mean, msm=msm
+)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .. import ops
 from ..backends.registry import resolve
-from ..checks import check_settings, describe
+from ..checks import describe
 from ..errors import InputError
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.batch import BatchScores, finished
+from ..settings import ScoringSettings
 from . import file as bank_file
 
 Eviction = Literal["oldest", "anomalous"]
@@ -68,7 +69,7 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
     ) -> None:
-        check_settings(degrees, topmin, neighbors, precision, memory_limit)
+        ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
         if not isinstance(capacity, int) or capacity < 1:
             raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
         if evict not in EVICTIONS:

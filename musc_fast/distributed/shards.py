@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .. import ops
 from ..backends.registry import resolve
-from ..checks import check_settings
 from ..errors import InputError, MuscFastError
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.batch import BatchScores
+from ..settings import ScoringSettings
 from .ranks import Ranks
 
 
@@ -53,8 +53,13 @@ def agreed(
                 "max_references: over several ranks every image is scored against all others; "
                 "leave it out, or score in one process"
             )
-        check_settings(
-            how["degrees"], how["topmin"], how["neighbors"], how["precision"], how["memory_limit"]
+        ScoringSettings(
+            how["degrees"],
+            how["topmin"],
+            how["neighbors"],
+            how["backend"],
+            how["precision"],
+            how["memory_limit"],
         )
         if tokens is not None:
             layers = token_layers("tokens", tokens, how["prefix_tokens"])

@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 
 from .. import ops, reference
 from ..backends.registry import resolve
-from ..checks import check_settings
 from ..progress import stage_bars
+from ..settings import ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
-from .sampling import check_max_references, sample_others, sample_references
+from .sampling import sample_others, sample_references
 from .token_files import Checkpoint, dataset_files, parts_of, pooled_file, scratch
 
 Progress = Callable[[int, int], None]
@@ -101,8 +101,9 @@ def score_batch(
         n, p = layers[0].shape[:2]
         shape = grid_of(grid, p, prefix_tokens)
         size = map_size(image_size, shape)
-        check_settings(degrees, topmin, neighbors, precision, memory_limit)
-        check_max_references(max_references)
+        ScoringSettings(
+            degrees, topmin, neighbors, backend, precision, memory_limit, max_references
+        )
         resolve(backend, layers[0].device)
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
 

@@ -11,15 +11,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-
 _SEED = 0
-
-
-def check_max_references(count: int | None) -> None:
-    """Raise InputError unless `count` is None or a whole number from 1 on."""
-    if count is not None and not (isinstance(count, int) and count >= 1):
-        raise InputError(f"max_references: found {count!r}, wanted a whole number, 1 or more")
 
 
 def content_order(tokens: Tensor) -> list[int]:

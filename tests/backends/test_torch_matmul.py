@@ -12,6 +12,7 @@ from torch import Tensor
 from musc_fast import reference
 from musc_fast.backends import torch_matmul as torch_backend
 from musc_fast.errors import InputError
+from musc_fast.settings import SearchOptions
 
 SHAPES = [(2, 1, 40), (5, 37, 40), (11, 37, 72), (3, 256, 384)]
 
@@ -38,12 +39,12 @@ def error(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize(("n", "p", "c"), SHAPES)
 def test_distances(n: int, p: int, c: int, precision: str) -> None:
     z = rows(n, p, c)
-    found = torch_backend.patch_to_image(z, precision=precision)
+    found = torch_backend.patch_to_image(z, None, SearchOptions(precision))
     limit = 1e-5 if precision == "exact" else 1e-3
     assert error(found, reference.patch_to_image(z.double())) < limit
     others = rows(3, p + 5, c, seed=1)
     others[0, :p] = z[0]
-    found = torch_backend.patch_to_image(z, others, precision=precision)
+    found = torch_backend.patch_to_image(z, others, SearchOptions(precision))
     assert error(found, reference.patch_to_image(z.double(), others.double())) < limit
     assert not found[0, :, 0].any()
 
@@ -88,9 +89,11 @@ def test_the_result_does_not_depend_on_the_memory_limit() -> None:
     wanted = torch_backend.msm(z, None, 0, 3)
     least = 11 * 37 * 72 * 4 + 2 * 37 * 37 * 16
     for limit in (least, least + 30_000, 10**6):
-        assert torch.equal(torch_backend.msm(z, None, 0, 3, memory_limit=limit), wanted)
+        assert torch.equal(
+            torch_backend.msm(z, None, 0, 3, SearchOptions(memory_limit=limit)), wanted
+        )
     with pytest.raises(InputError, match="memory_limit: this search needs at least"):
-        torch_backend.msm(z, None, 0, 3, memory_limit=least - 1)
+        torch_backend.msm(z, None, 0, 3, SearchOptions(memory_limit=least - 1))
 
 
 def test_low_precision_products_elsewhere_do_not_matter() -> None:
@@ -122,7 +125,11 @@ def test_golden(name: str) -> None:
 def test_progress_reaches_its_total() -> None:
     calls: list[tuple[int, int]] = []
     torch_backend.msm(
-        rows(5, 3, 40), None, 0, 1, progress=lambda done, of: calls.append((done, of))
+        rows(5, 3, 40),
+        None,
+        0,
+        1,
+        SearchOptions(on_progress=lambda done, of: calls.append((done, of))),
     )
     assert calls[-1][0] == calls[-1][1]
     assert calls == sorted(calls)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning
 from .operands import prepared
 from .search import Outputs, Settings, prepare, refine, search_pairs
 
 
 def between(
-    a: Tensor, b: Tensor, *, precision: str = "exact", memory_limit: int | None = None
+    a: Tensor, b: Tensor, options: SearchOptions = DEFAULT_OPTIONS
 ) -> tuple[Tensor, Tensor]:
     """Patch-to-image distances of a [N, P, C] to b [M, Q, C] and back: [N, P, M], [M, Q, N].
 
@@ -21,8 +22,8 @@ def between(
     a, b = prepared(a), prepared(b)
     found = torch.empty(*a.shape[:2], len(b)), torch.empty(*b.shape[:2], len(a))
     # Half the limit each way: the scores of both directions are held at once.
-    limit = None if memory_limit is None else memory_limit // 2
-    settings = Settings(certified=precision != "fast", memory_limit=limit)
+    limit = None if options.memory_limit is None else options.memory_limit // 2
+    settings = Settings(certified=options.exact, memory_limit=limit)
     search = prepare(a, b, len(b), settings)
     left, right, shape, segment = search.left, search.right, search.shape, search.plan.segment
     for first in range(0, len(a), search.plan.chunk):

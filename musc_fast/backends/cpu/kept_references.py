@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning, scratch
 from .operands import Side, default_isa, prepared, strides
-from .search import Outputs, Progress, Search, Settings
+from .search import Outputs, Search, Settings
 from .space import Workload, choose_space
 
 
@@ -41,18 +42,17 @@ class KeptReferences:
         z: Tensor,
         k_min: int,
         k_max: int,
-        *,
-        precision: str = "exact",
-        memory_limit: int | None = None,
-        progress: Progress | None = None,
+        options: SearchOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """As `native.msm(z, references, k_min, k_max)`: z [N, P, C] -> [N, P] float32."""
         z = prepared(z)
-        if memory_limit is not None:
+        if options.memory_limit is not None:
             scratch.release()
         side = self._ready(k_max)
         settings = Settings(
-            certified=precision != "fast", memory_limit=memory_limit, progress=progress
+            certified=options.exact,
+            memory_limit=options.memory_limit,
+            progress=options.on_progress,
         )
         plan = planning.plan_search(
             z.shape[0],
@@ -63,7 +63,7 @@ class KeptReferences:
             2 * strides(side.space)[0] + strides(side.space)[1],
             columns=self._count,
             symmetric=False,
-            memory_limit=memory_limit,
+            memory_limit=options.memory_limit,
             threads=torch.get_num_threads(),
         )
         left = Side(z, side.space, side.isa).fill()

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from ... import _C
+from ...settings import DEFAULT_OPTIONS, SearchOptions
+from ..defaults import with_defaults
 from .both_ways import between
 from .kept_references import KeptReferences
 from .operands import default_isa, prepared
 from .scratch import release as release_memory
-from .search import Outputs, Progress, Settings, prepare, run_search
+from .search import Outputs, Settings, prepare, run_search
 
 __all__ = [
     "KeptReferences",
@@ -77,24 +79,25 @@ def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
     return out
 
 
-def _settings(precision: str, memory_limit: int | None, progress: Progress | None) -> Settings:
-    return Settings(certified=precision != "fast", memory_limit=memory_limit, progress=progress)
+def _settings(options: SearchOptions) -> Settings:
+    return Settings(
+        certified=options.exact,
+        memory_limit=options.memory_limit,
+        progress=options.on_progress,
+    )
 
 
 def msm(
-    Z: Tensor,
+    z: Tensor,
     references: Tensor | None,
     k_min: int,
     k_max: int,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
     lists: Tensor | None = None,
 ) -> Tensor:
     """Mean of the k_min-th to k_max-th smallest patch-to-image distance -> [N, P] float32.
 
-    Z [N, P, C], references [M, P2, C] or None: the batch itself, each image against the others.
+    z [N, P, C], references [M, P2, C] or None: the batch itself, each image against the others.
     `lists` [N, K] int32, ascending: the images that each is scored against, instead of all others.
     0 <= k_min < k_max <= M (N - 1 without references, K with lists).
 
@@ -104,30 +107,27 @@ def msm(
     2e-5 to 2e-3 on average (of 0.2 to 0.5) and by 0.08 at worst, never downwards; where all
     channels are searched (AMX) by 2e-5 to 8e-5 and by 0.007.
     """
-    z = prepared(Z)
+    z = prepared(z)
     out = torch.empty(z.shape[:2], dtype=torch.float32)
     others = None if references is None else prepared(references)
-    settings = _settings(precision, memory_limit, progress)
+    settings = _settings(options)
     run_search(z, others, k_min, k_max, Outputs(means=out), settings, lists)
     return out
 
 
 def msm_parts(
-    Z: Tensor,
+    z: Tensor,
     references: Tensor | None,
     k_min: int,
     k_max: int,
     parts: Sequence[tuple[int, int]],
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
     lists: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """`msm` of the images [first, last) of each part, one after another; prepared once."""
-    z = prepared(Z)
+    z = prepared(z)
     others = None if references is None else prepared(references)
-    search = prepare(z, others, k_max, _settings(precision, memory_limit, progress), lists)
+    search = prepare(z, others, k_max, _settings(options), lists)
     for first, last in parts:
         out = torch.empty((last - first, z.shape[1]), dtype=torch.float32)
         search.run(first, last, k_min, k_max, Outputs(means=out))
@@ -135,44 +135,38 @@ def msm_parts(
 
 
 def patch_to_image(
-    Z: Tensor,
+    z: Tensor,
     references: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """Distance of each patch to the nearest patch of each image -> [N, P, M] float32.
 
     Arguments as for `msm`; within a batch (M = N) an image's distance to itself is +inf.
     """
-    z = prepared(Z)
+    z = prepared(z)
     others = None if references is None else prepared(references)
     count = z.shape[0] if others is None else others.shape[0]
     out = torch.empty(*z.shape[:2], count, dtype=torch.float32)
     if others is None and count == 1:
         return out.fill_(torch.inf)
     k_max = count - 1 if others is None else count
-    settings = _settings(precision, memory_limit, progress)
+    settings = _settings(options)
     run_search(z, others, 0, k_max, Outputs(distances=out), settings)
     return out
 
 
 def nearest_images(
-    Z: Tensor,
+    z: Tensor,
     references: Tensor | None,
     k: int,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k nearest images of each patch: distances, image and patch indices, each [N, P, k].
 
     Distances float32, ascending; indices int64: the image, and its patch that is nearest. Equal
     distances are ordered by index. Arguments as for `msm`, 1 <= k <= M (N - 1).
     """
-    z = prepared(Z)
+    z = prepared(z)
     shape = (*z.shape[:2], k)
     found = (
         torch.empty(shape, dtype=torch.float32),
@@ -180,6 +174,23 @@ def nearest_images(
         torch.empty(shape, dtype=torch.int64),
     )
     others = None if references is None else prepared(references)
-    settings = _settings(precision, memory_limit, progress)
+    settings = _settings(options)
     run_search(z, others, 0, k, Outputs(nearest=found), settings)
     return found
+
+
+def _keep_references(
+    capacity: int, patches: int, channels: int, device: torch.device
+) -> KeptReferences:
+    return KeptReferences(capacity, patches, channels)  # this backend works on the CPU alone
+
+
+OPERATORS = with_defaults(
+    lnamd=lnamd,
+    patch_to_image=patch_to_image,
+    interval_mean=interval_mean,
+    msm=msm,
+    msm_parts=msm_parts,
+    between=between,
+    keep_references=_keep_references,
+)

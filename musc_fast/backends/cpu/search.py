@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -10,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ... import _C
+from ...progress import Progress
 from . import planning, scratch
 from .operands import Side, default_isa, strides, words_of
 from .space import UNIT, Workload, choose_space
 
-Progress = Callable[[int, int], None]
 # Between two looks at signals, per thread: operations of the first pass, (patch, image) pairs of
 # the second.
 _BATCH_OPERATIONS = 4e10

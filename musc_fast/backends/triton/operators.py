@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import reference
 from ...errors import BackendError
 from ...kernels import candidates as _candidates
 from ...kernels import interval_mean as _interval_mean
@@ -38,11 +37,11 @@ from ...kernels import min_distance_few_channels as _resident
 from ...kernels import quantise as _quantise
 from ...kernels import refine as _refine
 from ...kernels.devices import arch_of, int8_gain
+from ...settings import DEFAULT_OPTIONS, SearchOptions
+from ..defaults import with_defaults
 from ..rounding import UNIT, Space, choose_space, fit_space, ieee_products, project
 from . import planning as device_planning
 from .rows import Rows
-
-Progress = reference.Progress
 
 
 def search_device(z: Tensor) -> torch.device:
@@ -92,10 +91,7 @@ def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
 def patch_to_image(
     z: Tensor,
     references: Tensor | None = None,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.patch_to_image`; results float32."""
     others = z if references is None else references
@@ -103,13 +99,13 @@ def patch_to_image(
     out = torch.empty(shape, dtype=torch.float32, device=z.device)
 
     def run(limit: int) -> None:
-        for first, last, squared in Search(z, references, None, precision, limit).chunks():
+        for first, last, squared in Search(z, references, None, options.precision, limit).chunks():
             out[first:last] = squared.sqrt_().transpose(1, 2)
             del squared  # before the next chunk is made
-            if progress is not None:
-                progress(last, z.shape[0])
+            if options.on_progress is not None:
+                options.on_progress(last, z.shape[0])
 
-    with_retry(run, search_device(z), memory_limit)
+    with_retry(run, search_device(z), options.memory_limit)
     return out
 
 
@@ -118,24 +114,21 @@ def msm(
     references: Tensor | None,
     k_min: int,
     k_max: int,
-    *,
-    precision: str = "exact",
-    memory_limit: int | None = None,
-    progress: Progress | None = None,
+    options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
     """See `reference.msm`; results float32."""
     out = torch.empty(z.shape[:2], dtype=torch.float32, device=z.device)
 
     def run(limit: int) -> None:
-        for first, last, squared in Search(z, references, k_max, precision, limit).chunks():
+        for first, last, squared in Search(z, references, k_max, options.precision, limit).chunks():
             out[first:last] = _interval_mean.interval_mean(
                 squared.transpose(1, 2), k_min, k_max, squared=True
             )
             del squared  # before the next chunk is made
-            if progress is not None:
-                progress(last, z.shape[0])
+            if options.on_progress is not None:
+                options.on_progress(last, z.shape[0])
 
-    with_retry(run, search_device(z), memory_limit)
+    with_retry(run, search_device(z), options.memory_limit)
     return out
 
 
@@ -384,3 +377,8 @@ def _halves(first: int, last: int, span: Span) -> list[tuple[int, int, Span]]:
         (first, last, Span(span.first, half, False)),
         (first, last, Span(half, span.last, False)),
     ]
+
+
+OPERATORS = with_defaults(
+    lnamd=lnamd, patch_to_image=patch_to_image, interval_mean=interval_mean, msm=msm
+)

@@ -13,6 +13,7 @@ SEARCH = """
 import signal
 import torch
 from musc_fast import native
+from musc_fast.settings import SearchOptions
 # A job in the background of a shell inherits that it ignores the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 generator = torch.Generator().manual_seed(0)
@@ -22,7 +23,7 @@ def progress(done, total):
     if 0 < done < total // 2:
         print("under way", flush=True)
 try:
-    native.msm(z, None, 0, 23, progress=progress)
+    native.msm(z, None, 0, 23, SearchOptions(on_progress=progress))
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """

@@ -12,10 +12,12 @@ import torch
 from musc_fast.backends.cpu import operators as native
 from musc_fast.backends.memory import free_memory
 from musc_fast.errors import InputError
+from musc_fast.settings import SearchOptions
 
 SCRIPT = """
 import sys, torch
 from musc_fast.backends.cpu import operators as native
+from musc_fast.settings import SearchOptions
 def peak():  # VmHWM: ru_maxrss starts at the size of the parent
     lines = open("/proc/self/status").read().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
@@ -28,7 +30,7 @@ others = z[:10].clone() if mode else None
 native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
 before = peak()
-out = native.msm(z, others, 0, 8, memory_limit=limit)
+out = native.msm(z, others, 0, 8, SearchOptions(memory_limit=limit))
 print(peak() - before, float(out.sum()))
 """
 
@@ -61,7 +63,7 @@ before, seen, files = anonymous(), [], []
 def look(done, total):
     seen.append(anonymous())
     files.append("musc_fast-" in open("/proc/self/maps").read())
-out = native.msm(z, others, 0, 8, memory_limit=limit, progress=look)
+out = native.msm(z, others, 0, 8, SearchOptions(memory_limit=limit, on_progress=look))
 print(max(seen) - before, float(out.sum()), any(files))
 """
 
@@ -88,7 +90,7 @@ def test_operands_beyond_the_limit_lie_in_a_file(references: int) -> None:
 def test_limit_that_nothing_fits_is_an_error_with_the_way_out() -> None:
     z = torch.nn.functional.normalize(torch.randn(4, 100, 40), dim=2)
     with pytest.raises(InputError, match=r"memory_limit.*at least \d+ MiB"):
-        native.msm(z, None, 0, 1, memory_limit=1000)
+        native.msm(z, None, 0, 1, SearchOptions(memory_limit=1000))
 
 
 def test_default_limit_is_a_share_of_what_is_free() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from musc_fast.backends.cpu import operators as native
 from musc_fast.backends.cpu.search import Outputs, Settings, run_search
+from musc_fast.settings import SearchOptions
 
 IMAGES = 9
 
@@ -68,7 +69,7 @@ def test_between(n: int, m: int, p: int, q: int, channels: int) -> None:
     there, back = native.between(a, b)
     assert torch.equal(there, native.patch_to_image(a, b))
     assert torch.equal(back, native.patch_to_image(b, a))
-    small = native.between(a, b, memory_limit=140 << 20)
+    small = native.between(a, b, SearchOptions(memory_limit=140 << 20))
     assert torch.equal(small[0], there)
     assert torch.equal(small[1], back)
 

@@ -10,6 +10,7 @@ import torch
 
 from musc_fast.backends.cpu import operators as native
 from musc_fast.backends.cpu import scratch
+from musc_fast.settings import SearchOptions
 
 SIZE = 8 << 20
 
@@ -70,5 +71,5 @@ def test_results_do_not_depend_on_what_the_memory_held() -> None:
         block.fill_(255)
     assert scratch._free, "a search of this size hands its memory on"
     assert torch.equal(native.msm(z, None, 0, 2), first)
-    limited = native.msm(z, None, 0, 2, memory_limit=1 << 30)
+    limited = native.msm(z, None, 0, 2, SearchOptions(memory_limit=1 << 30))
     assert torch.equal(limited, first)

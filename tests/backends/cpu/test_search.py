@@ -12,6 +12,7 @@ from musc_fast import _C
 from musc_fast.backends.cpu import operators as native
 from musc_fast.backends.cpu.search import Outputs, Report, Settings, run_search
 from musc_fast.backends.cpu.space import rotate
+from musc_fast.settings import SearchOptions
 
 EXACT = 1e-5
 
@@ -271,7 +272,7 @@ def test_other_dtypes_and_layouts() -> None:
 
 def test_fast_is_near() -> None:
     z = cases.features(8, 300, 384)
-    exact, fast = native.msm(z, None, 0, 2), native.msm(z, None, 0, 2, precision="fast")
+    exact, fast = native.msm(z, None, 0, 2), native.msm(z, None, 0, 2, SearchOptions("fast"))
     assert bool((fast >= exact - EXACT).all())  # it may only overlook
     assert float((fast - exact).abs().mean()) < 2e-3
 
@@ -288,7 +289,9 @@ def test_second_pass_examines_a_part() -> None:
 def test_progress_ends_at_its_total() -> None:
     seen: list[tuple[int, int]] = []
     z = cases.features(5, 50, 40)
-    native.msm(z, None, 0, 2, progress=lambda done, total: seen.append((done, total)))
+    native.msm(
+        z, None, 0, 2, SearchOptions(on_progress=lambda done, total: seen.append((done, total)))
+    )
     assert seen[-1] == (100, 100)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

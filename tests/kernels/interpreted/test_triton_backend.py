@@ -10,6 +10,7 @@ from musc_fast import reference
 from musc_fast.backends import rounding as operands
 from musc_fast.backends.triton import operators as triton_backend
 from musc_fast.backends.triton import planning as device_planning
+from musc_fast.settings import SearchOptions
 
 
 def rows(n: int, p: int, c: int, seed: int = 0) -> Tensor:
@@ -34,7 +35,7 @@ def test_distances(n: int, p: int, c: int) -> None:
     z = rows(n, p, c)
     truth = reference.patch_to_image(z.double())
     assert error(triton_backend.patch_to_image(z), truth) < 1e-5
-    assert error(triton_backend.patch_to_image(z, precision="fast"), truth) < 1e-3
+    assert error(triton_backend.patch_to_image(z, None, SearchOptions("fast")), truth) < 1e-3
     others = rows(2, p + 3, c, seed=1)
     others[0, :p] = z[0]
     truth = reference.patch_to_image(z.double(), others.double())
@@ -66,7 +67,7 @@ def test_msm() -> None:
     assert (triton_backend.msm(z, None, 1, 3) - wanted).abs().max() < 1e-5
     others = rows(11, 2, 40, seed=1)
     wanted = reference.msm(z[:1].double(), others.double(), 0, 3)
-    found = triton_backend.msm(z[:1], others, 0, 3, precision="fast")
+    found = triton_backend.msm(z[:1], others, 0, 3, SearchOptions("fast"))
     assert (found - wanted).abs().max() < 1e-3
 
 

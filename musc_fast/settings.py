@@ -1,0 +1,136 @@
+"""The settings of mutual scoring: checked when they are made, and known without PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+from .progress import Progress
+
+PRECISIONS = ("exact", "fast")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the nearest patches are searched; every operator of every backend takes these.
+
+    precision: "exact" (distances within 1e-5 of fp64) or "fast".
+    memory_limit: bytes that may be used beyond input and output; None takes a share of what is
+        free.
+    on_progress: called with (done, total) as the work goes on; None: nobody is told.
+
+    Raises InputError naming the option.
+    """
+
+    precision: str = "exact"
+    memory_limit: int | None = None
+    on_progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_memory_limit(self.memory_limit)
+
+    @property
+    def exact(self) -> bool:
+        """Whether distances are certified."""
+        return self.precision == "exact"
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What decides the scores of a batch besides its tokens, and how they are computed.
+
+    degrees: odd neighbourhood sides of LNAMD.
+    topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
+    neighbors: the k of RsCIN.
+    backend: "auto" or a name from `musc_fast.backends`.
+    precision, memory_limit: see `SearchOptions`.
+    max_references: score each image against so many others only; None: all.
+
+    The sequences are held as tuples. Raises InputError naming the setting.
+    """
+
+    degrees: Sequence[int] = (1, 3, 5)
+    topmin: tuple[float, float] = (0.0, 0.3)
+    neighbors: Sequence[int] = (1, 2, 3)
+    backend: str = "auto"
+    precision: str = "exact"
+    memory_limit: int | None = None
+    max_references: int | None = None
+
+    def __post_init__(self) -> None:
+        check_degrees(self.degrees)
+        check_topmin(self.topmin)
+        check_neighbors(self.neighbors)
+        check_precision(self.precision)
+        check_memory_limit(self.memory_limit)
+        check_max_references(self.max_references)
+        object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
+        object.__setattr__(self, "topmin", tuple(self.topmin))
+        object.__setattr__(self, "neighbors", tuple(self.neighbors))
+
+    def search(self, on_progress: Progress | None = None) -> SearchOptions:
+        """The part of the settings that the search takes."""
+        return SearchOptions(self.precision, self.memory_limit, on_progress)
+
+
+def check_degrees(degrees: Sequence[int]) -> None:
+    """Raise InputError unless degrees are odd positive whole numbers, at least one."""
+    if not _whole(degrees) or any(degree % 2 == 0 for degree in degrees):
+        raise InputError(f"degrees: found {_shown(degrees)}, wanted odd positive whole numbers")
+
+
+def check_topmin(topmin: tuple[float, float]) -> None:
+    """Raise InputError unless topmin is two finite bounds of 0 or more."""
+    if (
+        not isinstance(topmin, Sequence)
+        or len(topmin) != 2
+        or not all(
+            isinstance(b, int | float | np.number) and math.isfinite(b) and b >= 0 for b in topmin
+        )
+    ):
+        raise InputError(f"topmin: found {topmin}, wanted two bounds of 0 or more")
+
+
+def check_neighbors(neighbors: Sequence[int]) -> None:
+    """Raise InputError unless neighbors are positive whole numbers, at least one."""
+    if not _whole(neighbors):
+        raise InputError(f"neighbors: found {_shown(neighbors)}, wanted positive whole numbers")
+
+
+def check_precision(precision: str) -> None:
+    """Raise InputError unless precision is one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+
+
+def check_memory_limit(memory_limit: int | None) -> None:
+    """Raise InputError unless memory_limit is None or whole bytes, 1 or more."""
+    if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
+        raise InputError(f"memory_limit: found {memory_limit!r}, wanted whole bytes, 1 or more")
+
+
+def check_max_references(count: int | None) -> None:
+    """Raise InputError unless count is None or a whole number from 1 on."""
+    if count is not None and not (isinstance(count, int) and count >= 1):
+        raise InputError(f"max_references: found {count!r}, wanted a whole number, 1 or more")
+
+
+def _whole(values: object) -> bool:
+    """Whether `values` is a non-empty sequence of whole numbers from 1 on."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(isinstance(value, int | np.integer) and value >= 1 for value in values)
+    )
+
+
+def _shown(values: object) -> object:
+    return list(values) if isinstance(values, Sequence) else values
+
+
+DEFAULT_OPTIONS = SearchOptions()
