@@ -21,8 +21,8 @@ from .features.extraction import (
     Extractor,
     ImageLike,
     Images,
+    as_sequence,
     check_apart,
-    list_images,
 )
 from .progress import StageProgress, stage_bars
 from .scoring.batch import score_batch
@@ -115,7 +115,7 @@ class MuSc:
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as report:
             if references is not None:
-                images, references = list_images(images), list_images(references)
+                images, references = as_sequence(images), as_sequence(references)
                 check_apart(images, references)
             query = self.extract(images, progress=report)
             others = None if references is None else self.extract(references, progress=report)

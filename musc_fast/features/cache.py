@@ -1,4 +1,4 @@
-"""Features of a batch on disk, under a key that changes with anything that matters to them."""
+"""Features of a batch on disk, under a key that changes whenever the features would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..progress import StageProgress
 from .backbone import Backbone
 from .extraction import BatchFeatures, Extractor
 
-_FORMAT = 1  # raise when the layout of the file or the preprocessing changes
+_FORMAT = 1  # part of the key; raise it when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
@@ -25,10 +25,12 @@ def extract_cached(
     *,
     progress: StageProgress | None = None,
 ) -> BatchFeatures:
-    """`extractor.extract(paths)`, kept in `folder` as safetensors; None keeps nothing.
+    """Return `extractor.extract(paths)`, from the cache where it holds these features.
 
-    The key covers the weights, the architecture, size and blocks of the backbone, the device type
-    and the contents of every image in order. A damaged file is made anew.
+    A damaged cache file is replaced.
+
+    folder: of the cache, which holds one safetensors file a batch; None caches nothing.
+    progress: called as progress("features", done, total).
     """
     if folder is None:
         return extractor.extract(paths, progress=progress)
@@ -54,7 +56,11 @@ def extract_cached(
 
 
 def feature_key(backbone: Backbone, paths: Sequence[Path]) -> str:
-    """Hexadecimal key of the features of these image files with this backbone."""
+    """Return the hexadecimal key of the features of these image files with this backbone.
+
+    The key changes with the backbone's weights, architecture, size and blocks, with the device
+    type, and with the contents and order of the images.
+    """
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks]
     digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
     for path in paths:

@@ -93,7 +93,7 @@ class Extractor:
     """Extracts features with one backbone while threads read the next images.
 
     backbone: a loaded `Backbone`.
-    batch_size: images a forward pass, 1 or more.
+    batch_size: images in one forward pass, 1 or more.
     """
 
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
@@ -115,7 +115,7 @@ class Extractor:
         Raises ImageError that lists every unreadable image where `skip_bad` is off or no image can
         be read, InputError where there is no image.
         """
-        images = list_images(images)
+        images = as_sequence(images)
         if len(images) == 0:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
@@ -192,7 +192,7 @@ def check_apart(
         )
 
 
-def list_images(images: Images) -> Sequence[ImageLike] | Tensor:
+def as_sequence(images: Images) -> Sequence[ImageLike] | Tensor:
     """Return the image files of a folder; a sequence comes back as it is.
 
     Raises InputError where `images` is neither, ImageError where the folder holds no image.

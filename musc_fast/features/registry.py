@@ -116,7 +116,9 @@ def _gelu(spec: BackboneSpec) -> BackboneSpec:
     )
 
 
-_NAMED = {spec.name: spec for spec in (_DINO_S, _CLIP_B, _CLIP_L, _gelu(_CLIP_B), _gelu(_CLIP_L))}
+_NAMED_BACKBONES = {
+    spec.name: spec for spec in (_DINO_S, _CLIP_B, _CLIP_L, _gelu(_CLIP_B), _gelu(_CLIP_L))
+}
 
 
 def get_spec(name: str) -> BackboneSpec:
@@ -126,8 +128,8 @@ def get_spec(name: str) -> BackboneSpec:
         the model of a generic name is checked when that model is loaded.
     Raises InputError where `name` is none of these; the message lists the closest names.
     """
-    if name in _NAMED:
-        return _NAMED[name]
+    if name in _NAMED_BACKBONES:
+        return _NAMED_BACKBONES[name]
     if name.startswith(OPEN_CLIP_PREFIX):
         architecture, _, tag = name[len(OPEN_CLIP_PREFIX) :].rpartition("/")
         if not architecture or not tag:
@@ -155,11 +157,11 @@ def get_spec(name: str) -> BackboneSpec:
             architecture=architecture,
             description=f"timm {architecture}",
         )
-    close = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), _NAMED_BACKBONES, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     generic = ", ".join(pattern for pattern, _ in GENERIC_NAMES)
     raise InputError(
-        f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED)}; also {generic}."
+        f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED_BACKBONES)}; also {generic}."
     )
 
 
@@ -168,7 +170,7 @@ def available_backbones() -> list[BackboneInfo]:
 
     Only the cache folders are looked at, not the network.
     """
-    return [BackboneInfo(spec, _source_statuses(spec)) for spec in _NAMED.values()]
+    return [BackboneInfo(spec, _source_statuses(spec)) for spec in _NAMED_BACKBONES.values()]
 
 
 def _source_statuses(spec: BackboneSpec) -> tuple[SourceStatus, ...]:
