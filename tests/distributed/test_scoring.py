@@ -65,6 +65,12 @@ def test_ranks_give_the_bits_of_one_process(
     assert same(found, score_batch(layers, cls_tokens=classes, **how))
 
 
+def test_one_layer_may_be_a_plain_tensor(tmp_path: Path) -> None:
+    layers = batch(5)[:1]
+    found = run([3, 2], tmp_path / "out", layers, single=True)
+    assert same(found, score_batch(layers[0]))
+
+
 @pytest.mark.parametrize("counts", [[6, 5], [4, 1, 3]])
 def test_rounds_of_fewer_queries_give_the_same_bits(tmp_path: Path, counts: list[int]) -> None:
     layers = batch(sum(counts))

@@ -10,15 +10,14 @@ from tiny import TINY
 
 from musc_fast import MuSc
 from musc_fast.runs.watch import Settings, watching
-from musc_fast.scoring import score_batch
-from musc_fast.scoring import token_files as large
+from musc_fast.scoring import checkpoint, score_batch
 
 
-def score(paths: list[Path], kept: Path, out: Path) -> None:
+def score(paths: list[Path], folder: Path, out: Path) -> None:
     """Score token files with a checkpoint in small parts; `out` appears when all is done."""
     torch.set_num_threads(1)
-    large._PART = 4
-    scores = score_batch(paths, prefix_tokens=1, checkpoint=kept)
+    checkpoint._PART = 4
+    scores = score_batch(paths, prefix_tokens=1, checkpoint=folder)
     with out.with_suffix(".tmp").open("wb") as file:
         np.save(file, scores.patch_scores.numpy())
     out.with_suffix(".tmp").rename(out)

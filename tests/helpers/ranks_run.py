@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from musc_fast.distributed import ring, score_shard
 from musc_fast.distributed.ranks import Ranks
-from musc_fast.scoring import token_files as large
+from musc_fast.scoring import checkpoint
 
 
 def join(rank: int, size: int, meeting: Path) -> None:
@@ -31,7 +31,8 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
     """score_shard on this rank's share; rank 0 saves the scores, a failing rank its error."""
     join(rank, len(counts), out.with_suffix(".meeting"))
     options = dict(how)
-    large._PART = options.pop("part", large._PART)
+    checkpoint._PART = options.pop("part", checkpoint._PART)
+    single = options.pop("single", False)
     most = options.pop("queries", None)  # a round, as if memory held no more
     if most is not None:
         ring.round_bytes = lambda queries, *_: 0 if queries <= most else 1 << 60
@@ -41,7 +42,10 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
         classes = options.pop("classes", None)
         if classes is not None and counts[rank]:
             options["cls_tokens"] = classes[sum(counts[:rank]) : sum(counts[: rank + 1])]
-        found = score_shard(part(layers, counts, rank), **options)
+        tokens: Any = part(layers, counts, rank)
+        if single and tokens is not None:
+            [tokens] = tokens
+        found = score_shard(tokens, **options)
         assert (found is None) == (rank > 0)
         if found is not None:
             torch.save(vars(found), out)

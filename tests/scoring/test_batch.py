@@ -153,6 +153,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokens": batch(n=1)}, "one image has no others .* at least 2 images, or references"),
     ({"tokens": broken(1, 4, math.nan)}, r"tokens \(layer 1\): image 4 holds NaN"),
     ({"tokens": broken(0, 2, -math.inf)}, r"tokens \(layer 0\): image 2 holds Inf"),
+    ({"tokens": broken(1, 3, -1e16)}, r"tokens \(layer 1\): image 3 holds 1e\+16; no value may be"),
     ({"tokens": []}, "tokens: found no layer"),
     ({"tokens": torch.rand(2, 5, 9, 3)}, r"found one array \[2, 5, 9, 3\].*pass list\(tokens\)"),
     ({"tokens": [3]}, r"tokens \(layer 0\): found int"),
