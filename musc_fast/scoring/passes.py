@@ -69,7 +69,7 @@ class Pooling:
     folder: str | None = None
 
     def pool(self, layer: Tensor, wanted: Sequence[bool]) -> Iterator[Tensor | None]:
-        """LNAMD of layer [N, P, C] degree by degree; None at a degree that is not wanted."""
+        """LNAMD of layer [N, P, C] degree by degree; may be None at a degree that is not wanted."""
         if not any(wanted):
             yield from (None for _ in wanted)
         elif len(layer) == 0:  # a process without images
@@ -126,7 +126,8 @@ def mean_over_passes(
                 first, last = search.parts[part]
                 if first < last:
                     total[first:last] += store.load(place.index, part).to(total.device)
-            if z is not None:
+            if missing:
+                assert z is not None  # a pass with parts to search is pooled
                 tell = _PassProgress(
                     on_progress, place.index, count, len(search.parts), len(missing)
                 )
