@@ -3,13 +3,14 @@
     python benchmarks/evaluation.py --json benchmarks/results/evaluate_kolektorsdd.json
 
 The command runs as a user runs it, in a process of its own with a fresh results folder and no
-feature cache; "start" is what no stage accounts for: Python, imports and the backbone's weights.
+feature cache. The stage "start" is the time that the command's own stages do not account for:
+Python, imports and the backbone's weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,47 +21,49 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common import SHARED, write_json
+from lib.program import add_data, add_json, make_parser, require_data
+from lib.results import write_results
+
+# The command, also where musc_fast is not installed.
+COMMAND = "import lib; from musc_fast.cli import main; main()"
 
 
 def main() -> None:
     """Run the command on each set, print the share of each stage."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of the sets")
-    parser.add_argument("--sets", nargs="+", default=["kolektorsdd"])
+    parser = make_parser(__doc__)
+    add_data(parser, ["kolektorsdd"])
     parser.add_argument("--backbone", default="dinov2-vit-s-14")
     parser.add_argument("--size", default="392", help="as for the command")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_json(parser)
     arguments = parser.parse_args()
+    require_data(arguments.data)
 
     table = Table(title=f"musc-fast evaluate, {arguments.backbone} at {arguments.size}")
     for heading in ("set", "images", "stage", "seconds", "share"):
         table.add_column(heading)
     results = []
     for name in arguments.sets:
-        result = evaluated(arguments.data / name, arguments.backbone, arguments.size)
+        result = evaluate(arguments.data / name, arguments.backbone, arguments.size)
         results.append(result)
         for stage, seconds in result["seconds"].items():
             share = f"{result['share'][stage]:.1%}"
             table.add_row(name, str(result["images"]), stage, f"{seconds:.1f}", share)
     Console(width=120).print(table)
-    if arguments.json is not None:
-        settings = {"backbone": arguments.backbone, "size": arguments.size}
-        write_json(arguments.json, settings, results)
+    settings = {"backbone": arguments.backbone, "size": arguments.size}
+    write_results(arguments.json, settings, results)
 
 
-def evaluated(root: Path, backbone: str, size: str) -> dict[str, Any]:
+def evaluate(root: Path, backbone: str, size: str) -> dict[str, Any]:
     """Seconds by stage and their share of the whole, figures and flagged images of one set."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "musc_fast", "evaluate", "--root", str(root)]
+        command = [sys.executable, "-c", COMMAND, "evaluate", "--root", str(root)]
         command += ["--backbone", backbone, "--size", size, "--out", folder]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         start = time.perf_counter()
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, env=environment)
         total = time.perf_counter() - start
-        found = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
-    (category,) = found["categories"]
+        report = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+    (category,) = report["categories"]
     seconds = {"start": round(total - sum(category["seconds"].values()), 3), **category["seconds"]}
     return {
         "set": root.name,

@@ -3,18 +3,16 @@
     python benchmarks/gpu_check.py [--json benchmarks/results/gpu.json]
     python benchmarks/gpu_check.py --device cpu --quick   # rehearsal in Triton's interpreter
 
-Needs torch, triton, numpy and rich; neither network nor an installation. Parity (`gpu_parity.py`):
-every operator of every backend and `score_batch`, against fp64 and tests/golden; one failure ends
-the run before any speed. Speed: `kernels.py`, `score_batch` on four layers of features, then
+The check needs torch, triton, numpy and rich; neither network nor an installation. Parity
+(`lib/gpu_parity.py`): every operator of every backend and `score_batch`, against fp64 and
+tests/golden; one failure ends the run before any speed. Speed: the kernels (`lib/gpu_kernels.py`,
+which says what the work needs at least), `score_batch` on four layers of features, then
 `throughput.py` from images to maps where the backbone and its weights are at hand. The verdicts
-compare what was measured with what the kernels are meant to reach; any FAIL makes the exit status
-1. What the work needs at least stands in `gpu_kernels.py`.
+compare the figures with their limits; any FAIL makes the exit status 1.
 """
 
 from __future__ import annotations
 
-import checkout  # isort: skip
-import argparse
 import os
 import subprocess
 import sys
@@ -22,14 +20,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lib.checkout import RESULTS
+from lib.program import make_parser
+
+if TYPE_CHECKING:
+    import torch
 
 MINUTES = 8.0
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the timed work; a GPU with less memory than it takes gets fewer images."""
+    """Sizes of the timed work; a GPU with too little memory for it gets fewer images."""
 
     images: int
     side: int
@@ -57,17 +61,23 @@ class Verdict:
             return False
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
+    def __str__(self) -> str:
+        value = "not measured" if self.value is None else f"{self.value:.3g}"
+        sign = ">=" if self.at_least else "<="
+        verdict = "PASS" if self.passed else "FAIL"
+        return f"{verdict} {self.what} {value} ({sign} {self.limit:g})"
+
 
 def verdicts(rows: list[dict[str, Any]], device: str, minutes: float) -> list[Verdict]:
-    """What the measured rows say; the seconds of `score_batch` are judged on an H100 alone."""
+    """The verdicts on the measured rows; seconds of `score_batch` have limits on an H100 alone."""
     named = {row["what"]: row for row in rows}
 
     def figure(what: str, key: str) -> float | None:
         return named.get(what, {}).get(key)
 
     def ratio(slow: str, fast: str) -> float | None:
-        pair = figure(slow, "seconds"), figure(fast, "seconds")
-        return None if pair[0] is None or pair[1] is None else pair[0] / pair[1]
+        numerator, denominator = figure(slow, "seconds"), figure(fast, "seconds")
+        return None if numerator is None or denominator is None else numerator / denominator
 
     found = [
         Verdict(f"{row['what']}: share of the product", row["of_product"], 0.75)
@@ -92,22 +102,23 @@ def verdicts(rows: list[dict[str, Any]], device: str, minutes: float) -> list[Ve
 
 
 def official_ratio(rows: list[dict[str, Any]]) -> float:
-    """Time a pair of images of the official mutual scoring over that of the exact Triton one."""
-    pair = {row["what"]: row.get("microseconds_a_pair") for row in rows}
-    return float(pair["msm, official (cdist)"] / pair["msm, triton exact"])
+    """Time a pair of images of the official mutual scoring, divided by that of exact Triton."""
+    key = "microseconds_a_pair"
+    pair: dict[str, float] = {row["what"]: row[key] for row in rows if key in row}
+    return pair["msm, official (cdist)"] / pair["msm, triton exact"]
 
 
-def batch_rows(sizes: Sizes, device: Any) -> Iterator[dict[str, Any]]:
-    """`score_batch` whole: exact by the certified search, fast by the full 16-bit search."""
+def batch_rows(sizes: Sizes, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The whole `score_batch`: exact by the certified search, fast by the full 16-bit search."""
     from functools import partial
 
-    import gpu_kernels
-    from common import features
+    from lib.synthetic import draw_tokens
+    from lib.timing import time_on_device
     from musc_fast.scoring import score_batch
 
     name = "triton" if device.type == "cuda" else "torch"
-    n, p, c = fitting(sizes, device), sizes.side**2, sizes.channels
-    layers = [features(n, p, c, device, seed) for seed in range(sizes.layers)]
+    n, p, c = images_that_fit(sizes, device), sizes.side**2, sizes.channels
+    layers = [draw_tokens(n, p, c, device, seed) for seed in range(sizes.layers)]
     grid = (sizes.side, sizes.side)
     calls: dict[str, Callable[[], Any]] = {
         f"score_batch, {precision}": partial(
@@ -115,7 +126,7 @@ def batch_rows(sizes: Sizes, device: Any) -> Iterator[dict[str, Any]]:
         )
         for precision in ("exact", "fast")
     }
-    for what, timing in gpu_kernels.timed(calls, device, min(sizes.runs, 3)).items():
+    for what, timing in time_on_device(calls, device, min(sizes.runs, 3)).items():
         yield {
             "what": what,
             "images": n,
@@ -125,8 +136,8 @@ def batch_rows(sizes: Sizes, device: Any) -> Iterator[dict[str, Any]]:
         }
 
 
-def fitting(sizes: Sizes, device: Any) -> int:
-    """Images whose layers, their pooled copies and the search fit half the free memory."""
+def images_that_fit(sizes: Sizes, device: torch.device) -> int:
+    """How many images' layers, their pooled copies and the search fit half the free memory."""
     import torch
 
     if device.type != "cuda":
@@ -136,21 +147,19 @@ def fitting(sizes: Sizes, device: Any) -> int:
 
 
 def throughput(json: Path) -> str:
-    """Run `throughput.py` on the GPU; what came of it, in a sentence."""
+    """Run `throughput.py` on the GPU; its output, or in a sentence why there is none."""
     command = [sys.executable, str(Path(__file__).with_name("throughput.py"))]
     command += ["--device", "cuda", "--backend", "triton", "--json", str(json)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode == 0:
         return done.stdout
-    said = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-    return f"throughput.py: not measured here: {said}"
+    reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+    return f"throughput.py: not measured here: {reason}"
 
 
 def main() -> int:
     """Parity, timings, verdicts, JSON; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument(
@@ -158,7 +167,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when the kernels are imported
     import torch
 
     device = torch.device(arguments.device)
@@ -167,31 +176,32 @@ def main() -> int:
         return 1
     path = arguments.json
     if path is None and device.type == "cuda":
-        path = checkout.ROOT / "benchmarks" / "results" / "gpu.json"
+        path = RESULTS / "gpu.json"
     return check(device, QUICK if arguments.quick else FULL, path)
 
 
-def check(device: Any, sizes: Sizes, path: Path | None) -> int:
-    """Everything, in order; nothing is timed after a red parity."""
+def check(device: torch.device, sizes: Sizes, path: Path | None) -> int:
+    """Everything, in order; nothing is timed after a failure of parity."""
     import torch
     import triton
     from rich.console import Console
 
-    import gpu_parity
-    import kernels
-    from common import write_json
+    from lib import gpu_kernels, gpu_parity
+    from lib.results import write_results
 
     start, console = time.perf_counter(), Console()
     checks = gpu_parity.all_checks(device, large=sizes.side >= 16)
-    failed = [each for each in checks if not each.passed]
-    for each in failed:
-        console.print(f"FAIL {each.what}: error {each.error:.2e}, limit {each.limit:.0e}")
-    console.print(f"parity: {len(checks) - len(failed)} of {len(checks)} checks passed")
-    if failed:
+    failures = [each for each in checks if not each.passed]
+    for failure in failures:
+        console.print(f"FAIL {failure.what}: error {failure.error:.2e}, limit {failure.limit:.0e}")
+    console.print(f"parity: {len(checks) - len(failures)} of {len(checks)} checks passed")
+    if failures:
         return 1
-    rows = kernels.device_kernels(sizes.images, sizes.side, sizes.channels, device, sizes.runs)
+    rows = gpu_kernels.measure_and_show(
+        sizes.images, sizes.side, sizes.channels, device, sizes.runs
+    )
     batch = list(batch_rows(sizes, device))
-    kernels.show(batch)
+    gpu_kernels.show(batch)
     ratio = official_ratio(rows)
     console.print(f"exact mutual scoring, a pair: {ratio:.3g} times as fast as the official code")
     on_gpu = device.type == "cuda"
@@ -199,12 +209,9 @@ def check(device: Any, sizes: Sizes, path: Path | None) -> int:
         console.print(throughput(path.with_name("throughput_gpu.json")))
     minutes = (time.perf_counter() - start) / 60
     name = torch.cuda.get_device_name(device) if on_gpu else "rehearsal on a CPU"
-    judged = verdicts([*rows, *batch], name, minutes) if on_gpu else []
-    for each in judged:
-        value = "not measured" if each.value is None else f"{each.value:.3g}"
-        sign = ">=" if each.at_least else "<="
-        verdict = "PASS" if each.passed else "FAIL"
-        console.print(f"{verdict} {each.what} {value} ({sign} {each.limit:g})")
+    judgements = verdicts([*rows, *batch], name, minutes) if on_gpu else []
+    for verdict in judgements:
+        console.print(str(verdict))
     settings = {
         **asdict(sizes),
         "device": name,
@@ -213,13 +220,12 @@ def check(device: Any, sizes: Sizes, path: Path | None) -> int:
         "largest_error": max(each.error for each in checks),
         "minutes": minutes,
         "times_official": ratio,
-        "verdicts": [asdict(each) | {"passed": each.passed} for each in judged],
+        "verdicts": [asdict(each) | {"passed": each.passed} for each in judgements],
     }
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings, [*rows, *batch])
+        write_results(path, settings, [*rows, *batch])
         console.print(f"{path} written after {minutes:.1f} minutes")
-    return 0 if all(each.passed for each in judged) else 1
+    return 0 if all(each.passed for each in judgements) else 1
 
 
 if __name__ == "__main__":

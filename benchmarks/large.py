@@ -3,8 +3,8 @@
     python benchmarks/large.py [--images 2000] [--json benchmarks/results/large.json]
 
 P = 196, C = 64, one degree, drawn features with a falling spectrum around one common image. Each
-run is a process of its own; its memory is what lies in no file (RssAnon), beyond that before the
-call, looked at whenever progress is reported. What the job needs at least: N (N-1) P^2 C operations
+run is a process of its own. Its memory is what lies in no file (RssAnon), beyond the amount before
+the call, sampled at every report of progress. What the job needs at least: N (N-1) P^2 C operations
 (half of all, by pair symmetry).
 """
 
@@ -16,75 +16,57 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import write_json
+from lib.program import add_json, make_parser
+from lib.results import write_results
 from musc_fast import score_batch
 
 PATCHES, CHANNELS = 196, 64
-RUNS = ((1e9, False), (1e8, False), (1e9, True))
+RUNS = ((1e9, False), (1e8, False), (1e9, True))  # memory_limit, whether with a checkpoint
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_json(parser)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        one(Path(arguments.one[0]), int(arguments.one[1]), arguments.one[2])
+        score_file(Path(arguments.one[0]), int(arguments.one[1]), arguments.one[2])
         return
     table = Table(title=f"{arguments.images} images of {PATCHES} x {CHANNELS}")
     for heading in ("memory_limit", "checkpoint", "seconds", "GFLOP/s", "memory", "sum of scores"):
         table.add_column(heading, justify="right")
-    flops = 2.0 * arguments.images * (arguments.images - 1) * PATCHES**2 * CHANNELS
-    results = []
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokens.npy"
-        np.save(file, drawn(arguments.images))
-        for limit, kept in RUNS:
-            line = [str(file), str(int(limit)), str(Path(folder) / "checkpoint") if kept else ""]
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", *line],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            seconds, memory, total = (float(word) for word in done.stdout.split())
-            results.append(
-                {
-                    "memory_limit": limit,
-                    "checkpoint": kept,
-                    "seconds": seconds,
-                    "gflops": flops / seconds / 1e9,
-                    "memory": memory,
-                    "sum": total,
-                }
-            )
+        np.save(file, draw_batch(arguments.images))
+        for limit, with_checkpoint in RUNS:
+            row = run(file, arguments.images, limit, with_checkpoint)
+            rows.append(row)
             table.add_row(
                 f"{limit / 1e6:.0f} MB",
-                "yes" if kept else "no",
-                f"{seconds:.1f}",
-                f"{flops / seconds / 1e9:.0f}",
-                f"{memory / 1e6:.0f} MB",
-                repr(total),
+                "yes" if with_checkpoint else "no",
+                f"{row['seconds']:.1f}",
+                f"{row['gflops']:.0f}",
+                f"{row['memory'] / 1e6:.0f} MB",
+                repr(row["sum"]),
             )
     Console().print(table)
-    if len({row["sum"] for row in results}) != 1:
+    if len({row["sum"] for row in rows}) != 1:
         raise SystemExit("the scores depend on memory_limit or checkpoint")
-    if arguments.json:
-        settings = {"images": arguments.images, "patches": PATCHES, "channels": CHANNELS}
-        write_json(arguments.json, settings, results)
+    settings = {"images": arguments.images, "patches": PATCHES, "channels": CHANNELS}
+    write_results(arguments.json, settings, rows)
 
 
-def drawn(images: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def draw_batch(images: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Tokens [N, P, C] float32: a common image, differences, a falling spectrum."""
     draw = np.random.default_rng(0)
     common = draw.standard_normal((1, PATCHES, CHANNELS), dtype=np.float32)
@@ -94,22 +76,40 @@ def drawn(images: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return tokens
 
 
-def one(file: Path, limit: int, checkpoint: str) -> None:
-    """One run: prints seconds, bytes of memory and the sum of the patch scores."""
-    score_batch(torch.randn(3, 16, 8))  # libraries and thread stacks
-    before, seen = anonymous(), [0]
+def run(file: Path, images: int, limit: float, with_checkpoint: bool) -> dict[str, Any]:
+    """Score a token file in a process of its own: a row of the table."""
+    checkpoint = str(file.with_name("checkpoint")) if with_checkpoint else ""
+    line = [sys.executable, __file__, "--one", str(file), str(int(limit)), checkpoint]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, memory, total = (float(word) for word in done.stdout.split())
+    flops = 2.0 * images * (images - 1) * PATCHES**2 * CHANNELS
+    return {
+        "memory_limit": limit,
+        "checkpoint": with_checkpoint,
+        "seconds": seconds,
+        "gflops": flops / seconds / 1e9,
+        "memory": memory,
+        "sum": total,
+    }
+
+
+def score_file(file: Path, limit: int, checkpoint: str) -> None:
+    """Print the seconds of one run, its bytes of memory and the sum of the patch scores."""
+    score_batch(torch.randn(3, 16, 8))  # loads libraries and starts threads
+    before, samples = anonymous_bytes(), [0]
     start = perf_counter()
     scores = score_batch(
         [file],
         degrees=(1,),
         memory_limit=limit,
         checkpoint=checkpoint or None,
-        progress=lambda done, total: seen.append(anonymous()),
+        progress=lambda done, total: samples.append(anonymous_bytes()),
     )
-    print(perf_counter() - start, max(seen) - before, float(scores.patch_scores.double().sum()))
+    seconds = perf_counter() - start
+    print(seconds, max(samples) - before, float(scores.patch_scores.double().sum()))
 
 
-def anonymous() -> int:
+def anonymous_bytes() -> int:
     """Bytes of this process's memory that lie in no file (Linux)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])

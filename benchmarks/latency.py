@@ -4,17 +4,15 @@
 
 Real features (DINOv2 ViT-S/14 at 518: P = 1369, C = 384, four layers, three degrees) of the metal
 plates of shared/data and of their mirror images, which fill the bank up; the queries are plates
-that are not in it. What the job needs at least: 2 M P^2 C operations a layer and degree and, where
-the search reads every operand once, M P C bytes of int8 (M: images in the bank). Before any speed,
-patch scores are compared with fp64. Beside it: the official algorithm (one cdist per pair) on the
-same LNAMD results, a layer and degree, times the number of them.
+that are not in the bank. What the job needs at least: 2 M P^2 C operations a layer and degree and,
+where the search reads every operand once, M P C bytes of int8 (M: images in the bank). Before any
+speed, patch scores are compared with fp64. The column "official" is the official algorithm (one
+cdist per pair) on the same LNAMD results: one layer and degree, times the number of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -23,36 +21,37 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from _inputs import backbone_tokens
-from common import Timing, peak_memory, write_json
+from lib.official import count_lowest, distances_by_pairs, distances_in_fp64, mean_of_lowest
+from lib.program import add_json, make_parser
+from lib.real_images import backbone_tokens
+from lib.results import peak_memory, write_results
+from lib.timing import Timing
 from musc_fast import ReferenceBank, ops
 
 NAME, SIZE, BLOCKS, DEGREES = "dinov2-vit-s-14", 518, [2, 5, 8, 9], (1, 3, 5)
 QUERIES = 5
-PROBED = 48  # patches compared with fp64
+PROBES = 48  # patches compared with fp64
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--bank", type=int, nargs="+", default=[25, 50, 100, 200])
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_json(parser)
     arguments = parser.parse_args()
     images = max(arguments.bank) + QUERIES
-    found = backbone_tokens(NAME, SIZE, BLOCKS, images, mirrored=True)
-    if found is None:
+    tokens = backbone_tokens(NAME, SIZE, BLOCKS, images, mirrored=True)
+    if tokens is None:
         raise SystemExit("shared/data/mpdd_metal_plate is absent")
-    layers, grid = found
+    layers, grid = tokens
     queries = [[layer[k : k + 1] for layer in layers] for k in range(QUERIES)]
     table = Table(title="One image against a bank")
     for heading in ("bank", "add", "first query", "query", "LNAMD", "GFLOP/s", "official", "ratio"):
         table.add_column(heading, justify="right")
-    results = []
+    rows = []
     for size in arguments.bank:
-        row = measured([layer[QUERIES : QUERIES + size] for layer in layers], queries, grid)
-        results.append(row)
+        row = measure([layer[QUERIES : QUERIES + size] for layer in layers], queries, grid)
+        rows.append(row)
         table.add_row(
             str(size),
             f"{row['add']:.1f} s",
@@ -65,28 +64,31 @@ def main() -> None:
         )
     console = Console()
     console.print(table)
-    console.print(f"largest difference from fp64: {max(row['error'] for row in results):.1e}")
-    if arguments.json:
-        settings = {
-            "backbone": NAME,
-            "size": SIZE,
-            "blocks": BLOCKS,
-            "degrees": DEGREES,
-            "patches": layers[0].shape[1],
-            "channels": layers[0].shape[2],
-            "images": "metal plates and their mirror images",
-            **peak_memory(),
-        }
-        write_json(arguments.json, settings, results)
+    console.print(f"largest difference from fp64: {max(row['error'] for row in rows):.1e}")
+    settings = {
+        "backbone": NAME,
+        "size": SIZE,
+        "blocks": BLOCKS,
+        "degrees": DEGREES,
+        "patches": layers[0].shape[1],
+        "channels": layers[0].shape[2],
+        "images": "metal plates and their mirror images",
+        **peak_memory(),
+    }
+    write_results(arguments.json, settings, rows)
 
 
-def measured(
-    held: list[Tensor], queries: list[list[Tensor]], grid: tuple[int, int]
+def measure(
+    references: list[Tensor], queries: list[list[Tensor]], grid: tuple[int, int]
 ) -> dict[str, Any]:
-    """The times of filling a bank, of its first query (which fits the search), of the next."""
-    bank = ReferenceBank(len(held[0]), image_size=SIZE, degrees=DEGREES)
+    """The times of filling a bank, of its first query (which fits the search), of later ones.
+
+    references: tokens [M, P, C] of each layer.
+    queries: for each query its tokens [1, P, C] of each layer.
+    """
+    bank = ReferenceBank(len(references[0]), image_size=SIZE, degrees=DEGREES)
     start = perf_counter()
-    bank.add(held)
+    bank.add(references)
     add = perf_counter() - start
     times = []
     for query in (queries[0], *queries):
@@ -99,9 +101,10 @@ def measured(
         start = perf_counter()
         pooled = [ops.lnamd_all(layer, grid, DEGREES) for layer in query]
         pooling.append(perf_counter() - start)
-    official, error = checked(pooled[0][0][0], ops.lnamd(held[0], grid, DEGREES[0]))
-    images, patches, channels = held[0].shape
-    steps = len(held) * len(DEGREES)
+    z = pooled[0][0][0]
+    official, error = official_seconds(z, ops.lnamd(references[0], grid, DEGREES[0]))
+    images, patches, channels = references[0].shape
+    steps = len(references) * len(DEGREES)
     flops = 2.0 * steps * images * patches**2 * channels
     return {
         "bank": images,
@@ -116,23 +119,19 @@ def measured(
     }
 
 
-def checked(z: Tensor, held: Tensor) -> tuple[float, float]:
-    """Seconds of the official search of z [P, C] in held [M, P, C], and our largest difference.
+def official_seconds(z: Tensor, references: Tensor) -> tuple[float, float]:
+    """Seconds of the official search of z [P, C] in references [M, P, C], and our largest error.
 
-    The difference is taken from fp64 on some patches.
+    The error is the difference of our patch scores from fp64 on some patches.
     """
+    count = count_lowest(len(references))
     start = perf_counter()
-    columns = torch.stack([torch.cdist(z, image).amin(1) for image in held], 1)
-    count = max(1, int(0.3 * len(held)))
-    columns.topk(count, largest=False).values.mean(1)
+    mean_of_lowest(distances_by_pairs(z, references), count)
     seconds = perf_counter() - start
-    probe = torch.linspace(0, len(z) - 1, PROBED).long()
-    exact = torch.stack(
-        [torch.cdist(z[probe].double(), image.double()).amin(1) for image in held], 1
-    )
-    wanted = exact.topk(count, largest=False).values.mean(1)
-    ours = ops.msm(z[None], held)[0][probe]
-    error = float((ours.double() - wanted).abs().max())
+    probes = torch.linspace(0, len(z) - 1, PROBES).long()
+    exact = mean_of_lowest(distances_in_fp64(z[probes], references), count)
+    ours = ops.msm(z[None], references)[0][probes]
+    error = float((ours.double() - exact).abs().max())
     if not error <= 1e-5:
         raise SystemExit(f"wrong patch scores: {error:.1e} from fp64")
     return seconds, error

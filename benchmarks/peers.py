@@ -1,19 +1,19 @@
-"""Mutual scoring side by side with what else could do it, in one process, interleaved.
+"""Mutual scoring side by side with other codes that could do it, in one process, in turns.
 
     python benchmarks/peers.py [--case N] [--json PATH]
 
 The job: for Z [N, P, C] the distance of every patch to the nearest patch of every other image.
-Peers do it for a few query images, scaled to all; ours does all. First each one's distances are
-compared with fp64: the worst error is printed beside its speed, and one that is off by more than
-0.05 is not timed. faiss-cpu, scikit-learn and NumKong are optional; a missing one is listed so.
+A peer does it for a few query images, and its time is scaled to all; musc_fast does all images.
+First the distances of each code are compared with fp64: the worst error is printed beside the
+speed, and a code that is off by more than 0.05 is not timed. faiss-cpu, scikit-learn and NumKong
+are optional; the table lists a missing one with the reason.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,76 +23,67 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from _inputs import Case, backbone_tokens, cases
-from common import Timing, interleaved, write_json
-from musc_fast.backends.cpu import operators as native
+from lib.official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
+from lib.program import add_json, make_parser
+from lib.real_images import Case, backbone_tokens, load_cases
+from lib.results import write_results
+from lib.timing import Call, Timing, time_in_turns
+from musc_fast.backends.cpu import operators as cpu
 
 QUERIES = 1
 Peer = Callable[[Tensor, int], Tensor]
 
 
-def _others(z: Tensor, i: int) -> list[int]:
-    return [j for j in range(len(z)) if j != i]
-
-
-def cdist_all(z: Tensor, i: int) -> Tensor:
-    """The official algorithm: one torch.cdist against all others."""
-    patches, channels = z.shape[1:]
-    others = torch.cat([z[:i], z[i + 1 :]]).reshape(1, -1, channels)
-    return torch.cdist(z[i : i + 1], others)[0].view(patches, len(z) - 1, patches).amin(2)
-
-
-def cdist_pairs(z: Tensor, i: int) -> Tensor:
-    """The official algorithm: one torch.cdist per pair."""
-    return torch.stack([torch.cdist(z[i], z[j]).amin(1) for j in _others(z, i)], 1)
-
-
 def numpy_gemm(z: Tensor, i: int) -> Tensor:
     """OpenBLAS through numpy: inner products, then a maximum (rows have norm 1)."""
-    arrays = z.numpy()
-    best = [(arrays[i] @ arrays[j].T).max(1) for j in _others(z, i)]
+    best = [(z[i].numpy() @ y.numpy().T).max(1) for y in other_images(z, i)]
     return torch.from_numpy(np.sqrt(np.maximum(0, 2 - 2 * np.stack(best, 1))))
 
 
 def bf16_gemm(z: Tensor, i: int) -> Tensor:
     """torch in bf16: inner products, then a maximum."""
     rounded = z.bfloat16()
-    best = [(rounded[i] @ rounded[j].T).amax(1).float() for j in _others(z, i)]
+    best = [(rounded[i] @ y.T).amax(1).float() for y in other_images(rounded, i)]
     return (2 - 2 * torch.stack(best, 1)).clamp_min(0).sqrt()
 
 
 def with_faiss(faiss: ModuleType) -> Peer:
+    """faiss-cpu: the nearest neighbour of each patch, in blocks that suit this size."""
     faiss.omp_set_num_threads(torch.get_num_threads())
     faiss.cvar.distance_compute_blas_query_bs = 4096
     faiss.cvar.distance_compute_blas_database_bs = 1024
 
     def knn(z: Tensor, i: int) -> Tensor:
-        arrays = z.numpy()
-        found = [faiss.knn(arrays[i], arrays[j], 1)[0][:, 0] for j in _others(z, i)]
-        return torch.from_numpy(np.sqrt(np.maximum(0, np.stack(found, 1))))
+        x = z[i].numpy()
+        squares = [faiss.knn(x, y.numpy(), 1)[0][:, 0] for y in other_images(z, i)]
+        return torch.from_numpy(np.sqrt(np.maximum(0, np.stack(squares, 1))))
 
     return knn
 
 
 def with_sklearn(metrics: ModuleType) -> Peer:
+    """scikit-learn's fused argmin and minimum."""
+
     def argmin(z: Tensor, i: int) -> Tensor:
-        arrays = z.numpy()
-        found = [
-            metrics.pairwise_distances_argmin_min(arrays[i], arrays[j])[1] for j in _others(z, i)
+        x = z[i].numpy()
+        distances = [
+            metrics.pairwise_distances_argmin_min(x, y.numpy())[1] for y in other_images(z, i)
         ]
-        return torch.from_numpy(np.stack(found, 1)).float()
+        return torch.from_numpy(np.stack(distances, 1)).float()
 
     return argmin
 
 
 def with_numkong(numkong: ModuleType) -> Peer:
+    """NumKong's distance matrix of a pair, then a minimum."""
+
     def squared(z: Tensor, i: int) -> Tensor:
-        arrays = z.numpy()
-        found = [
-            np.asarray(numkong.cdist(arrays[i], arrays[j], metric="sqeuclidean")).min(1)
-            for j in _others(z, i)
+        x = z[i].numpy()
+        squares = [
+            np.asarray(numkong.cdist(x, y.numpy(), metric="sqeuclidean")).min(1)
+            for y in other_images(z, i)
         ]
-        return torch.from_numpy(np.sqrt(np.maximum(0, np.stack(found, 1)))).float()
+        return torch.from_numpy(np.sqrt(np.maximum(0, np.stack(squares, 1)))).float()
 
     return squared
 
@@ -104,69 +95,38 @@ OPTIONAL: dict[str, tuple[str, Callable[[ModuleType], Peer]]] = {
 }
 
 
-def peers() -> tuple[dict[str, Peer], dict[str, str]]:
-    """The peers at hand, and for the others the reason."""
-    found: dict[str, Peer] = {
-        "official, one cdist": cdist_all,
-        "official, cdist per pair": cdist_pairs,
+def load_peers() -> tuple[dict[str, Peer], dict[str, str]]:
+    """The peers that are installed; for every other one the reason why it is missing."""
+    peers: dict[str, Peer] = {
+        **OFFICIAL,
         "numpy GEMM + max": numpy_gemm,
         "torch bf16 GEMM + max": bf16_gemm,
     }
-    missing = {}
+    missing: dict[str, str] = {}
     for name, (module, make) in OPTIONAL.items():
         try:
-            found[name] = make(importlib.import_module(module))
+            peers[name] = make(importlib.import_module(module))
         except ImportError as error:
             missing[name] = f"missing ({error})"
-    return found, missing
-
-
-def truth(z: Tensor, i: int) -> Tensor:
-    """Distances of image i in fp64, [P, N - 1]."""
-    x, columns = z[i].double(), []
-    for j in _others(z, i):
-        y = z[j].double()
-        square = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)
-        columns.append((x - y[square.argmin(1)]).norm(dim=1))
-    return torch.stack(columns, 1)
+    return peers, missing
 
 
 def measure(case: Case, runs: int, console: Console) -> dict[str, Any]:
-    """Parity of all, then speed of all, taking turns."""
-    found, missing = peers()
-    expected = truth(case.z, 0)
+    """Compare all codes with fp64, then time them in turns; print a table, return a row."""
+    peers, missing = load_peers()
+    errors = errors_of_ours(case)
+    errors |= errors_of_peers(case, peers, missing)
     k = case.k_max
-
-    def distances_of_first(precision: str) -> Tensor:
-        return native.patch_to_image(case.z, precision=precision)[0][:, 1:]
-
-    errors = {"musc_fast, exact": float((distances_of_first("exact") - expected).abs().max())}
-    if not errors["musc_fast, exact"] <= 1e-5:
-        raise SystemExit(f"{case.name}: off by {errors['musc_fast, exact']:.1e}; no speeds")
-    errors["musc_fast, fast"] = float((distances_of_first("fast") - expected).abs().max())
-    errors["musc_fast, exact, all distances"] = errors["musc_fast, exact"]
-    for name, peer in list(found.items()):
-        try:
-            errors[name] = float((peer(case.z, 0).double() - expected).abs().max())
-        except (AttributeError, TypeError, ValueError) as error:
-            missing[name] = f"cannot do it ({error})"
-            del found[name]
-            continue
-        if not errors[name] <= 0.05:
-            missing[name] = f"off by {errors[name]:.2g}, not timed"
-            del found[name]
-    calls: dict[str, Callable[[], Any]] = {
-        "musc_fast, exact": lambda: native.msm(case.z, None, 0, k),
-        "musc_fast, fast": lambda: native.msm(case.z, None, 0, k, precision="fast"),
-        "musc_fast, exact, all distances": lambda: native.patch_to_image(case.z),
+    calls: dict[str, Call] = {
+        "musc_fast, exact": lambda: cpu.msm(case.z, None, 0, k),
+        "musc_fast, fast": lambda: cpu.msm(case.z, None, 0, k, precision="fast"),
+        "musc_fast, exact, all distances": lambda: cpu.patch_to_image(case.z),
     }
     shares = dict.fromkeys(calls, 1.0)
-    for name, peer in found.items():
-        calls[name] = lambda peer=peer: [
-            peer(case.z, i).topk(k, largest=False).values.mean(1) for i in range(QUERIES)
-        ]
+    for name, peer in peers.items():
+        calls[name] = partial(score_queries, peer, case)
         shares[name] = QUERIES / len(case.z)
-    timings = interleaved(calls, runs)
+    timings = time_in_turns(calls, runs)
     rates = {name: case.flops * shares[name] / timings[name].median for name in calls}
     table = Table(title=f"{case.name}, (N, P, C) = {tuple(case.z.shape)}")
     for column in ("code", "all images", "effective GFLOP/s", "worst error", "exact is"):
@@ -191,34 +151,68 @@ def measure(case: Case, runs: int, console: Console) -> dict[str, Any]:
     }
 
 
+def score_queries(peer: Peer, case: Case) -> list[Tensor]:
+    """Scores [P] of the first QUERIES images by a peer."""
+    return [mean_of_lowest(peer(case.z, i), case.k_max) for i in range(QUERIES)]
+
+
+def errors_of_ours(case: Case) -> dict[str, float]:
+    """Worst errors of musc_fast on image 0; exits where the exact distances are off."""
+    expected = distances_in_fp64(case.z[0], other_images(case.z, 0))
+    errors = {}
+    for precision in ("exact", "fast"):
+        distances = cpu.patch_to_image(case.z, precision=precision)[0][:, 1:]
+        errors[f"musc_fast, {precision}"] = float((distances - expected).abs().max())
+    exact = errors["musc_fast, exact"]
+    if not exact <= 1e-5:
+        raise SystemExit(f"{case.name}: off by {exact:.1e}; no speeds")
+    return errors | {"musc_fast, exact, all distances": exact}
+
+
+def errors_of_peers(
+    case: Case, peers: dict[str, Peer], missing: dict[str, str]
+) -> dict[str, float]:
+    """Worst errors of the peers on image 0; an unfit peer moves to `missing`, with the reason."""
+    expected = distances_in_fp64(case.z[0], other_images(case.z, 0))
+    errors = {}
+    for name, peer in list(peers.items()):
+        try:
+            errors[name] = float((peer(case.z, 0).double() - expected).abs().max())
+        except (AttributeError, TypeError, ValueError) as error:
+            missing[name] = f"cannot do it ({error})"
+            del peers[name]
+            continue
+        if not errors[name] <= 0.05:
+            missing[name] = f"off by {errors[name]:.2g}, not timed"
+            del peers[name]
+    return errors
+
+
 def all_cases() -> list[Case]:
     """The cases of kernels.py, and (12, 1369, 1024) made from two backbone layers at 518."""
-    found = cases(large=False)
+    cases = load_cases(large=False)
     tokens = backbone_tokens("dinov2-vit-s-14", 518, [2, 5, 8], 12)
     if tokens is not None:
-        # No backbone at hand has 1024 channels: three layers side by side, cut to 1024.
+        # No backbone here has 1024 channels, so three layers lie side by side, cut to 1024.
         joined = torch.cat(tokens[0], dim=2)[..., :1024].contiguous()
-        z = native.lnamd(joined, tokens[1], (1,))[0]
-        found.append(Case("DINOv2-S blocks 2, 5, 8 joined", z))
-    return found
+        z = cpu.lnamd(joined, tokens[1], (1,))[0]
+        cases.append(Case("DINOv2-S blocks 2, 5, 8 joined", z))
+    return cases
 
 
 def main() -> None:
     """Measure, print tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--case", type=int, help="only the case of this number, from 0")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the result here")
+    add_json(parser)
     arguments = parser.parse_args()
-    chosen = all_cases()
+    cases = all_cases()
     if arguments.case is not None:
-        chosen = chosen[arguments.case : arguments.case + 1]
+        cases = cases[arguments.case : arguments.case + 1]
     console = Console()
-    results = [measure(case, arguments.runs, console) for case in chosen]
-    if arguments.json is not None:
-        write_json(arguments.json, {"runs": arguments.runs, "queries": QUERIES}, results)
+    results = [measure(case, arguments.runs, console) for case in cases]
+    write_results(arguments.json, {"runs": arguments.runs, "queries": QUERIES}, results)
 
 
 if __name__ == "__main__":

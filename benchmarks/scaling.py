@@ -2,18 +2,18 @@
 
     python benchmarks/scaling.py
 
-Arithmetic, not measurement; docs/scaling.md explains it. The bytes are those that
-tests/test_distributed.py finds to be sent.
+Arithmetic, not measurement; docs/scaling.md explains it. tests/distributed checks
+the bytes that are sent.
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from lib.program import make_parser
 from musc_fast.distributed.ring import ring_bytes, round_bytes
 
 PATCHES, CHANNELS = 1369, 1024
@@ -21,7 +21,7 @@ PATCHES, CHANNELS = 1369, 1024
 
 @dataclass(frozen=True)
 class Cluster:
-    """ranks, each doing `flops` a second, sending `link` and holding `memory` bytes."""
+    """Ranks that each do `flops` operations and send `link` bytes a second, with `memory` bytes."""
 
     name: str
     ranks: int
@@ -34,7 +34,7 @@ CLUSTERS = (Cluster("8 x H100, NVLink", 8, 450e9), Cluster("16 x H100, 100 GbE",
 
 
 def rounds_of(images: int, cluster: Cluster) -> int:
-    """The rounds in which a rank's images are scored: as `ring` chooses them."""
+    """The number of rounds in which a rank's images are scored, chosen as `ring` chooses it."""
     own, rounds = -(-images // cluster.ranks), 1
     while 2 * round_bytes(-(-own // rounds), PATCHES, images, CHANNELS) > cluster.memory:
         rounds += 1
@@ -46,7 +46,7 @@ def seconds(images: int, cluster: Cluster) -> tuple[int, float, float]:
     rounds, own = rounds_of(images, cluster), images / cluster.ranks
     query = own / rounds
     one_pair = 2.0 * PATCHES**2 * CHANNELS
-    # Pairs within a round are searched once, those across rounds from both sides.
+    # A pair within a round is searched once, a pair across rounds from both sides.
     pairs = own * (images / rounds / 2 + images * (1 - 1 / rounds))
     across = (cluster.ranks - 1) * 4 * query * PATCHES * CHANNELS
     sent = rounds * (
@@ -57,9 +57,7 @@ def seconds(images: int, cluster: Cluster) -> tuple[int, float, float]:
 
 def main() -> None:
     """Print the table."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    make_parser(__doc__).parse_args()
     table = Table(title=f"A layer and degree, P = {PATCHES}, C = {CHANNELS} (model, not measured)")
     for heading in ("cluster", "images", "rounds", "computing", "sending", "sending/computing"):
         table.add_column(heading, justify="right")

@@ -9,7 +9,7 @@ what registers, shared memory and threads allow at most; none of this is a speed
 
 from __future__ import annotations
 
-import argparse
+import lib  # noqa: F401  # isort: skip  (names kernels/ musc_fast.kernels: first)
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,9 @@ from musc_fast.kernels.tiles import Config, pick_config, specialised
 from rich.console import Console
 from rich.table import Table
 
-from common import ROOT, write_json
+from lib.checkout import RESULTS
+from lib.program import make_parser
+from lib.results import write_results
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 PATCHES = 1369
@@ -38,7 +40,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, what it is compiled with, and a name for the table."""
+    """A kernel, its name in the table, and the arguments, options and config to compile with."""
 
     name: str
     kernel: Any
@@ -99,7 +101,7 @@ def search_launch(
     what = "second pass" if listing else "search"
     what += ", specialised warps" if config.warp_specialize else ""
     name = f"{what}, {str(dtype).removeprefix('torch.')}, {channels} channels"
-    return Launch(name, kernel, arguments | fixed, config.launch(), asdict(config))
+    return Launch(name, kernel, {**arguments, **fixed}, config.launch(), asdict(config))
 
 
 def resident_launch(
@@ -116,7 +118,7 @@ def resident_launch(
     arguments |= {"BLOCK_P": config.BLOCK_P, "BLOCK_Q": config.BLOCK_Q}
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     name = f"resident search, {str(dtype).removeprefix('torch.')}, {channels} channels"
-    return Launch(name, kernel, arguments | fixed, options, asdict(config))
+    return Launch(name, kernel, {**arguments, **fixed}, options, asdict(config))
 
 
 def _integers(kernel: Any) -> dict[str, str | int | bool]:
@@ -133,7 +135,7 @@ def interval_launch(images: int, **fixed: int) -> Launch:
     return Launch(
         f"interval mean, {images} images",
         interval_mean._interval_mean_kernel,
-        arguments | fixed,
+        {**arguments, **fixed},
         {"num_warps": config.num_warps},
         asdict(config),
     )
@@ -149,7 +151,7 @@ def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
     return Launch(
         f"LNAMD, {channels} channels",
         lnamd._lnamd_kernel,
-        arguments | fixed,
+        {**arguments, **fixed},
         {"num_warps": config.num_warps},
         asdict(config),
     )
@@ -169,7 +171,7 @@ def quantise_launch(
     return Launch(
         f"rounding to {str(dtype).removeprefix('torch.')}, {channels} channels",
         quantise._quantise_kernel,
-        arguments | fixed,
+        {**arguments, **fixed},
         {"num_warps": config.num_warps},
         asdict(config),
     )
@@ -185,7 +187,7 @@ def refine_launch(channels: int, **fixed: int) -> Launch:
     return Launch(
         f"refinement, {channels} channels",
         refine._refine_kernel,
-        arguments | fixed,
+        {**arguments, **fixed},
         {"num_warps": config.num_warps},
         asdict(config),
     )
@@ -217,10 +219,8 @@ def launches(arch: int) -> Iterator[Launch]:
 
 def main() -> None:
     """Compile, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/static.json")
+    parser = make_parser(__doc__)
+    parser.add_argument("--json", type=Path, default=RESULTS / "static.json")
     arguments = parser.parse_args()
     table = Table(title=f"Triton {triton.__version__}, P = {PATCHES}")
     for heading in ("kernel", "sm", "registers", "spills", "shared KiB", "threads", "occupancy"):
@@ -251,8 +251,7 @@ def main() -> None:
                 }
             )
     Console().print(table)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.json, {"triton": triton.__version__, "patches": PATCHES}, results)
+    write_results(arguments.json, {"triton": triton.__version__, "patches": PATCHES}, results)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python benchmarks/thresholds.py --rescore --cache features/  # scores the images anew (an hour)
 
 From each set batches are drawn, good images alone and with some defects, and every batch is scored
-by itself, as a user would. The raw scores are kept (`--scores`), so that rules can be compared in
+by itself, as a user would. The raw scores are stored (`--scores`), so that rules can be compared in
 seconds. "sample" is the procedural sample of `musc-fast demo`. The best possible F1 uses the labels
-of the same batch. Simulated all-normal batches of several shapes follow.
+of the same batch. A second table is of simulated batches without defects, of several shapes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from common import ROOT, SHARED, machine, write_json
+from lib.checkout import ROOT
+from lib.labelled_sets import SETS, SIZES
+from lib.program import add_data, add_json, make_parser
+from lib.results import machine, write_results
 from musc_fast import MuSc
 from musc_fast.datasets.layouts import load_mvtec
 from musc_fast.datasets.sample.draw import draw_sample
@@ -37,7 +40,8 @@ from musc_fast.threshold import RULES, find_threshold
 
 SCORES = ROOT / "tests" / "golden" / "batch_scores.json"
 SAMPLE = "sample"
-# Good by its label, but with a glare that outshines every defect: in whole and good alone.
+# This image is good by its label, but its glare outshines every defect: only the batches "whole"
+# and "good" hold it.
 GLARE = "train_00021.png"
 BATCHES = ((10, 0), (20, 0), (20, 1), (20, 4), (40, 2), (40, 8), (40, 16))  # images, defective
 SHAPES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
@@ -51,22 +55,19 @@ SHAPES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
     "exponential": lambda rng, n: 0.25 + 0.1 * rng.exponential(size=n),
     "uniform": lambda rng, n: 0.3 + 0.2 * rng.random(n),
 }
-SIZES = (5, 10, 20, 40, 100, 500)
+COUNTS = (5, 10, 20, 40, 100, 500)  # images of a simulated batch
 
 
 def main() -> None:
-    """Read or make the scores, print one row a set, backbone and kind of batch."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scores", type=Path, default=SCORES, help="where the scores are kept")
+    """Read or make the scores, print one row for each set, backbone and kind of batch."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--scores", type=Path, default=SCORES, help="where the scores are stored")
     parser.add_argument("--rescore", action="store_true", help="score the images anew")
-    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of the sets")
-    parser.add_argument("--sets", nargs="+", default=["mpdd_metal_plate", "kolektorsdd", SAMPLE])
-    parser.add_argument("--backbones", nargs="+", default=["dinov2-vit-s-14", "clip-vit-b-16"])
+    add_data(parser, [*SETS, SAMPLE])
+    parser.add_argument("--backbones", nargs="+", default=list(SIZES))
     parser.add_argument("--draws", type=int, default=10, help="batches of a kind (half: double)")
-    parser.add_argument("--cache", type=Path, help="keep features here")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--cache", type=Path, help="store features here")
+    add_json(parser)
     arguments = parser.parse_args()
 
     if arguments.rescore:
@@ -74,11 +75,10 @@ def main() -> None:
     stored = json.loads(arguments.scores.read_text(encoding="utf-8"))
     results = [row for each in stored["sets"] for row in rows(each)]
     show("F1 (normal batches: share flagged at all)", ("set", "backbone", "batch"), results)
-    simulated = [simulate(shape, count) for shape in SHAPES for count in SIZES]
+    simulated = [simulate(shape, count) for shape in SHAPES for count in COUNTS]
     show("Simulated normal batches, share flagged", ("shape",), simulated)
-    if arguments.json is not None:
-        settings = {"scores": arguments.scores.name, "made_on": stored["machine"]}
-        write_json(arguments.json, settings, results + simulated)
+    settings = {"scores": arguments.scores.name, "made_on": stored["machine"]}
+    write_results(arguments.json, settings, results + simulated)
 
 
 def show(title: str, names: tuple[str, ...], found: list[dict[str, Any]]) -> None:
@@ -102,7 +102,7 @@ def rows(each: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "set": each["set"],
             "backbone": each["backbone"],
             "batch": kind,
-            **judged(scores, defective),
+            **compare_rules(scores, defective),
         }
 
 
@@ -110,18 +110,18 @@ def simulate(shape: str, count: int, batches: int = 300) -> dict[str, Any]:
     generator = np.random.default_rng([count, list(SHAPES).index(shape)])
     return {
         "shape": shape,
-        **judged([SHAPES[shape](generator, count) for _ in range(batches)], 0),
+        **compare_rules([SHAPES[shape](generator, count) for _ in range(batches)], 0),
     }
 
 
-def judged(scores: list[NDArray[np.float64]], defective: int) -> dict[str, Any]:
-    """Mean F1 of each rule, without defects the share of batches with any flag.
+def compare_rules(scores: list[NDArray[np.float64]], defective: int) -> dict[str, Any]:
+    """Mean F1 of each rule; of batches without defects the share with any flag.
 
     The last `defective` scores of each batch are those of defective images.
     """
     truth = np.arange(scores[0].size) >= scores[0].size - defective
     best = float(np.mean([image_metrics(truth, x).f1_max for x in scores])) if defective else None
-    values = {}
+    values: dict[str, float] = {}
     for rule in RULES:
         flags = [find_threshold(x, rule=rule).flagged for x in scores]
         values[rule] = float(
@@ -134,7 +134,7 @@ def judged(scores: list[NDArray[np.float64]], defective: int) -> dict[str, Any]:
 
 
 def write_scores(arguments: argparse.Namespace) -> None:
-    """Score every batch of every set by itself and keep the raw scores."""
+    """Score every batch of every set by itself and write the raw scores."""
     sets = []
     with tempfile.TemporaryDirectory() as folder:
         if SAMPLE in arguments.sets:
@@ -143,17 +143,17 @@ def write_scores(arguments: argparse.Namespace) -> None:
             musc = MuSc(backbone)
             for name in arguments.sets:
                 root = (Path(folder) if name == SAMPLE else arguments.data) / name
-                found = scored(musc, root, arguments.draws, arguments.cache)
+                batches = score_batches(musc, root, arguments.draws, arguments.cache)
                 sets.append(
                     {
                         "set": name,
                         "backbone": backbone,
                         "weights": musc.backbone.source,
                         "size": list(musc.backbone.image_size),
-                        "batches": found,
+                        "batches": batches,
                     }
                 )
-                print(f"{name}, {backbone}: {len(found)} batches", flush=True)
+                print(f"{name}, {backbone}: {len(batches)} batches", flush=True)
     about = "raw image scores of batches scored by themselves; the defective images come last"
     document = {"about": about, "command": "benchmarks/thresholds.py --rescore"}
     with replacing(arguments.scores) as temporary:
@@ -161,42 +161,46 @@ def write_scores(arguments: argparse.Namespace) -> None:
         temporary.write_text(text.replace('{"batch"', '\n{"batch"') + "\n", encoding="utf-8")
 
 
-def scored(musc: MuSc, root: Path, draws: int, cache: Path | None) -> list[dict[str, Any]]:
-    """Batches of one set: name, number of defective images and raw scores, those last."""
+def score_batches(musc: MuSc, root: Path, draws: int, cache: Path | None) -> list[dict[str, Any]]:
+    """Batches of one set: name, number of defective images, raw scores (the defective last)."""
     samples = load_mvtec(root)[0].samples
-    with stage_bars() as report:
+    with stage_bars() as on_progress:
         paths = [sample.image for sample in samples]
-        features = extract_cached(musc.extractor, paths, cache, progress=report)
+        features = extract_cached(musc.extractor, paths, cache, progress=on_progress)
     defective = np.array([sample.label is True for sample in samples])
-    good, bad = np.flatnonzero(~defective), np.flatnonzero(defective)
-    drawn = np.array([i for i in good if paths[i].name != GLARE])
-    generator = np.random.default_rng(0)
-    chosen = [("whole", good, bad), ("good", good, bad[:0])]
-    if len(drawn) < len(good):
-        chosen.append((f"good without {Path(GLARE).stem}", drawn, bad[:0]))
-    for _ in range(2 * draws):
-        half = generator.choice(drawn, len(good) // 2, replace=False)
-        chosen.append(("half of good", half, bad[:0]))
-    chosen += [
-        (
-            f"{count} with {faulty}",
-            generator.choice(drawn, count - faulty, replace=False),
-            generator.choice(bad, faulty, replace=False),
-        )
-        for count, faulty in BATCHES
-        for _ in range(draws)
-    ]
-    found = []
-    for name, normal, faults in chosen:
-        scores = musc.score_features(take(features, np.concatenate([normal, faults])))
+    glare = np.array([path.name == GLARE for path in paths])
+    batches = []
+    for name, good, bad in draw_batches(defective, glare, draws):
+        scores = musc.score_features(take(features, np.concatenate([good, bad])))
         raw = [round(float(score), 5) for score in scores.raw_image_scores]
-        found.append({"batch": name, "defective": len(faults), "raw": raw})
-    return found
+        batches.append({"batch": name, "defective": len(bad), "raw": raw})
+    return batches
 
 
-def take(features: BatchFeatures, rows: NDArray[np.int64]) -> BatchFeatures:
-    """The features of some of the images, in this order."""
-    index = rows.tolist()
+def draw_batches(
+    defective: NDArray[np.bool_], glare: NDArray[np.bool_], draws: int
+) -> list[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
+    """Batches of one set: name, indices of good images, indices of defective images."""
+    good, bad = np.flatnonzero(~defective), np.flatnonzero(defective)
+    even = np.flatnonzero(~defective & ~glare)
+    generator = np.random.default_rng(0)
+    batches = [("whole", good, bad), ("good", good, bad[:0])]
+    if len(even) < len(good):
+        batches.append((f"good without {Path(GLARE).stem}", even, bad[:0]))
+    for _ in range(2 * draws):
+        half = generator.choice(even, len(good) // 2, replace=False)
+        batches.append(("half of good", half, bad[:0]))
+    for count, faulty in BATCHES:
+        for _ in range(draws):
+            normal = generator.choice(even, count - faulty, replace=False)
+            faults = generator.choice(bad, faulty, replace=False)
+            batches.append((f"{count} with {faulty}", normal, faults))
+    return batches
+
+
+def take(features: BatchFeatures, images: NDArray[np.int64]) -> BatchFeatures:
+    """The features of the images with these indices, in this order."""
+    index = images.tolist()
     return replace(
         features,
         tokens=tuple(layer[index] for layer in features.tokens),

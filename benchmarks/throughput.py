@@ -10,7 +10,6 @@ symmetry), LNAMD reads and writes 4 N P C bytes a layer and degree.
 
 from __future__ import annotations
 
-import checkout  # noqa: F401  # isort: skip
 import argparse
 import tempfile
 import time
@@ -21,8 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from _inputs import OFFICIAL
-from common import Timing, described, peak_memory, synchronise, write_json
+from lib.official import OFFICIAL, count_lowest, mean_of_lowest
+from lib.program import add_json, make_parser
+from lib.results import peak_memory, settings_of, write_results
+from lib.timing import Timing, seconds_of, synchronise
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
 from musc_fast.checks import PRECISIONS
@@ -34,9 +35,49 @@ from musc_fast.scoring import score_batch
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = parse_arguments()
+    musc = MuSc(
+        arguments.backbone,
+        image_size=arguments.size,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        backend=arguments.backend,
+        precision=arguments.precision,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        paths = image_paths(arguments.images, arguments.n, Path(folder))
+        features = musc.extract(paths)
+        error = parity(musc, features)
+        stages = []
+        for _ in range(arguments.runs):
+            stages.append(stage_seconds(musc, paths))
+            stages[-1]["score_batch"] = scoring_seconds(musc, features)
+            if arguments.official:
+                stages[-1].update(official_seconds(musc, features))
+    timings = {name: Timing(tuple(run[name] for run in stages)) for name in stages[0]}
+    shape = shape_of(musc, features)
+    rows = make_rows(timings, shape)
+    memory = peak_memory()
+    backend = resolve(arguments.backend, musc.backbone.device).name
+    title = f"{arguments.backbone}, N = {shape['N']}, P = {shape['P']}, C = {shape['C']}, "
+    title += f"{shape['steps']} layer-degrees, backend {backend}, {arguments.precision} "
+    title += f"(max error {error:.1e})"
+    console = Console()
+    console.print(make_table(title, timings, rows))
+    console.print(", ".join(f"{name} {value:.2f}" for name, value in memory.items()))
+    settings = {
+        **settings_of(arguments),
+        "image_size": musc.backbone.image_size,
+        "weights": musc.backbone.source,
+        "shape": shape,
+        "max_error": error,
+        **memory,
+    }
+    write_results(arguments.json, settings, rows)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
     parser.add_argument("--backbone", default="dinov2-vit-s-14")
     parser.add_argument("--n", type=int, default=48, help="images (default 48)")
     parser.add_argument("--size", type=int, help="image side (default: the backbone's own)")
@@ -47,32 +88,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--official", action="store_true", help="the official loops too (CPU)")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    arguments = parser.parse_args()
-
-    musc = MuSc(
-        arguments.backbone,
-        image_size=arguments.size,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        backend=arguments.backend,
-        precision=arguments.precision,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        paths = _images(arguments.images, arguments.n, Path(folder))
-        features = musc.extract(paths)
-        error = parity(musc, features)
-        stages = []
-        for _ in range(arguments.runs):
-            stages.append(stage_seconds(musc, paths))
-            stages[-1]["score_batch"] = scoring_seconds(musc, features)
-            if arguments.official:
-                stages[-1].update(official_seconds(musc, features))
-    timings = {name: Timing(tuple(run[name] for run in stages)) for name in stages[0]}
-    report(musc, features, timings, error, arguments)
+    add_json(parser)
+    return parser.parse_args()
 
 
-def _images(folder: Path | None, n: int, scratch: Path) -> list[Path]:
+def image_paths(folder: Path | None, n: int, scratch: Path) -> list[Path]:
+    """`n` images of a folder, repeated where it has fewer; without a folder, of the sample."""
     if folder is None:
         return [s.path for s in draw_sample(scratch, count=n, defects=max(1, n // 4))]
     paths = find_images([folder])
@@ -83,19 +104,19 @@ def parity(musc: MuSc, features: BatchFeatures, images: int = 4) -> float:
     """Largest difference of patch scores from the fp64 reference on the first images."""
     tokens = [t[:images, musc.backbone.prefix_tokens :] for t in features.tokens]
     settings = {**musc.settings, "backend": "reference", "precision": "exact"}
-    found = score_batch(tokens, grid=musc.backbone.grid, **musc.settings)
-    wanted = score_batch(tokens, grid=musc.backbone.grid, **settings)
-    error = float((found.patch_scores - wanted.patch_scores).abs().max())
+    ours = score_batch(tokens, grid=musc.backbone.grid, **musc.settings)
+    exact = score_batch(tokens, grid=musc.backbone.grid, **settings)
+    error = float((ours.patch_scores - exact.patch_scores).abs().max())
     if musc.settings["precision"] == "exact" and error > 1e-5:
         raise SystemExit(f"parity failed: patch scores differ by {error:.1e}; no speed is reported")
     return error
 
 
 def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
-    """One full run, stage after stage without overlap, then end to end as `MuSc.score` does it."""
+    """Seconds of each stage without overlap, then of a whole `MuSc.score`, whose stages overlap."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, start: float) -> float:
+    def add(name: str, start: float) -> float:
         synchronise()
         now = time.perf_counter()
         seconds[name] = seconds.get(name, 0.0) + now - start
@@ -105,120 +126,110 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     backend = settings["backend"]
     now = time.perf_counter()
     pixels = [backbone.preprocess(read_image(path)) for path in paths]
-    now = timed("reading", now)
+    now = add("reading", now)
     parts = [
         backbone.extract(torch.stack(pixels[k : k + musc.extractor.batch_size]))
         for k in range(0, len(pixels), musc.extractor.batch_size)
     ]
     layers = [torch.cat(layer) for layer in zip(*(part.tokens for part in parts), strict=True)]
-    now = timed("backbone", now)
+    now = add("backbone", now)
     total = torch.zeros(layers[0].shape[0], backbone.grid[0] * backbone.grid[1])
     for layer in layers:
         patches = layer[:, backbone.prefix_tokens :]
         pooled = ops.lnamd_all(patches, backbone.grid, settings["degrees"], backend=backend)
-        now = timed("LNAMD", now)
+        now = add("LNAMD", now)
         for z in pooled:
             total += ops.msm(
                 z, None, settings["topmin"], backend=backend, precision=settings["precision"]
             ).cpu()
-        now = timed("MSM", now)
+        now = add("MSM", now)
     maps = reference.upsample(total.reshape(-1, *backbone.grid), backbone.image_size)
     raw = maps.flatten(1).amax(1)
     if parts[0].cls_tokens is not None:
         ops.rscin(raw, torch.cat([p.cls_tokens for p in parts if p.cls_tokens is not None]).cpu())
-    now = timed("maps", now)
+    now = add("maps", now)
     musc.score(paths)
-    timed("end to end", now)
+    add("end to end", now)
     return seconds
 
 
 def patch_tokens(musc: MuSc, features: BatchFeatures) -> list[torch.Tensor]:
+    """Tokens [N, P, C] of each layer without the prefix tokens."""
     return [layer[:, musc.backbone.prefix_tokens :] for layer in features.tokens]
 
 
 def scoring_seconds(musc: MuSc, features: BatchFeatures) -> float:
     """`score_batch` alone: tokens in, maps and image scores out."""
     tokens = patch_tokens(musc, features)
-    start = time.perf_counter()
-    score_batch(
-        tokens,
-        cls_tokens=features.cls_tokens,
-        grid=musc.backbone.grid,
-        image_size=musc.backbone.image_size,
-        **musc.settings,
+    return seconds_of(
+        lambda: score_batch(
+            tokens,
+            cls_tokens=features.cls_tokens,
+            grid=musc.backbone.grid,
+            image_size=musc.backbone.image_size,
+            **musc.settings,
+        )
     )
-    synchronise()
-    return time.perf_counter() - start
 
 
 def official_seconds(musc: MuSc, features: BatchFeatures) -> dict[str, float]:
-    """The official MSM of every layer and degree, one query image each, times their number."""
+    """Seconds of the official MSM: one query image of each layer and degree, times N."""
     seconds = dict.fromkeys(OFFICIAL, 0.0)
     for layer in patch_tokens(musc, features):
         for z in ops.lnamd_all(layer, musc.backbone.grid, musc.settings["degrees"]):
             for name, call in OFFICIAL.items():
                 start = time.perf_counter()
-                call(z, len(z) // 2, max(1, int(0.3 * (len(z) - 1))))
+                mean_of_lowest(call(z, len(z) // 2), count_lowest(len(z) - 1))
                 seconds[name] += (time.perf_counter() - start) * len(z)
     return {f"{name}, MSM alone": value for name, value in seconds.items()}
 
 
-def report(
-    musc: MuSc,
-    features: BatchFeatures,
-    timings: dict[str, Timing],
-    error: float,
-    arguments: argparse.Namespace,
-) -> None:
-    n, p = len(features.names), musc.backbone.grid[0] * musc.backbone.grid[1]
-    c = features.tokens[0].shape[2]
-    steps = len(features.tokens) * len(musc.settings["degrees"])
+def shape_of(musc: MuSc, features: BatchFeatures) -> dict[str, int]:
+    """N images, P patches, C channels, and how often they are scored (layers times degrees)."""
+    return {
+        "N": len(features.names),
+        "P": musc.backbone.grid[0] * musc.backbone.grid[1],
+        "C": features.tokens[0].shape[2],
+        "steps": len(features.tokens) * len(musc.settings["degrees"]),
+    }
+
+
+def make_rows(timings: dict[str, Timing], shape: dict[str, int]) -> list[dict[str, Any]]:
+    """For each stage its seconds and rates; stages of MSM have a rate of operations too."""
+    n, p, c, steps = shape.values()
     work = 2 * n * (n - 1) * p * p * c * steps
-    backend = resolve(arguments.backend, musc.backbone.device).name
-    table = Table(
-        title=f"{arguments.backbone}, N = {n}, P = {p}, C = {c}, {steps} layer-degrees, backend "
-        f"{backend}, {arguments.precision} (max error {error:.1e})"
-    )
+    return [
+        {
+            "stage": name,
+            "median_s": timing.median,
+            "runs_s": timing.seconds,
+            "images_per_s": n / timing.median,
+            "effective_gflops": work / timing.median / 1e9 if "MSM" in name else None,
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def make_table(title: str, timings: dict[str, Timing], rows: list[dict[str, Any]]) -> Table:
+    """The rows, each with its share of the time from end to end."""
+    table = Table(title=title)
     for heading in ("stage", "seconds", "images/s", "share", "effective GFLOP/s"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     whole = timings["end to end"].median
-    results: list[dict[str, Any]] = []
-    for name, timing in timings.items():
-        rate = work / timing.median / 1e9 if "MSM" in name else None
+    for row in rows:
+        rate = row["effective_gflops"]
         table.add_row(
-            name,
-            str(timing),
-            f"{n / timing.median:.2f}",
-            f"{100 * timing.median / whole:.0f}%",
+            row["stage"],
+            str(timings[row["stage"]]),
+            f"{row['images_per_s']:.2f}",
+            f"{100 * row['median_s'] / whole:.0f}%",
             "" if rate is None else f"{rate:.0f}",
-        )
-        results.append(
-            {
-                "stage": name,
-                "median_s": timing.median,
-                "runs_s": timing.seconds,
-                "images_per_s": n / timing.median,
-                "effective_gflops": rate,
-            }
         )
     official = [timing.median for name, timing in timings.items() if name.startswith("official")]
     if official:
         ratio = min(official) / timings["score_batch"].median
         table.caption = f"score_batch is {ratio:.1f} times as fast as the better official MSM alone"
-    memory = peak_memory()
-    console = Console()
-    console.print(table)
-    console.print(", ".join(f"{name} {value:.2f}" for name, value in memory.items()))
-    if arguments.json is not None:
-        settings = {
-            **described(arguments),
-            "image_size": musc.backbone.image_size,
-            "weights": musc.backbone.source,
-            "shape": {"N": n, "P": p, "C": c, "steps": steps},
-            "max_error": error,
-            **memory,
-        }
-        write_json(arguments.json, settings, results)
+    return table
 
 
 if __name__ == "__main__":

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from musc_fast.kernels.aot import TOOLS, Compiled
 from musc_fast.kernels.devices import SHARED_MEMORY, int8_by_tcgen05, int8_gain, shared_memory

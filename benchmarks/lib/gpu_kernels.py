@@ -1,4 +1,4 @@
-"""The Triton kernels one by one beside the limits of the device; see `kernels.py`.
+"""The Triton kernels one by one beside the limits of the device (for kernels.py, gpu_check.py).
 
 Limits measured in the same run: matrix products of cuBLAS in float16, bfloat16 and int8, and a copy
 of device memory. Medians of interleaved runs between CUDA events, each of as many calls as take
@@ -25,8 +25,7 @@ The official code does 2 N (N-1) P^2 C operations (no symmetry) and stores each 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,43 +34,18 @@ import torch
 from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
-from common import Timing, features
-from gpu_parity import backend, backends_of, runs_triton
-from musc_fast.backends import rounding as operands
+from musc_fast.backends import rounding
+
+from .gpu_parity import backends_of, load_backend, runs_triton
+from .official import count_lowest, distances_by_pairs, mean_of_lowest, other_images
+from .synthetic import draw_tokens
+from .timing import Call, Timing, time_on_device
 
 Row = dict[str, Any]
-Call = Callable[[], Any]
-
-
-def timed(calls: dict[str, Call], device: torch.device, runs: int) -> dict[str, Timing]:
-    """Seconds of each call, taking turns after a warm-up."""
-    inner = {}
-    for name, call in calls.items():
-        call()
-        inner[name] = max(1, min(100, int(0.02 / _seconds(call, device, 1))))
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, call in calls.items():
-            seconds[name].append(_seconds(call, device, inner[name]))
-    return {name: Timing(tuple(each)) for name, each in seconds.items()}
-
-
-def _seconds(call: Call, device: torch.device, times: int) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(times):
-            call()
-        return max(1e-9, (time.perf_counter() - start) / times)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    for _ in range(times):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return max(1e-9, float(begin.elapsed_time(end)) / 1000 / times)
 
 
 def _row(what: str, timing: Timing, **more: Any) -> Row:
@@ -79,14 +53,14 @@ def _row(what: str, timing: Timing, **more: Any) -> Row:
 
 
 def product_limits(size: int, device: torch.device, runs: int) -> Iterator[Row]:
-    """Matrix products [size, size] x [size, size]: what the device's own library reaches."""
+    """Matrix products [size, size] x [size, size] by cuBLAS (on a CPU by torch)."""
     calls: dict[str, Call] = {}
     for dtype in (torch.float16, torch.bfloat16):
         x, y = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         calls[f"matrix product, {name_of(dtype)}"] = partial(torch.mm, x, y.T)
     x, y = (torch.randint(-127, 128, (size, size), device=device).to(torch.int8) for _ in "xy")
     calls["matrix product, int8"] = partial(torch._int_mm, x, y.T)
-    for name, timing in timed(calls, device, runs).items():
+    for name, timing in time_on_device(calls, device, runs).items():
         yield _row(name, timing, tera_operations=2 * size**3 / timing.median / 1e12)
 
 
@@ -94,19 +68,19 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _sides(z: Tensor) -> Iterator[operands.Operands]:
+def _operands(z: Tensor) -> Iterator[rounding.Operands]:
     """The operands that are timed: all channels, and subspaces in int8."""
     whole = [torch.float16, torch.bfloat16, torch.int8]
     if z.device.type != "cuda":
-        whole.remove(torch.bfloat16)  # wrong in the interpreter
-    spaces = [(dtype, None) for dtype in whole]
+        whole.remove(torch.bfloat16)  # Triton's interpreter multiplies it wrongly
+    spaces: list[tuple[torch.dtype, int | None]] = [(dtype, None) for dtype in whole]
     spaces += [(torch.int8, m - 1) for m in (64, 128, 256) if 2 * m <= z.shape[2]]
     for dtype, channels in spaces:
-        yield operands.fit_space(z, None, dtype, channels).apply(z)
+        yield rounding.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: operands.Operands) -> dict[str, tuple[tiles.Config, bool | None]]:
-    """Configs to compare, and whether to load by descriptors; the usual one first."""
+def _configs(side: rounding.Operands) -> dict[str, tuple[tiles.Config, bool | None]]:
+    """Configs to compare, and whether to load by descriptors; first the one that `msm` takes."""
     _, p, depth = side.values.shape
     arch = arch_of(side.values.device)
     usual = tiles.pick_config(arch, side.values.dtype, p, p, depth)
@@ -124,9 +98,9 @@ def _configs(side: operands.Operands) -> dict[str, tuple[tiles.Config, bool | No
 
 
 def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]:
-    """The search alone in executed operations, its configs and its second pass."""
+    """The search and its second pass: rates of executed operations, for several configs."""
     n, p, _ = z.shape
-    for side in _sides(z):
+    for side in _operands(z):
         depth, dtype = side.values.shape[2], name_of(side.values.dtype)
         keys = min_distance.new_keys(n, n, p, z.device)
         both = (side.values, side.norms, side.values, side.norms)
@@ -160,27 +134,27 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
             candidates.candidates, *both, keys, least, 1 << 20, triangle=True
         )
         work = n * (n - 1) * p * p * depth / 1e12
-        for name, timing in timed(calls, z.device, runs).items():
+        for name, timing in time_on_device(calls, z.device, runs).items():
             rate = work / timing.median
             row = _row(name, timing, tera_operations=rate, of_product=rate / limits[dtype])
-            # The one that the library itself takes at this shape.
+            # "usual" marks the config that the library itself takes at this shape.
             yield row | ({"usual": 1} if name == next(iter(calls)) else {})
 
 
 def memory_rows(
     n: int, grid: tuple[int, int], c: int, device: torch.device, runs: int
 ) -> Iterator[Row]:
-    """What moves bytes, beside a copy: its share of the copy's bandwidth."""
+    """The operators that move bytes: their share of a copy's bandwidth."""
     p = grid[0] * grid[1]
-    tokens = features(n, p, c, device)
+    tokens = draw_tokens(n, p, c, device)
     rows = torch.nn.functional.normalize(tokens, dim=2).view(-1, c)
     target = torch.empty_like(tokens)
     distances = torch.rand(n, p, n, device=device)
     squared = torch.rand(n, n, p, device=device)
     mean = rows[:: max(1, n * p // 4096)].mean(0)
     depth = -(-c // 32) * 32
-    module = backend("triton")
-    k = max(1, int(0.3 * (n - 1)))
+    module = load_backend("triton")
+    k = count_lowest(n - 1)
     size = n * p * c
     calls: dict[str, tuple[int, Call]] = {
         "copy": (8 * size, lambda: target.copy_(tokens)),
@@ -202,38 +176,38 @@ def memory_rows(
             lambda: interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True),
         ),
     }
-    found = timed({name: call for name, (_, call) in calls.items()}, device, runs)
+    found = time_on_device({name: call for name, (_, call) in calls.items()}, device, runs)
     copied = calls["copy"][0] / found["copy"].median
     for name, timing in found.items():
         rate = calls[name][0] / timing.median
         yield _row(name, timing, tb_s=rate / 1e12, of_copy=rate / copied)
 
 
-def official(z: Tensor) -> Tensor:
-    """The official mutual scoring: torch.cdist of every image with every other."""
-    rows = []
-    for i in range(z.shape[0]):
-        others = [torch.cdist(z[i], z[j]).amin(1) for j in range(z.shape[0]) if j != i]
-        k = max(1, int(0.3 * len(others)))
-        rows.append(torch.stack(others, 1).topk(k, largest=False).values.mean(1))
-    return torch.stack(rows)
+def official_scores(z: Tensor) -> Tensor:
+    """The official mutual scoring of z [N, P, C], one torch.cdist a pair -> [N, P]."""
+    count = count_lowest(len(z) - 1)
+    return torch.stack(
+        [mean_of_lowest(distances_by_pairs(z[i], other_images(z, i)), count) for i in range(len(z))]
+    )
 
 
 def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
-    """Mutual scoring whole by every backend, and the official code on a few images."""
+    """The whole mutual scoring by every backend; by the official code on a few images."""
     n, p, c = z.shape
     few = z[: min(n, 12)]
-    k = max(1, int(0.3 * (n - 1)))
+    k = count_lowest(n - 1)
     calls: dict[str, tuple[Tensor, Call]] = {
         f"msm, {name} {precision}": (
             z,
-            partial(backend(name).msm, z, None, 0, k, precision=precision),
+            partial(load_backend(name).msm, z, None, 0, k, precision=precision),
         )
         for name in backends_of(z.device)
         for precision in ("exact", "fast")
     }
-    calls["msm, official (cdist)"] = (few, lambda: official(few))
-    found = timed({name: call for name, (_, call) in calls.items()}, z.device, min(runs, 3))
+    calls["msm, official (cdist)"] = (few, lambda: official_scores(few))
+    found = time_on_device(
+        {name: call for name, (_, call) in calls.items()}, z.device, min(runs, 3)
+    )
     for name, timing in found.items():
         m = calls[name][0].shape[0]
         pairs = m * (m - 1)
@@ -247,14 +221,14 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
 
 
 def memory_peak(z: Tensor) -> Row:
-    """The peak of one exact msm on a GPU beside its plan."""
+    """The peak memory of one exact msm on a GPU beside the bytes that its plan names."""
     from musc_fast.backends.triton.operators import Search
 
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    k = max(1, int(0.3 * (z.shape[0] - 1)))
+    k = count_lowest(len(z) - 1)
     search = Search(z, None, k, "exact", None)
     for _, _, squared in search.chunks():
         interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True)
@@ -272,7 +246,7 @@ def memory_peak(z: Tensor) -> Row:
 def measure(
     images: int, side: int, channels: int, device: torch.device, runs: int = 5
 ) -> Iterator[list[Row]]:
-    """Rows of every part, one part after another."""
+    """The rows of each part of the benchmark, as soon as that part is measured."""
     p = side * side
     large = device.type == "cuda"
     if large:  # tokens, their copy, three degrees and the search
@@ -282,11 +256,35 @@ def measure(
     yield products
     limits = {each["what"].split(", ")[1]: each["tera_operations"] for each in products}
     if runs_triton(device):
-        few = features(min(images, 48), p, channels, device)
+        few = draw_tokens(min(images, 48), p, channels, device)
         yield list(search_rows(torch.nn.functional.normalize(few, dim=2), limits, runs))
         del few
         yield list(memory_rows(images, (side, side), channels, device, runs))
-    z = torch.nn.functional.normalize(features(images, p, channels, device), dim=2)
+    z = torch.nn.functional.normalize(draw_tokens(images, p, channels, device), dim=2)
     yield list(msm_rows(z, runs))
     if large:
         yield [memory_peak(z)]
+
+
+def measure_and_show(
+    images: int, side: int, channels: int, device: torch.device, runs: int
+) -> list[Row]:
+    """Measure on `device`, print a table of each part, return all rows. Check parity before."""
+    results: list[Row] = []
+    for rows in measure(images, side, channels, device, runs):
+        show(rows)
+        results += rows
+    return results
+
+
+def show(rows: list[Row]) -> None:
+    """Print a table of rows that have a "what" and numbers."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if name not in ("what", "usual")]
+    table = Table()
+    table.add_column("what")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(row["what"], *(f"{row[name]:.4g}" if name in row else "" for name in names))
+    Console().print(table)

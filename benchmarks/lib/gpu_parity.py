@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,21 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import ROOT, SHARED, features
 from musc_fast import reference
 from musc_fast.backends import BACKENDS
 from musc_fast.backends.triton import planning as device_planning
 from musc_fast.scoring import score_batch
 
+from .checkout import ROOT, SHARED
+from .synthetic import draw_tokens
+
 TOLERANCE = 1e-5
 FAST_TOLERANCE = 5e-3
 GOLDEN_TOLERANCE = 2e-5  # the official code works in fp32
-_MODULES = {"cpu": "native", "triton": "triton_backend", "torch": "torch_backend"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the largest error found and what it may be; NaN never passes."""
+    """One comparison: the largest error and its limit; an error of NaN never passes."""
 
     what: str
     error: float
@@ -38,16 +38,17 @@ class Check:
 
 
 def runs_triton(device: torch.device) -> bool:
-    """On a GPU; on CPU tensors where TRITON_INTERPRET=1 switches Triton's interpreter on."""
+    """Whether Triton kernels run on `device`: a GPU, or the CPU where TRITON_INTERPRET=1."""
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def backend(name: str) -> ModuleType:
-    return importlib.import_module(f"musc_fast.{_MODULES[name]}")
+def load_backend(name: str) -> ModuleType:
+    """The module of a backend, whether or not `resolve` would take it for this machine."""
+    return next(each for each in BACKENDS if each.name == name).load()
 
 
 def backends_of(device: torch.device) -> list[str]:
-    """Names of the backends that can run on `device`, the reference apart."""
+    """Names of the backends that can run on `device`, without the reference."""
     usable = [each.name for each in BACKENDS if each.why_not(device) is None]
     if runs_triton(device) and "triton" not in usable:
         usable.append("triton")
@@ -55,6 +56,7 @@ def backends_of(device: torch.device) -> list[str]:
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
+    """The largest absolute difference; NaN where shapes or places of infinities differ."""
     if found.shape != wanted.shape or not torch.equal(torch.isinf(found), torch.isinf(wanted)):
         return float("nan")
     same = torch.where(torch.isinf(found), 0.0, found - wanted)
@@ -62,25 +64,25 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 
 
 def operator_checks(device: torch.device, large: bool) -> Iterator[Check]:
-    """Every operator of every backend across sizes, with duplicates and near-duplicates."""
+    """Check every operator of every backend at several sizes, with (near-)duplicate images."""
     shapes = [(2, (1, 1), 40), (5, (1, 37), 40), (11, (4, 9), 72)]
     if large:
         shapes += [(4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
     elif runs_triton(device):  # the interpreter is slow
         shapes = [*shapes[:1], (4, (2, 3), 40)]
     for n, grid, c in shapes:
-        tokens = features(n, grid[0] * grid[1], c, device)
+        tokens = draw_tokens(n, grid[0] * grid[1], c, device)
         if n > 2:
             tokens[1] = tokens[0]
             tokens[2] = tokens[0] + 1e-4 * tokens[2]
         for name in backends_of(device):
-            for check in _operators(name, tokens, grid):
+            for check in _operator_checks(name, tokens, grid):
                 label = f"{check.what}, {name}, N = {n}, grid {grid}, C = {c}"
                 yield Check(label, check.error, check.limit)
 
 
-def _operators(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Check]:
-    module, n = backend(name), tokens.shape[0]
+def _operator_checks(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Check]:
+    module, n = load_backend(name), tokens.shape[0]
     pooled = reference.lnamd(tokens.double(), grid, [1, 3, 5])
     for z, truth in zip(module.lnamd(tokens, grid, [1, 3, 5]), pooled, strict=True):
         yield Check("lnamd", difference(z, truth), TOLERANCE)
@@ -98,7 +100,7 @@ def _operators(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Che
     again = module.msm(z, None, k_min, k_max)
     yield Check("msm repeated", difference(again, found), 0.0)
     host = module.msm(z.cpu(), None, k_min, k_max).to(z.device)
-    # Triton streams rows from host memory to the GPU; the others work where the tensors lie.
+    # Triton streams rows from host memory to the GPU; other backends work where the tensors lie.
     yield Check("msm from host memory", difference(host, again), 0.0 if name == "triton" else 1e-5)
     truth = reference.patch_to_image(z[:1].double(), z[1:].double())
     found = module.patch_to_image(z[:1], z[1:])
@@ -106,14 +108,14 @@ def _operators(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Che
 
 
 def chunk_checks(device: torch.device) -> Iterator[Check]:
-    """The Triton search in chunks and with streamed rows: the same to the bit."""
+    """Check that the Triton search in chunks with streamed rows gives the same bits."""
     if not runs_triton(device):
         return
     from musc_fast.backends.triton.operators import Search
 
     side = 6 if device.type == "cuda" else 3
     p = side * side
-    z = reference.lnamd(features(6, p, 72, device), (side, side), [1])[0]
+    z = reference.lnamd(draw_tokens(6, p, 72, device), (side, side), [1])[0]
     plans = [
         device_planning.Plan(chunk, 2 * p * p, 0, block) for chunk, block in ((6, None), (4, 3))
     ]
@@ -125,7 +127,7 @@ def chunk_checks(device: torch.device) -> Iterator[Check]:
 
 
 def golden_checks(device: torch.device) -> Iterator[Check]:
-    """`score_batch` against the outputs of the official code."""
+    """Check `score_batch` against the outputs of the official code."""
     paths = sorted([*(ROOT / "tests/golden").glob("*.npz"), *(SHARED / "golden").glob("*.npz")])
     names = [each.name for each in BACKENDS if each.why_not(device) is None]
     for path in {path.stem: path for path in paths}.values():
@@ -141,7 +143,7 @@ def golden_checks(device: torch.device) -> Iterator[Check]:
                 prefix_tokens=1,
                 image_size=size,
                 degrees=[int(r) for r in case["degrees"]],
-                topmin=tuple(float(k) for k in case["topmin"]),
+                topmin=(float(case["topmin"][0]), float(case["topmin"][1])),
                 backend=name,
             )
             for what, values in (

@@ -1,4 +1,4 @@
-"""The CPU kernels operator by operator, with the fraction of this machine's limits: `kernels.py`.
+"""The CPU kernels one by one, with the fraction of this machine's limits (for kernels.py).
 
 The job of MSM: for Z [N, P, C] the distance of every patch to the nearest patch of every other
 image, then the mean of the lowest 30%. "Effective" counts 2 N (N-1) P^2 C operations for every
@@ -6,17 +6,18 @@ code. What the parts need at least:
   search, m channels: N (N-1) / 2 P^2 2 m operations (int8), since one tile serves both images;
     it reads 2 m bytes a patch and writes 2 N P bytes a segment (16 patches of long rows, 192 of
     short ones);
-  second pass: bytes of what it looks at: m a patch of a scanned segment, 2 m a fine look, C a look
-    at the rest, 4 C a recomputed distance;
+  second pass: m bytes a patch of a scanned segment, 2 m bytes a fine look, C bytes a look at the
+    remaining channels, 4 C bytes a recomputed distance;
   LNAMD: 4 N P C bytes read, as many written a degree; interval mean: 4 N P M bytes read.
-Limits (int8, bf16, fp32 dot products, one core, times threads; memory read) are measured in the
-same run. A red parity gate (1e-5 against fp64) stops it before any speed is printed.
+The limits (int8, bf16 and fp32 dot products of one core, times threads; memory read) are measured
+in the same run. Where parity fails (1e-5 against fp64), the run ends before any speed is printed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,24 +25,26 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from _inputs import OFFICIAL, Case, cases, truth
-from common import Timing, interleaved
 from musc_fast import _C
-from musc_fast.backends.cpu import operators as native
+from musc_fast.backends.cpu import operators as cpu
 from musc_fast.backends.cpu.plain import plain_distances, plain_kinds
 from musc_fast.backends.cpu.search import Outputs, Report, Settings, default_isa, run_search
+
+from .official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
+from .real_images import Case, load_cases
+from .timing import Call, Timing, time_in_turns
 
 TOLERANCE = 1e-5
 
 
 def measure(large: bool, scaling: bool, runs: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure, print tables; settings and results."""
+    """Measure and print tables; return the settings and the rows of the result file."""
     console = Console()
     limits = machine_limits()
     console.print(limit_table(limits))
     results: list[dict[str, Any]] = [{"limits": limits}]
-    for case in cases(large):
-        gate(case)
+    for case in load_cases(large):
+        require_parity(case)
         results.append(measure_msm(case, runs, limits, console))
     results.extend(measure_others(runs, limits, console))
     if scaling:
@@ -60,12 +63,13 @@ def machine_limits() -> dict[str, float]:
             best = max(best, operations / (time.perf_counter() - start))
         limits[kind] = best * torch.get_num_threads()
     memory = torch.ones(1 << 27)  # 512 MiB
-    timing = interleaved({"read": memory.sum}, 5)["read"]
+    timing = time_in_turns({"read": memory.sum}, 5)["read"]
     limits["memory"] = memory.numel() * 4 / min(timing.seconds)
     return limits
 
 
 def limit_table(limits: dict[str, float]) -> Table:
+    """The limits in units of 1e9 a second."""
     table = Table(title=f"Limits of this machine, {torch.get_num_threads()} threads")
     table.add_column("what")
     table.add_column("G/s", justify="right")
@@ -74,27 +78,29 @@ def limit_table(limits: dict[str, float]) -> Table:
     return table
 
 
-def gate(case: Case) -> None:
-    """No speed without parity: two images of the case against fp64."""
-    found = native.msm(case.z, None, 0, case.k_max)
+def require_parity(case: Case) -> None:
+    """Compare two images of the case with fp64; exit where they differ."""
+    ours = cpu.msm(case.z, None, 0, case.k_max)
     for image in (0, len(case.z) - 1):
-        error = float((found[image] - truth(case.z, image, case.k_max)).abs().max())
+        distances = distances_in_fp64(case.z[image], other_images(case.z, image))
+        error = float((ours[image] - mean_of_lowest(distances, case.k_max)).abs().max())
         if not error <= TOLERANCE:
             raise SystemExit(f"{case.name}: image {image} is off by {error:.1e}; no speeds")
 
 
-def search_with_report(case: Case, **how: Any) -> Report:
+def search_with_report(case: Case, **settings: Any) -> Report:
+    """What the exact search of MSM did on a case."""
     report = Report()
-    out = torch.empty(case.z.shape[:2])
-    run_search(case.z, None, 0, case.k_max, Outputs(means=out), Settings(report=report, **how))
+    outputs = Outputs(means=torch.empty(case.z.shape[:2]))
+    run_search(case.z, None, 0, case.k_max, outputs, Settings(report=report, **settings))
     return report
 
 
 def measure_msm(
     case: Case, runs: int, limits: dict[str, float], console: Console
 ) -> dict[str, Any]:
-    """All ways to do MSM on one case, and the stages of ours."""
-    queries = min(2, len(case.z))  # the official loops on a sub-sample, scaled
+    """Time MSM on one case by every code; print and return rates, and the stages of our search."""
+    queries = min(2, len(case.z))  # the official loops run on these images; their time is scaled
     channels = case.z.shape[2]
     exact, full = Report(), Report()
 
@@ -106,33 +112,20 @@ def measure_msm(
         nonlocal full
         full = search_with_report(case, prefix=channels)
 
-    calls = {
+    calls: dict[str, Call] = {
         "exact": ours,
         "exact, all channels": all_channels,
-        "fast": lambda: native.msm(case.z, None, 0, case.k_max, precision="fast"),
-        **{
-            name: lambda call=call: [call(case.z, i, case.k_max) for i in range(queries)]
-            for name, call in OFFICIAL.items()
-        },
+        "fast": lambda: cpu.msm(case.z, None, 0, case.k_max, precision="fast"),
+        **{name: partial(score_officially, name, case, queries) for name in OFFICIAL},
     }
-    for kind in plain_kinds():
-        calls[f"plain {kind}"] = lambda kind=kind: plain_distances(case.z, kind)
-    if len(case.z) > 32:
-        calls = {name: call for name, call in calls.items() if not name.startswith("plain")}
-    timings = interleaved(calls, runs)
+    if len(case.z) <= 32:
+        for kind in plain_kinds():
+            calls[f"plain {kind}"] = partial(plain_distances, case.z, kind)
+    timings = time_in_turns(calls, runs)
     share = {name: queries / len(case.z) if name in OFFICIAL else 1.0 for name in calls}
     rates = {name: case.flops * share[name] / timings[name].median for name in calls}
-    best = max(rates[name] for name in OFFICIAL)
-    table = Table(title=f"MSM, {case.name}, (N, P, C) = {tuple(case.z.shape)}")
-    for column in ("code", "time", "effective GFLOP/s", "to official"):
-        table.add_column(column, justify="left" if column == "code" else "right")
-    for name in calls:
-        note = " (scaled)" if name in OFFICIAL else ""
-        whole = Timing(tuple(seconds / share[name] for seconds in timings[name].seconds))
-        table.add_row(
-            name + note, str(whole), f"{rates[name] * 1e-9:.0f}", f"{rates[name] / best:.1f} x"
-        )
-    console.print(table)
+    title = f"MSM, {case.name}, (N, P, C) = {tuple(case.z.shape)}"
+    console.print(msm_table(title, timings, share, rates))
     errors = fast_errors(case)
     console.print("fast is off by", ", ".join(f"{what} {e:.1e}" for what, e in errors.items()))
     stages = {"chosen": stage_rows(exact, limits), "all channels": stage_rows(full, limits)}
@@ -149,22 +142,43 @@ def measure_msm(
     }
 
 
+def score_officially(name: str, case: Case, queries: int) -> list[Tensor]:
+    """Scores [P] of the first `queries` images by one of the official loops."""
+    return [mean_of_lowest(OFFICIAL[name](case.z, i), case.k_max) for i in range(queries)]
+
+
+def msm_table(
+    title: str, timings: dict[str, Timing], share: dict[str, float], rates: dict[str, float]
+) -> Table:
+    """Time for all images and rate of each code, beside the better official loop."""
+    best = max(rates[name] for name in OFFICIAL)
+    table = Table(title=title)
+    for column in ("code", "time", "effective GFLOP/s", "to official"):
+        table.add_column(column, justify="left" if column == "code" else "right")
+    for name, rate in rates.items():
+        note = " (scaled)" if name in OFFICIAL else ""
+        whole = Timing(tuple(seconds / share[name] for seconds in timings[name].seconds))
+        table.add_row(name + note, str(whole), f"{rate * 1e-9:.0f}", f"{rate / best:.1f} x")
+    return table
+
+
 def stage_rows(report: Report, limits: dict[str, float]) -> dict[str, float]:
-    """Seconds of each stage, and per row and counted image what the second pass looked at."""
-    counted = max(1, report.rows)
+    """Seconds of each stage, and counts of the second pass for each patch."""
+    patches = max(1, report.rows)
     return {
         **{f"{stage} s": seconds for stage, seconds in report.seconds.items()},
         "search of int8 limit": report.operations / report.seconds["search"] / limits["int8"],
         "channels": report.space,
-        "images examined a patch": report.examined / counted,
-        "segments scanned a patch": report.scanned / counted,
-        "fine looks a patch": report.fine / counted,
-        "rest looks a patch": report.rest / counted,
-        "distances recomputed a patch": report.recomputed / counted,
+        "images examined a patch": report.examined / patches,
+        "segments scanned a patch": report.scanned / patches,
+        "fine looks a patch": report.fine / patches,
+        "rest looks a patch": report.rest / patches,
+        "distances recomputed a patch": report.recomputed / patches,
     }
 
 
 def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
+    """The rows of `stage_rows` as a table."""
     table = Table(title=f"stages, {name} ({report.space} channels, segments of {report.segment})")
     table.add_column("what")
     table.add_column("value", justify="right")
@@ -174,27 +188,28 @@ def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
 
 
 def fast_errors(case: Case) -> dict[str, float]:
-    """Mean and worst error of precision="fast" on this case: of scores, and of single distances."""
+    """Mean and worst error of precision="fast" on this case, of scores and of single distances."""
     calls: dict[str, Callable[[str], Tensor]] = {
-        "scores": lambda precision: native.msm(case.z, None, 0, case.k_max, precision=precision),
-        "distances": lambda precision: native.patch_to_image(case.z, precision=precision),
+        "scores": lambda precision: cpu.msm(case.z, None, 0, case.k_max, precision=precision),
+        "distances": lambda precision: cpu.patch_to_image(case.z, precision=precision),
     }
-    found = {}
+    errors: dict[str, float] = {}
     for what, call in calls.items():
         exact = call("exact")
-        error = (call("fast") - exact)[exact.isfinite()].abs()  # none to the image itself
-        found |= {f"{what}, mean": float(error.mean()), f"{what}, worst": float(error.max())}
-    return found
+        # The distance of an image to itself is infinite.
+        error = (call("fast") - exact)[exact.isfinite()].abs()
+        errors |= {f"{what}, mean": float(error.mean()), f"{what}, worst": float(error.max())}
+    return errors
 
 
 def measure_others(runs: int, limits: dict[str, float], console: Console) -> list[dict[str, Any]]:
     """LNAMD, interval mean and the plain kernels alone."""
     tokens = torch.randn(16, 1369, 384, generator=torch.Generator().manual_seed(1))
     distances = torch.rand(16, 1369, 199, generator=torch.Generator().manual_seed(2))
-    timings = interleaved(
+    timings = time_in_turns(
         {
-            "lnamd, degrees 1 3 5": lambda: native.lnamd(tokens, (37, 37), (1, 3, 5)),
-            "interval mean, 60 of 199": lambda: native.interval_mean(distances, 0, 60),
+            "lnamd, degrees 1 3 5": lambda: cpu.lnamd(tokens, (37, 37), (1, 3, 5)),
+            "interval mean, 60 of 199": lambda: cpu.interval_mean(distances, 0, 60),
             "interval mean by torch.topk": lambda: distances.topk(60, largest=False).values.mean(2),
         },
         runs,
@@ -209,7 +224,7 @@ def measure_others(runs: int, limits: dict[str, float], console: Console) -> lis
         fraction = bytes_moved / timing.median / limits["memory"]
         table.add_row(name, str(timing), f"{fraction:.0%} of memory")
         results.append({"operator": name, "seconds": timing.seconds, "of_memory": fraction})
-    z = torch.nn.functional.normalize(tokens[:8], dim=2)  # 28 pairs: as many for each of 2 threads
+    z = torch.nn.functional.normalize(tokens[:8], dim=2)  # 28 pairs: 14 for each of 2 threads
     operations = 8 * 7 / 2 * 1369**2 * 2 * 384
     for kind in plain_kinds():
         seconds: dict[str, float] = {}
@@ -227,7 +242,7 @@ def measure_others(runs: int, limits: dict[str, float], console: Console) -> lis
 
 
 def measure_scaling(console: Console) -> list[dict[str, Any]]:
-    """The effective rate over N, on synthetic features with the decay of real ones."""
+    """The effective rate by N, on synthetic features whose spectrum falls like a real one."""
     generator = torch.Generator().manual_seed(3)
     weights = torch.arange(1, 385).float().pow(-0.6)
     layout = torch.randn(784, 384, generator=generator)
@@ -239,7 +254,7 @@ def measure_scaling(console: Console) -> list[dict[str, Any]]:
     results = []
     for count in (8, 16, 32, 64, 128):
         case = Case("synthetic", z[:count])
-        timing = interleaved({"exact": lambda c=case: search_with_report(c)}, 3)["exact"]
+        timing = time_in_turns({"exact": partial(search_with_report, case)}, 3)["exact"]
         channels = search_with_report(case).space
         rate = case.flops / timing.median
         table.add_row(str(count), str(timing), f"{rate * 1e-9:.0f}", str(channels))

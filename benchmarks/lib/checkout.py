@@ -1,6 +1,7 @@
-"""Import this before musc_fast: benchmarks then run from a checkout that is not installed.
+"""Where the checkout lies; programs also run from a checkout that is not installed.
 
-`kernels/` installs as `musc_fast.kernels`; without an installation that name is given to it here.
+An installation puts the top-level folder `kernels/` into the package as `musc_fast.kernels`;
+without an installation this module gives the folder that name.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"  # real images and golden files that no commit holds
+RESULTS = ROOT / "benchmarks" / "results"
+
 if importlib.util.find_spec("musc_fast") is None:
-    sys.path.append(str(ROOT))  # last: its `kernels/` must not hide kernels.py beside this file
+    # Last on the path, since the folder `kernels/` must not hide the program kernels.py.
+    sys.path.append(str(ROOT))
 if importlib.util.find_spec("musc_fast.kernels") is None:
     _spec = importlib.util.spec_from_file_location(
         "musc_fast.kernels",
