@@ -83,33 +83,10 @@ def test_options_reach_the_scoring(tmp_path: Path, weights: Path) -> None:
     paths = product_folder(tmp_path / "images")
     product_folder(tmp_path / "references", count=5, defective=-1)
     out = tmp_path / "out"
-    result = musc(
-        "score",
-        paths[4],
-        paths[0],
-        "--references",
-        tmp_path / "references",
-        "--out",
-        out,
-        "--backbone",
-        TINY,
-        "--weights",
-        weights,
-        "--size",
-        "96,128",
-        "--degrees",
-        "1,3",
-        "--topmin",
-        "0,2",
-        "--backend",
-        "reference",
-        "--batch-size",
-        "3",
-        "--no-maps",
-        "--memory-limit",
-        "1GB",
-        "--no-rscin",
-    )
+    given = ["--references", tmp_path / "references", "--out", out, "--no-maps", "--no-rscin"]
+    given += ["--backbone", TINY, "--weights", weights, "--size", "96,128", "--degrees", "1,3"]
+    given += ["--topmin", "0,2", "--backend", "reference", "--batch-size", "3"]
+    result = musc("score", paths[4], paths[0], *given, "--memory-limit", "1GB")
     assert result.exit_code == 0, result.output
     run = json.loads((out / "run.json").read_text())
     assert run["image_size"] == [96, 128]
@@ -179,22 +156,12 @@ def test_wrong_options(
 
 def test_an_interrupted_run_leaves_no_output(tmp_path: Path, weights: Path) -> None:
     product_folder(tmp_path / "images", count=40)
-    line = [
-        sys.executable,
-        "-m",
-        "musc_fast",
-        "score",
-        str(tmp_path / "images"),
-        "--out",
-        str(tmp_path / "out"),
-        "--backbone",
-        TINY,
-        "--weights",
-        str(weights),
-    ]
+    line = [sys.executable, "-m", "musc_fast", "score", tmp_path / "images"]
+    line += ["--out", tmp_path / "out", "--backbone", TINY, "--weights", weights]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # A shell's background job ignores SIGINT and hands that on; this run must not.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([*map(str, line)], text=True, **pipes)
     signal.signal(signal.SIGINT, ignored)
     deadline = time.monotonic() + 180
     while not list(tmp_path.glob(".out-partial-*")) and time.monotonic() < deadline:
@@ -233,6 +200,5 @@ def test_sizes_and_bytes() -> None:
     assert options.byte_count("--memory-limit", "4GB") == 4 * 10**9
     assert options.byte_count("--memory-limit", "1.5 GiB") == 3 * 2**29
     assert options.byte_count("--memory-limit", "1000") == 1000
-    assert options.byte_count("--memory-limit", None) is None
     with pytest.raises(InputError, match="whole numbers"):
         options.whole_numbers("--degrees", "1.5")
