@@ -23,8 +23,8 @@ from accuracy import SIZES, chosen
 from common import SHARED, described, write_json
 from musc_fast import MuSc, score_batch
 from musc_fast.datasets.layouts import load_mvtec, sample_mask
+from musc_fast.features.extraction import BatchFeatures
 from musc_fast.metrics import image_metrics, pixel_metrics
-from musc_fast.musc import BatchFeatures
 
 COLUMNS = (
     "K",

@@ -29,9 +29,9 @@ from musc_fast import MuSc
 from musc_fast.datasets.layouts import load_mvtec
 from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.features.cache import extract_cached
+from musc_fast.features.extraction import BatchFeatures
 from musc_fast.files import replacing
 from musc_fast.metrics import image_metrics
-from musc_fast.musc import BatchFeatures
 from musc_fast.progress import stage_bars
 from musc_fast.threshold import RULES, find_threshold
 
@@ -166,7 +166,7 @@ def scored(musc: MuSc, root: Path, draws: int, cache: Path | None) -> list[dict[
     samples = load_mvtec(root)[0].samples
     with stage_bars() as report:
         paths = [sample.image for sample in samples]
-        features = extract_cached(musc, paths, cache, progress=report)
+        features = extract_cached(musc.extractor, paths, cache, progress=report)
     defective = np.array([sample.label is True for sample in samples])
     good, bad = np.flatnonzero(~defective), np.flatnonzero(defective)
     drawn = np.array([i for i in good if paths[i].name != GLARE])

@@ -28,7 +28,7 @@ from musc_fast.backends import resolve
 from musc_fast.checks import PRECISIONS
 from musc_fast.datasets.images import find_images, read_image
 from musc_fast.datasets.sample.draw import draw_sample
-from musc_fast.musc import BatchFeatures
+from musc_fast.features.extraction import BatchFeatures
 from musc_fast.scoring import score_batch
 
 
@@ -107,8 +107,8 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     pixels = [backbone.preprocess(read_image(path)) for path in paths]
     now = timed("reading", now)
     parts = [
-        backbone.extract(torch.stack(pixels[k : k + musc.batch_size]))
-        for k in range(0, len(pixels), musc.batch_size)
+        backbone.extract(torch.stack(pixels[k : k + musc.extractor.batch_size]))
+        for k in range(0, len(pixels), musc.extractor.batch_size)
     ]
     layers = [torch.cat(layer) for layer in zip(*(part.tokens for part in parts), strict=True)]
     now = timed("backbone", now)

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from .bank.bank import ReferenceBank
     from .errors import BackendError, BankError, ImageError, InputError, MuscFastError, WeightsError
     from .musc import MuSc
-    from .scoring.batch import BatchScores, score_batch
+    from .scoring.batch import score_batch
+    from .scoring.scores import BatchScores
 
 _HOME = {
     "BackendError": "errors",
     "BankError": "errors",
-    "BatchScores": "scoring",
+    "BatchScores": "scoring.scores",
     "ImageError": "errors",
     "InputError": "errors",
     "MuSc": "musc",

@@ -11,22 +11,34 @@ from .errors import InputError
 
 
 def describe(tensor: Tensor) -> str:
+    """The dtype and shape of a tensor in a few words."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def check_tokens(name: str, tensor: Tensor) -> None:
-    """Raise InputError unless `tensor` is a finite float [N, P, C] with no empty side."""
+def check_tokens(name: str, tensor: Tensor, largest: float = math.inf) -> None:
+    """Raise InputError unless `tensor` is a finite float [N, P, C] with no empty side.
+
+    largest: the largest absolute value allowed.
+    """
     if not isinstance(tensor, Tensor):
         raise InputError(f"{name}: found {type(tensor).__name__}, wanted a tensor [N, P, C]")
     if tensor.ndim != 3 or 0 in tensor.shape or not tensor.is_floating_point():
         raise InputError(f"{name}: found {describe(tensor)}, wanted a float [N, P, C]")
-    check_finite(name, tensor)
+    check_finite(name, tensor, largest)
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise InputError that names the first image of `tensor` [N, ...] with a NaN or Inf."""
-    low, high = torch.aminmax(tensor)  # NaN propagates
+def check_finite(name: str, tensor: Tensor, largest: float = math.inf) -> None:
+    """Raise InputError that names the first image of `tensor` [N, ...] with a NaN, an Inf, or a
+    value beyond `largest` in size.
+    """
+    low, high = (float(bound) for bound in torch.aminmax(tensor))  # NaN propagates
     if math.isfinite(low) and math.isfinite(high):
+        if max(-low, high) > largest:
+            image = next(i for i, each in enumerate(tensor) if bool((each.abs() > largest).any()))
+            raise InputError(
+                f"{name}: image {image} holds {float(tensor[image].abs().max()):g}; no value may "
+                f"be larger than {largest:g}"
+            )
         return
     finite = [bool(torch.isfinite(image).all()) for image in tensor]
     bad = [i for i, fine in enumerate(finite) if not fine]

@@ -1,4 +1,4 @@
-"""Writing files so that they are complete or absent, and knowing one's own results folder."""
+"""Files that are written completely or not at all, locks, and the mark of a results folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PICTURE_FOLDERS = ("maps", "maps_grey", "overlays")
 
 
 def is_results_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether `folder` holds a run.json that musc_fast wrote: an object with the key musc_fast."""
+    """Whether `folder` holds a run.json of musc_fast: a JSON object with the key "musc_fast"."""
     file = Path(folder, RUN_FILE)
     try:
-        if not file.is_file():  # a pipe of that name would block
+        if not file.is_file():  # reading a pipe of that name would block
             return False
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -29,10 +29,12 @@ def is_results_folder(folder: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
+    """Yield a temporary path whose file replaces `path` on success and is deleted on failure.
 
-    The temporary file lies in the same folder, so the rename is atomic. Its name starts with a dot
-    and keeps the suffix of `path`, which some writers go by.
+    The temporary file lies in the folder of `path`, so the rename is atomic. The temporary name
+    starts with a dot and has the suffix of `path`, from which some writers take the format.
+
+    path: the file to write; its folder is made where it is missing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; a result should have the permissions of any new file.
+        # mkstemp makes the file private; it gets the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -54,9 +56,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, otherwise: str) -> Iterator[None]:
-    """Hold a lock file, left in place; InputError with `otherwise` where another process holds it.
+    """Hold a lock on the file `path`, which is made where it is missing and never removed.
 
-    The lock ends with the process, however that ends. Where the system has no flock there is none.
+    The lock ends with the block or with the process. On a system without flock nothing is locked.
+
+    otherwise: the message where another process holds the lock.
+
+    Raises InputError with `otherwise` where another process holds the lock.
     """
     try:
         import fcntl

@@ -2,22 +2,23 @@
 
 Two protocols, which differ only in how PRO is computed:
 
-- `"musc"`: as the official MuSc code evaluates, so that figures compare with its tables. PRO is
-  taken at about 200 equally spaced thresholds from the lowest to the highest score; a pixel is
-  flagged if its score is strictly greater; thresholds with a false positive rate below 0.3 are
-  kept, their rates are rescaled to [0, 1] by minimum and maximum, and the curve is integrated by
-  trapezoids.
+- `"musc"`: as the official MuSc code evaluates (github.com/xrli-U/MuSc), so that figures compare
+  with its tables. PRO is taken at about 200 equally spaced thresholds from the lowest to the
+  highest score; a pixel is flagged if its score is strictly greater. Only thresholds with a false
+  positive rate below 0.3 count; their rates are rescaled to [0, 1] by minimum and maximum, and the
+  curve is integrated by trapezoids.
 - `"mvtec"`: as MVTec AD defines PRO (Bergmann et al., IJCV 2021, section 5.1): every distinct score
   is a threshold, the curve is integrated over false positive rates from 0 to 0.3, interpolated
   linearly at 0.3, and divided by 0.3.
 
 AUROC, F1-max and AP equal scikit-learn's `roc_auc_score`, maximum over `precision_recall_curve` and
-`average_precision_score`, ties included. Where a metric is undefined it is NaN with a reason (the
-official code gives 0 for one class at image level).
+`average_precision_score`, ties included. An undefined metric is NaN, with a reason (the official
+code gives 0 for one class at image level).
 
 At pixel level every map is read once. Only positive pixels need an identity (their region), so the
 negatives are sorted as bare numbers and looked up by binary search: 200 maps of 518 x 518 take a
-few seconds. Peak memory beyond the input is one copy of the maps and up to 80 bytes a positive.
+few seconds. Peak memory beyond the input is one copy of the maps and up to 80 bytes a positive
+pixel.
 """
 
 from __future__ import annotations
@@ -46,15 +47,14 @@ _Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Image-level results, each in [0, 1] or NaN where undefined.
+    """Image-level results; the metrics are in [0, 1], or NaN where undefined.
 
-    Attributes:
-        auroc: area under the ROC curve.
-        f1_max: best F1 over all thresholds.
-        ap: average precision.
-        threshold_at_f1_max: score from which on (>=) an image is flagged at `f1_max`; the highest
-            such threshold if several are as good.
-        reason: why values are NaN; None if none is.
+    auroc: area under the ROC curve.
+    f1_max: best F1 over all thresholds.
+    ap: average precision.
+    threshold_at_f1_max: score from which on (>=) an image is flagged at `f1_max`; the highest such
+        threshold if several are as good.
+    reason: why values are NaN; None where no value is.
     """
 
     auroc: float
@@ -66,10 +66,11 @@ class ImageMetrics:
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """Pixel-level results over all pixels of all images; as `ImageMetrics`, and PRO.
+    """Pixel-level results over all pixels of all images.
 
-    `pro` is the per-region overlap, averaged over all connected defect regions (8 neighbours) of
-    the set and integrated over the false positive rate; NaN without a reason if not asked for.
+    auroc, f1_max, ap, threshold_at_f1_max, reason: as in `ImageMetrics`, of pixels.
+    pro: per-region overlap, averaged over all connected defect regions (8 neighbours) of the set
+        and integrated over the false positive rate; NaN without a reason if not asked for.
     """
 
     auroc: float
@@ -83,13 +84,15 @@ class PixelMetrics:
 def image_metrics(
     labels: npt.ArrayLike, scores: npt.ArrayLike, protocol: Protocol = "musc"
 ) -> ImageMetrics:
-    """Metrics of image scores [N] against labels [N] (bool or 0/1, True is defective).
+    """Metrics of image scores against labels.
 
-    Both protocols agree at image level; the argument is there for symmetry with `pixel_metrics`.
+    labels: [N] bool or 0/1, True is defective.
+    scores: [N] finite numbers, higher is more anomalous.
+    protocol: "musc" or "mvtec"; no effect on the result, since the protocols differ in PRO only.
+        `pixel_metrics` takes the same argument.
 
-    Raises:
-        InputError: lengths differ, labels are not 0/1, a score is NaN or Inf, or the protocol is
-            unknown.
+    Raises InputError where lengths differ, labels are not 0/1, a score is NaN or Inf, or the
+    protocol is unknown.
     """
     _check_protocol(protocol)
     truth = _as_bools(labels, "labels")
@@ -123,47 +126,51 @@ def pixel_metrics(
     protocol: Protocol = "musc",
     pro: bool = True,
 ) -> PixelMetrics:
-    """Metrics of anomaly maps [N, h, w] (float32 or any real) against masks [N, h, w].
+    """Metrics of anomaly maps against masks, over all pixels of all images.
 
-    Both may be sequences of [h, w] arrays whose size differs by image. Masks are bool or 0/1, True
-    on the defect; an image without a defect has an all-False mask.
+    masks: [N, h, w] bool or 0/1, True on the defect; all False for an image without a defect. Or a
+        sequence of N arrays [h, w] whose size differs by image.
+    maps: [N, h, w] finite real numbers, or a sequence as for `masks`.
+    protocol: "musc" or "mvtec", how PRO is computed; see the text of this module.
+    pro: False leaves out PRO.
 
-    Raises:
-        InputError: numbers of images or sizes differ, a mask is not 0/1, a map holds NaN or Inf
-            (the message names the image), or the protocol is unknown.
+    Raises InputError where numbers of images or sizes differ, a mask is not 0/1, a map holds NaN or
+    Inf (the message names the image), or the protocol is unknown.
     """
     _check_protocol(protocol)
     pixels = _gather(_images(masks, "masks"), _images(maps, "maps"), regions=pro)
     reason = _one_class(pixels.positives.size, pixels.negatives.size, "pixel")
     if reason is not None:
         return PixelMetrics(math.nan, math.nan, math.nan, math.nan, math.nan, reason)
-    steps = _steps(pixels)
+    steps = _count_steps(pixels)
     positives, negatives = pixels.positives.size, pixels.negatives.size
     # A tie between a positive and a negative counts one half.
     wins = int((steps.count * (2 * negatives - steps.fp_above - steps.fp)).sum())
     precision = steps.tp / (steps.tp + steps.fp)
     f1 = _f1(precision, steps.tp / positives)
     best = int(np.argmax(f1))
-    score, why_not = math.nan, None
-    if pro:
-        musc = protocol == "musc"
-        score, why_not = _pro_musc(pixels) if musc else (_pro_mvtec(pixels, steps), None)
+    pro_score, reason = math.nan, None
+    if pro and protocol == "musc":
+        pro_score, reason = _pro_musc(pixels)
+    elif pro:
+        pro_score = _pro_mvtec(pixels, steps)
     return PixelMetrics(
         auroc=wins / (2 * positives * negatives),
         f1_max=float(f1[best]),
         ap=float((steps.count * precision).sum()) / positives,
-        pro=score,
+        pro=pro_score,
         threshold_at_f1_max=float(steps.value[best]),
-        reason=why_not,
+        reason=reason,
     )
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """All pixels of a set, by class: scores in ascending order.
+    """All pixels of a set, by class.
 
-    `weights` [positives] belongs to `positives`: 1 / (area of the pixel's region * number of
-    regions), so that the sum over flagged positives is the mean overlap of the regions.
+    positives, negatives: scores of the defective and of all other pixels, ascending.
+    weights: one a positive, 1 / (area of the pixel's region * number of regions): the sum over the
+        flagged positives is the mean overlap of the regions. Empty where PRO is not asked for.
     """
 
     positives: _Floats
@@ -173,56 +180,63 @@ class _Pixels:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The set at each distinct positive score, in descending order, as threshold.
+    """Counts of pixels at each distinct positive score, in descending order, as threshold.
 
-    No other threshold matters: between two of them only false positives are added, which lowers
-    precision and F1 and moves the ROC and PRO curves along a horizontal line.
+    No other threshold matters: between two distinct positive scores, a lower threshold adds false
+    positives only, which lowers precision and F1 and moves the ROC and PRO curves along a
+    horizontal line.
+
+    value: the threshold.
+    count: positives equal to the threshold.
+    tp, fp: positives and negatives >= the threshold.
+    fp_above: negatives > the threshold.
     """
 
-    value: _Floats  # the threshold
-    count: npt.NDArray[np.int64]  # positives equal to it
-    tp: npt.NDArray[np.int64]  # positives >= it
-    fp: npt.NDArray[np.int64]  # negatives >= it
-    fp_above: npt.NDArray[np.int64]  # negatives > it
+    value: _Floats
+    count: npt.NDArray[np.int64]
+    tp: npt.NDArray[np.int64]
+    fp: npt.NDArray[np.int64]
+    fp_above: npt.NDArray[np.int64]
 
 
 def _gather(masks: Sequence[Any], maps: Sequence[Any], regions: bool) -> _Pixels:
+    """All pixels by class; `regions` asks for the weights."""
     if len(masks) != len(maps):
         raise InputError(f"{len(masks)} masks for {len(maps)} maps; there must be one for each")
     positives: list[_Floats] = []
     labels: list[npt.NDArray[np.int64]] = []
     areas: list[npt.NDArray[np.int64]] = []
-    found = 0
+    region_count = 0
     pairs = [
         _pair(mask, values, index)
         for index, (mask, values) in enumerate(zip(masks, maps, strict=True))
     ]
     dtype = np.result_type(np.float32, *(values.dtype for _, values in pairs))
-    # Filled image by image: concatenating would hold the pixels twice.
+    # Written image by image, since `np.concatenate` would hold all pixels twice.
     negatives = np.empty(sum(values.size - int(mask.sum()) for mask, values in pairs), dtype=dtype)
-    at = 0
+    start = 0
     for mask, values in pairs:
         if mask.any():
             positives.append(values[mask].astype(dtype, copy=False))
             if regions:
                 region, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-                labels.append(region[mask].astype(np.int64) - 1 + found)
+                labels.append(region[mask].astype(np.int64) - 1 + region_count)
                 areas.append(np.bincount(region[mask], minlength=count + 1)[1:])
-                found += count
+                region_count += count
             values = values[~mask]
-        negatives[at : at + values.size] = values.ravel()
-        at += values.size
+        negatives[start : start + values.size] = values.ravel()
+        start += values.size
     negatives.sort()
     scores = np.concatenate(positives) if positives else np.empty(0, dtype=dtype)
     if not regions or not positives:
         scores.sort()
         return _Pixels(scores, negatives, np.empty(0))
     order = np.argsort(scores)
-    weights = np.divide(1.0, np.concatenate(areas) * float(found), dtype=np.float64)
+    weights = np.divide(1.0, np.concatenate(areas) * float(region_count), dtype=np.float64)
     return _Pixels(scores[order], negatives, weights[np.concatenate(labels)[order]])
 
 
-def _steps(pixels: _Pixels) -> _Steps:
+def _count_steps(pixels: _Pixels) -> _Steps:
     scores, negatives = pixels.positives, pixels.negatives
     starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
     value = scores[starts]
@@ -243,14 +257,14 @@ def _pro_musc(pixels: _Pixels) -> tuple[float, str | None]:
     highest = float(max(scores[-1], negatives[-1]))
     if lowest == highest:
         return math.nan, "PRO: all pixels have the same score"
-    # arange may yield one step more than asked for by rounding; so it does in the official code.
+    # By rounding, arange may yield one threshold more than _MUSC_STEPS, as in the official code.
     thresholds = _floor(np.arange(lowest, highest, (highest - lowest) / _MUSC_STEPS), scores.dtype)
     flagged = np.append(np.cumsum(pixels.weights[::-1])[::-1], 0.0)
     overlap = flagged[np.searchsorted(scores, thresholds, side="right")]
     above = negatives.size - np.searchsorted(negatives, thresholds, side="right")
     rate = above / negatives.size
-    kept = rate < FPR_LIMIT
-    rate, overlap = rate[kept], overlap[kept]
+    low = rate < FPR_LIMIT
+    rate, overlap = rate[low], overlap[low]
     if rate.size < 2 or rate.min() == rate.max():
         return math.nan, (
             f"PRO: fewer than two false positive rates below {FPR_LIMIT} at the protocol's "
@@ -262,7 +276,7 @@ def _pro_musc(pixels: _Pixels) -> tuple[float, str | None]:
 
 def _pro_mvtec(pixels: _Pixels, steps: _Steps) -> float:
     reached = np.cumsum(pixels.weights[::-1])[steps.tp - 1]
-    # Two corners a step: where the false positives above it have been added, and the step itself.
+    # Two points of the curve a step: with the false positives above the step, and with the step.
     rate = np.empty(2 * steps.tp.size + 2)
     overlap = np.empty_like(rate)
     rate[0], rate[-1] = 0.0, 1.0
@@ -277,12 +291,13 @@ def _pro_mvtec(pixels: _Pixels, steps: _Steps) -> float:
 
 
 def _floor(values: _Float64s, dtype: np.dtype[Any]) -> _Floats:
-    """The largest numbers of `dtype` not above `values`; a score exceeds both or neither.
+    """The largest numbers of `dtype` not above `values`.
 
-    Looking these up leaves the scores in their own type: no copy of them in float64.
+    A score of type `dtype` exceeds a value if and only if the score exceeds the value's floor.
+    Searching for the floors saves a copy of the scores in float64.
     """
-    near = values.astype(dtype)
-    return np.where(near > values, np.nextafter(near, dtype.type(-np.inf)), near)
+    nearest = values.astype(dtype)
+    return np.where(nearest > values, np.nextafter(nearest, dtype.type(-np.inf)), nearest)
 
 
 def _f1(precision: _Float64s, recall: _Float64s) -> _Float64s:
@@ -292,6 +307,7 @@ def _f1(precision: _Float64s, recall: _Float64s) -> _Float64s:
 
 
 def _one_class(positives: int, negatives: int, unit: str) -> str | None:
+    """Why the metrics are undefined; None where both classes are present."""
     if positives == 0 and negatives == 0:
         return f"no {unit}s"
     if positives == 0:
@@ -305,7 +321,7 @@ def _check_protocol(protocol: str) -> None:
 
 
 def _images(arrays: Any, name: str) -> Sequence[Any]:
-    """One entry an image: the argument itself where it is a list or tuple, else its first axis."""
+    """One entry an image: `arrays` itself if a list or tuple, else an array over its first axis."""
     if isinstance(arrays, (list, tuple)):
         return arrays
     array = np.asarray(arrays)
@@ -315,6 +331,7 @@ def _images(arrays: Any, name: str) -> Sequence[Any]:
 
 
 def _pair(mask: Any, values: Any, index: int) -> tuple[_Bools, _Floats]:
+    """Mask and map of image `index` as arrays, checked."""
     truth = _as_bools(mask, f"masks[{index}]")
     scores = np.asarray(values)
     if scores.dtype.kind != "f":

@@ -4,54 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from .backends.registry import resolve
 from .bank.bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
-from .datasets.images import find_images, read_image, to_rgb
-from .errors import ImageError, InputError
+from .datasets.images import find_images
+from .errors import InputError
 from .features import Backbone, load_backbone
+from .features.extraction import (
+    BatchFeatures,
+    Extractor,
+    ImageLike,
+    Images,
+    as_sequence,
+    check_apart,
+)
 from .progress import StageProgress, stage_bars
-from .scoring.batch import BatchScores, score_batch
+from .scoring.batch import score_batch
+from .scoring.scores import BatchScores
 from .settings import ScoringSettings
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
-
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
-
-
-@dataclass(frozen=True)
-class BatchFeatures:
-    """Features of N images, ready for `score_batch`.
-
-    tokens: one [N, prefix + P, C] float32 tensor a layer. cls_tokens: [N, D] or None.
-    names: [N], what each row is called in messages and results (the path, or "image 3").
-    sources: [N], the place of each row in the images given. bad: the (name, reason) of images that
-    could not be read and were skipped. sizes: [N], (h, w) of the images as read. seconds: what the
-    extraction took (0 from a cache).
-    """
-
-    tokens: tuple[Tensor, ...]
-    cls_tokens: Tensor | None
-    names: tuple[str, ...]
-    sources: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    bad: tuple[tuple[str, str], ...] = ()
-    seconds: float = 0.0
 
 
 class MuSc:
@@ -95,7 +73,7 @@ class MuSc:
         start = perf_counter()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        ScoringSettings(
+        self.settings = ScoringSettings(
             degrees, topmin, neighbors, backend, precision, memory_limit, max_references
         )
         if isinstance(backbone, Backbone):
@@ -115,17 +93,8 @@ class MuSc:
                 progress=notify,
             )
         resolve(backend, self.backbone.device)
-        self.batch_size = batch_size
+        self.extractor = Extractor(self.backbone, batch_size)
         self.use_cls = use_cls
-        self.settings: dict[str, Any] = {
-            "degrees": tuple(degrees),
-            "topmin": topmin,
-            "neighbors": tuple(neighbors),
-            "backend": backend,
-            "precision": precision,
-            "memory_limit": memory_limit,
-            "max_references": max_references,
-        }
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -146,7 +115,7 @@ class MuSc:
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as report:
             if references is not None:
-                images, references = _listed(images), _listed(references)
+                images, references = as_sequence(images), as_sequence(references)
                 check_apart(images, references)
             query = self.extract(images, progress=report)
             others = None if references is None else self.extract(references, progress=report)
@@ -169,7 +138,7 @@ class MuSc:
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
-            **self.settings,
+            **self.settings.keywords(),
         )
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
@@ -177,7 +146,7 @@ class MuSc:
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(self, capacity, evict=evict)
+        return new_bank(self.backbone, self.settings, capacity, evict=evict)
 
     def stream(
         self,
@@ -199,7 +168,7 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        yield from stream(self, images, bank=bank, start=start)
+        yield from stream(self.extractor, self.settings, images, bank=bank, start=start)
 
     def extract(
         self,
@@ -208,148 +177,5 @@ class MuSc:
         skip_bad: bool = False,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
-        """Features of the images, read ahead in threads while the backbone runs.
-
-        Unreadable images are skipped and reported in `bad` with `skip_bad`; otherwise one
-        ImageError lists them all.
-        """
-        images = _listed(images)
-        if len(images) == 0:
-            raise InputError("images: found none, wanted at least one")
-        start = perf_counter()
-        rows: list[tuple[int, str, tuple[int, int]]] = []
-        bad: list[tuple[str, str]] = []
-        layers: list[Tensor] = []
-        classes: Tensor | None = None
-        filled, done = 0, 0
-        for batch in self._read_ahead(images):
-            good = [item for item in batch if isinstance(item, _Read)]
-            bad += [item for item in batch if not isinstance(item, _Read)]
-            done += len(batch)
-            if good and (skip_bad or not bad):
-                features = self.backbone.extract(torch.stack([item.pixels for item in good]))
-                if not layers:
-                    layers = [_room(len(images), t) for t in features.tokens]
-                    if features.cls_tokens is not None:
-                        classes = _room(len(images), features.cls_tokens)
-                for room, tokens in zip(layers, features.tokens, strict=True):
-                    room[filled : filled + len(good)] = tokens
-                if classes is not None and features.cls_tokens is not None:
-                    classes[filled : filled + len(good)] = features.cls_tokens
-                filled += len(good)
-                rows += [(item.source, item.name, item.size) for item in good]
-            if progress is not None:
-                progress("features", done, len(images))
-        if bad and (not skip_bad or not rows):
-            raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
-        seconds = perf_counter() - start
-        return BatchFeatures(
-            tokens=tuple(room[:filled] for room in layers),
-            cls_tokens=None if classes is None else classes[:filled],
-            names=tuple(name for _, name, _ in rows),
-            sources=tuple(source for source, _, _ in rows),
-            sizes=tuple(size for _, _, size in rows),
-            bad=tuple(bad),
-            seconds=seconds,
-        )
-
-    def _read_ahead(
-        self, images: Sequence[ImageLike] | Tensor
-    ) -> Iterator[list[_Read | tuple[str, str]]]:
-        """Batches of read images in order; two batches are read while one is worked on."""
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            todo = iter(range(len(images)))
-            waiting: list[Future[_Read | tuple[str, str]]] = []
-            try:
-                while True:
-                    waiting += [
-                        pool.submit(self._read, index, images[index])
-                        for index in islice(todo, 3 * self.batch_size - len(waiting))
-                    ]
-                    if not waiting:
-                        return
-                    batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-                    yield [future.result() for future in batch]
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def _read(self, index: int, image: ImageLike) -> _Read | tuple[str, str]:
-        name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
-        try:
-            picture = _picture(image)
-        except ImageError as error:
-            return name, str(error)
-        pixels = self.backbone.preprocess(picture)
-        return _Read(index, name, (picture.height, picture.width), pixels)
-
-
-@dataclass(frozen=True)
-class _Read:
-    source: int
-    name: str
-    size: tuple[int, int]
-    pixels: Tensor
-
-
-def check_apart(
-    images: Sequence[ImageLike] | Tensor, references: Sequence[ImageLike] | Tensor
-) -> None:
-    """Raise InputError where an image file is its own reference: it would score 0."""
-    files = [
-        {Path(image).resolve() for image in side if isinstance(image, str | os.PathLike)}
-        for side in (images, references)
-    ]
-    both = files[0] & files[1]
-    if both:
-        listing = "\n".join(f"  {path}" for path in sorted(both)[:10])
-        raise InputError(
-            f"{len(both)} images are among their own references and would score 0; leave them out "
-            f"of one side:\n{listing}"
-        )
-
-
-def _listed(images: Images) -> Sequence[ImageLike] | Tensor:
-    """The images of a folder, or the sequence itself."""
-    if isinstance(images, str | os.PathLike):
-        return find_images([Path(images)])
-    if not isinstance(images, Sequence | Tensor | np.ndarray):
-        raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
-    return images
-
-
-def _room(count: int, like: Tensor) -> Tensor:
-    return torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=like.device)
-
-
-def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
-    """The error that lists (name, reason) of the images that cannot be read."""
-    listing = "\n".join(f"  {reason}" for _, reason in bad)
-    way_out = (
-        "remove them, or skip them (skip_bad=True, --skip-bad)" if can_skip else "none is left"
-    )
-    return ImageError(f"{len(bad)} of {total} images cannot be read; {way_out}:\n{listing}")
-
-
-def _picture(image: ImageLike) -> Image.Image:
-    """Any accepted form of one image as an RGB picture."""
-    if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] not in (1, 3):
-            raise ImageError(f"tensor image: found {list(image.shape)}, wanted [3, h, w]")
-        image = image.detach().cpu().permute(1, 2, 0).numpy()
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(f"array image: found {list(array.shape)}, wanted (h, w) or (h, w, 3)")
-    if array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating):
-            raise ImageError(f"array image: found {array.dtype}, wanted uint8 or floats in 0..1")
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ImageError("array image: floats must lie in 0..1")
-        array = np.rint(array * 255).astype(np.uint8)
-    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+        """Return the features of the images; see `features.extraction.Extractor.extract`."""
+        return self.extractor.extract(images, skip_bad=skip_bad, progress=progress)

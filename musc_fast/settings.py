@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,10 @@ class ScoringSettings:
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(self.topmin))
         object.__setattr__(self, "neighbors", tuple(self.neighbors))
+
+    def keywords(self) -> dict[str, Any]:
+        """The settings by name, as `score_batch` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def search(self, on_progress: Progress | None = None) -> SearchOptions:
         """The part of the settings that the search takes."""

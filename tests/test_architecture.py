@@ -38,7 +38,7 @@ SIDES = {
     "threshold": (),
     "datasets": (),
     "features": ("datasets",),
-    "report": ("datasets", "threshold"),
+    "report": ("datasets", "metrics", "threshold"),
 }
 GROUND = ("errors", "_version", "progress", "files", "settings")
 

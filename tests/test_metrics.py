@@ -1,3 +1,5 @@
+"""Metrics against the official code's figures, scikit-learn and plain loops; bad input."""
+
 from __future__ import annotations
 
 import math
@@ -21,7 +23,10 @@ CASES = tuple(case for case in golden_files.CASES if case != "four_images")  # N
 def random_set(
     seed: int, count: int = 4, size: tuple[int, int] = (17, 23), levels: int | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Blobby masks (the first image has none) and maps that half know them, with ties."""
+    """Masks of random boxes, none on the first image, and noisy maps that are higher there.
+
+    levels: rounds the maps to multiples of 1 / levels, which makes ties.
+    """
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, *size), bool)
     for mask in masks[1:]:
@@ -191,7 +196,7 @@ def test_perfect_and_inverted_maps() -> None:
     for protocol in ("musc", "mvtec"):
         perfect = pixel_metrics(masks, masks.astype(np.float32), protocol=protocol)
         assert (perfect.auroc, perfect.f1_max, perfect.ap) == (1, 1, 1)
-        if protocol == "mvtec":  # the other sees no false positive rate to integrate over
+        if protocol == "mvtec":  # "musc" has fewer than two false positive rates to integrate over
             assert perfect.pro == pytest.approx(1, abs=1e-12)
         assert perfect.threshold_at_f1_max == 1
         inverted = pixel_metrics(masks, 1 - masks.astype(np.float32), protocol=protocol)

@@ -1,6 +1,7 @@
 """Label-free thresholds: false alarms on normal batches, detection, overrides, bad input.
 
-golden/batch_scores.json holds raw scores of real batches (see benchmarks/thresholds.py --rescore).
+golden/batch_scores.json holds raw scores of batches of two public sets and of drawn parts, "sample"
+(written by benchmarks/thresholds.py --rescore).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SETS = ("mpdd_metal_plate", "kolektorsdd", "sample")
 BACKBONES = ("dinov2-vit-s-14", "clip-vit-b-16")
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
-# Shape and the largest share of normal batches that may be flagged.
+# Draws of a shape, and the largest share of such batches that may be flagged.
 NORMALS: dict[str, tuple[Draw, float]] = {
     "gaussian": (lambda rng, count: 0.45 + 0.06 * rng.standard_normal(count), 0.06),
     "gumbel": (lambda rng, count: 0.45 + 0.06 * rng.gumbel(size=count), 0.06),
@@ -65,7 +66,7 @@ DEMO = (
 def batch(
     seed: int, count: int, share: float, distance: float = 9.0
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Gaussian normal scores and defects `distance` deviations higher that vary twice as much."""
+    """Scores and truth: Gaussian, defects `distance` deviations higher and twice as spread."""
     rng = np.random.default_rng([seed, count])
     truth = np.zeros(count, bool)
     truth[: max(1, round(share * count))] = True
@@ -96,14 +97,14 @@ def golden(name: str, backbone: str, kind: str) -> list[tuple[NDArray[np.float64
 @pytest.mark.parametrize("normals", NORMALS)
 @pytest.mark.parametrize("count", [5, 12, 40, 100])
 def test_normal_batches_are_left_alone(rule: Rule, normals: str, count: int) -> None:
-    draw, most = NORMALS[normals]
+    draw, limit = NORMALS[normals]
     rng = np.random.default_rng(7)
     alarms = 0
     for _ in range(150):
         got = find_threshold(draw(rng, count), rule=rule)
         alarms += bool(got.flagged.any())
         assert (got.value is None) == (not got.flagged.any())
-    assert alarms <= 150 * most
+    assert alarms <= 150 * limit
 
 
 @pytest.mark.parametrize("normals", ["gaussian", "gumbel", "lognormal 0.3", "gamma 4"])
@@ -115,7 +116,7 @@ def test_large_normal_batches_are_left_alone(normals: str) -> None:
 
 @pytest.mark.parametrize("count", [12, 40])
 def test_the_false_alarm_rate_is_the_one_asked_for(count: int) -> None:
-    """Under the worst of the simulated shapes, and for "mad" under the Gaussian one."""
+    """Under the worst simulated shape, the exponential one, and for "mad" under the Gaussian."""
     rng = np.random.default_rng(11)
     pairs: list[tuple[Rule, str]] = [("split", "exponential"), ("gap", "exponential")]
     for rule, normals in [*pairs, ("mad", "gaussian")]:
@@ -126,13 +127,13 @@ def test_the_false_alarm_rate_is_the_one_asked_for(count: int) -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", SETS)
-def test_real_normal_sets_are_left_alone(name: str, backbone: str) -> None:
+def test_stored_normal_sets_are_left_alone(name: str, backbone: str) -> None:
     glare = name == "mpdd_metal_plate"
     ((whole, _),) = golden(name, backbone, "good without train_00021" if glare else "good")
     assert not find_threshold(whole).flagged.any()
 
 
-def test_small_real_normal_batches_are_flagged_no_oftener_than_alpha() -> None:
+def test_small_stored_normal_batches_are_flagged_no_oftener_than_alpha() -> None:
     """120 draws from the good images of three sets; 7 were flagged when this was written."""
     kinds = ["half of good", "10 with 0", "20 with 0"]
     batches = [
@@ -147,7 +148,7 @@ def test_small_real_normal_batches_are_flagged_no_oftener_than_alpha() -> None:
 
 
 def test_one_good_plate_outshines_the_others() -> None:
-    """train_00021 has a glare: flagged alone, and the reason tells how sure that is."""
+    """Image train_00021 has a glare: it alone is flagged, and the reason gives the p-value."""
     ((whole, _),) = golden("mpdd_metal_plate", "dinov2-vit-s-14", "good")
     got = find_threshold(whole)
     np.testing.assert_array_equal(got.flagged, whole == whole.max())

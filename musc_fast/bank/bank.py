@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,26 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import ops
+from .. import reference
+from ..backends.base import KeptReferences, Operators
 from ..backends.registry import resolve
 from ..checks import describe
 from ..errors import InputError
+from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.batch import BatchScores, finished
+from ..scoring.passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.scores import BatchScores, make_scores
 from ..settings import ScoringSettings
-from . import file as bank_file
+from .file import Entry, load_bank, save_bank
 
 Eviction = Literal["oldest", "anomalous"]
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An image of the bank: its id, raw image score (None: never scored) and running number."""
-
-    id: str
-    score: float | None
-    number: int
 
 
 class ReferenceBank:
@@ -69,7 +62,7 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
     ) -> None:
-        ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
+        self.scoring = ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
         if not isinstance(capacity, int) or capacity < 1:
             raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
         if evict not in EVICTIONS:
@@ -77,13 +70,10 @@ class ReferenceBank:
         self.capacity, self.evict = capacity, evict
         self.source = dict(source or {})
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
-        self.degrees, self.topmin = tuple(int(r) for r in degrees), topmin
-        self.neighbors, self.backend = tuple(neighbors), backend
-        self.precision, self.memory_limit = precision, memory_limit
         self._entries: list[Entry] = []  # by slot
         self._added = 0
         self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
-        self._kept: list[list[ops.KeptReferences]] = []  # a layer: one a degree
+        self._references: list[list[KeptReferences]] = []  # a layer: one a degree
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -154,7 +144,7 @@ class ReferenceBank:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
-        bank_file.save(path, self.settings(), self.entries, self._added, self.tokens())
+        save_bank(path, self.settings(), self.entries, self._added, self.tokens())
 
     @classmethod
     def load(
@@ -172,7 +162,7 @@ class ReferenceBank:
         source: what the tokens to be scored come from. Raises BankError where the file is damaged,
         of a later version, or of another source.
         """
-        settings, entries, added, tokens = bank_file.load(path, source)
+        settings, entries, added, tokens = load_bank(path, source)
         bank = cls(**settings, backend=backend, precision=precision, memory_limit=memory_limit)
         if entries:
             layers = bank._checked([layer.to(device) for layer in tokens], prefix_tokens=0)
@@ -182,18 +172,17 @@ class ReferenceBank:
 
     def settings(self) -> dict[str, Any]:
         """What `save` keeps of the arguments, all that decides the scores."""
-        names = (
-            "capacity",
-            "evict",
-            "source",
-            "grid",
-            "prefix_tokens",
-            "image_size",
-            "degrees",
-            "topmin",
-            "neighbors",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {
+            "capacity": self.capacity,
+            "evict": self.evict,
+            "source": self.source,
+            "grid": self.grid,
+            "prefix_tokens": self.prefix_tokens,
+            "image_size": self.image_size,
+            "degrees": self.scoring.degrees,
+            "topmin": self.scoring.topmin,
+            "neighbors": self.scoring.neighbors,
+        }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
         """The layers of `tokens` without prefix, of the shape of those held."""
@@ -201,14 +190,14 @@ class ReferenceBank:
         layers = token_layers("tokens", tokens, prefix)
         same_layers(layers)
         grid_of(self.grid, layers[0].shape[1], prefix)
-        resolve(self.backend, layers[0].device)
+        self._operators(layers[0])
         if self._tokens:
-            for index, (layer, held) in enumerate(zip(layers, self._tokens, strict=False)):
-                same = layer.shape[1:] == held.shape[1:] and layer.device == held.device
-                if not same or layer.dtype != held.dtype:
+            for index, (layer, stored) in enumerate(zip(layers, self._tokens, strict=False)):
+                same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
+                if not same or layer.dtype != stored.dtype:
                     raise InputError(
                         f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
-                        f"the bank holds {describe(held[0])} an image on {held.device}"
+                        f"the bank holds {describe(stored[0])} an image on {stored.device}"
                     )
             if len(layers) != len(self._tokens):
                 raise InputError(
@@ -225,18 +214,19 @@ class ReferenceBank:
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         images, patches = layers[0].shape[:2]
         grid = grid_of(self.grid, patches, 0)
-        total = torch.zeros((images, patches), dtype=torch.float64, device=layers[0].device)
-        pooled = []
-        for layer, kept in zip(layers, self._kept, strict=True):  # in the order of score_batch
-            degrees = ops.lnamd_all(layer, grid, self.degrees, backend=self.backend)
-            for z, references in zip(degrees, kept, strict=True):
-                total += references.msm(
-                    z, self.topmin, precision=self.precision, memory_limit=self.memory_limit
-                )
-            pooled.append(degrees)
-        patch_scores = (total / (len(layers) * len(self.degrees))).reshape(images, *grid)
+        search = _BankSearch(self.scoring, images, self._references)
+        means = mean_over_passes(
+            layers,
+            Pooling(self._operators(layers[0]), grid, self.scoring.degrees),
+            search,
+            on_progress=lambda done, total: None,
+        )
         size = map_size(self.image_size, grid)
-        return finished(patch_scores, size, classes, self.neighbors), pooled
+        scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
+        return scores, search.pooled
+
+    def _operators(self, layer: Tensor) -> Operators:
+        return resolve(self.scoring.backend, layer.device).operators()
 
     def _check_ids(self, ids: Sequence[str] | None, images: int) -> list[str]:
         names = [f"image {self._added + k}" for k in range(images)] if ids is None else list(ids)
@@ -270,20 +260,21 @@ class ReferenceBank:
                     continue  # the new image is the one to go
                 entries[slot] = new
             slots[slot] = image
-        grid = grid_of(self.grid, layers[0].shape[1], 0)
         for index, layer in enumerate(layers):
-            degrees = (
-                ops.lnamd_all(layer, grid, self.degrees, backend=self.backend)
-                if pooled is None
-                else pooled[index]
-            )
+            degrees = self._pooled(layer) if pooled is None else pooled[index]
             for slot, image in sorted(slots.items()):
                 self._tokens[index][slot] = layer[image]
-                for z, kept in zip(degrees, self._kept[index], strict=True):
-                    kept.put(slot, z[image])
+                for z, references in zip(degrees, self._references[index], strict=True):
+                    references.put(slot, z[image])
         self._entries = entries
         self._added += images
         return gone
+
+    @torch.no_grad()
+    def _pooled(self, layer: Tensor) -> list[Tensor]:
+        """LNAMD of layer [N, P, C] at every degree."""
+        grid = grid_of(self.grid, layer.shape[1], 0)
+        return self._operators(layer).lnamd(layer, grid, self.scoring.degrees)
 
     def _victim(self, entries: list[Entry]) -> int:
         """The place of the entry that goes."""
@@ -303,11 +294,34 @@ class ReferenceBank:
         for layer in layers:
             _, patches, channels = layer.shape
             self._tokens.append(layer.new_empty(self.capacity, patches, channels))
-            self._kept.append(
+            operators = self._operators(layer)
+            self._references.append(
                 [
-                    ops.KeptReferences(
-                        self.capacity, patches, channels, backend=self.backend, device=layer.device
-                    )
-                    for _ in self.degrees
+                    operators.keep_references(self.capacity, patches, channels, layer.device)
+                    for _ in self.scoring.degrees
                 ]
             )
+
+
+class _BankSearch:
+    """MSM of new images against the bank's; `pooled` holds their LNAMD by layer and degree."""
+
+    def __init__(
+        self, settings: ScoringSettings, images: int, references: list[list[KeptReferences]]
+    ) -> None:
+        self.parts: list[Part] = [(0, images)]
+        self.pooled: list[list[Tensor]] = [[] for _ in references]
+        self._settings, self._references = settings, references
+
+    def missing(self, absent: list[int]) -> list[int]:
+        """The parts to search: all, for a bank has no checkpoint."""
+        return absent
+
+    def scores(
+        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
+    ) -> Iterator[Tensor]:
+        """MSM of z [N, P, C] against the references -> [N, P]."""
+        self.pooled[place.layer].append(z)
+        references = self._references[place.layer][place.degree]
+        bounds = reference.interval(self._settings.topmin, len(references))
+        yield references.msm(z, *bounds, self._settings.search(on_progress))

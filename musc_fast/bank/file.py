@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,13 +18,19 @@ from torch import Tensor
 from ..errors import BankError
 from ..files import replacing
 
-if TYPE_CHECKING:
-    from .bank import Entry
-
 _VERSION = 1
 
 
-def save(
+@dataclass(frozen=True)
+class Entry:
+    """An image of the bank: its id, raw image score (None: never scored) and running number."""
+
+    id: str
+    score: float | None
+    number: int
+
+
+def save_bank(
     path: str | os.PathLike[str],
     settings: Mapping[str, Any],
     entries: Sequence[Entry],
@@ -32,7 +39,7 @@ def save(
 ) -> None:
     """Write tokens [len, P, C] a layer, and what else makes up a bank; atomic."""
     tensors = {f"tokens.{index:03}": layer.cpu().contiguous() for index, layer in enumerate(tokens)}
-    about = json.dumps(
+    contents = json.dumps(
         {
             "settings": dict(settings),
             "entries": [[entry.id, entry.score, entry.number] for entry in entries],
@@ -41,8 +48,8 @@ def save(
     )
     metadata = {
         "musc_fast_bank": str(_VERSION),
-        "about": about,
-        "sha256": _checksum(about, [tensors[name] for name in sorted(tensors)]),
+        "about": contents,
+        "sha256": _checksum(contents, [tensors[name] for name in sorted(tensors)]),
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -50,12 +57,10 @@ def save(
             os.fsync(written.fileno())  # before the rename, so that a crash leaves the old or new
 
 
-def load(
+def load_bank(
     path: str | os.PathLike[str], source: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
     """Settings, entries, added and tokens; BankError where they are not what is wanted."""
-    from .bank import Entry
-
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
@@ -68,10 +73,10 @@ def load(
                     f"{_VERSION}; make the bank anew"
                 )
             tokens = [stored.get_tensor(name) for name in sorted(stored.keys())]
-        about = metadata["about"]
-        if metadata["sha256"] != _checksum(about, tokens):
+        contents = metadata["about"]
+        if metadata["sha256"] != _checksum(contents, tokens):
             raise BankError(f"{path} is damaged (its checksum differs); make the bank anew")
-        found = json.loads(about)
+        found = json.loads(contents)
     except FileNotFoundError:
         raise BankError(f"{path}: there is no such bank") from None
     except (SafetensorError, OSError, KeyError) as error:
@@ -86,20 +91,20 @@ def load(
 
 
 def _check_source(
-    path: str | os.PathLike[str], held: Mapping[str, Any], wanted: Mapping[str, Any]
+    path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    differing = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
+    differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
     if differing:
         listing = "; ".join(
-            f"{key}: the bank has {held.get(key)!r}, now {wanted.get(key)!r}" for key in differing
+            f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in differing
         )
         raise BankError(
             f"{Path(path)} was made with other settings ({listing}); use those, or another bank"
         )
 
 
-def _checksum(about: str, tokens: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256(about.encode())
+def _checksum(contents: str, tokens: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(contents.encode())
     for layer in tokens:
         digest.update(f"{layer.dtype}{list(layer.shape)}".encode())
         digest.update(layer.contiguous().flatten().view(torch.uint8).numpy().data)

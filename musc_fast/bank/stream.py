@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BankError, InputError
+from ..features.backbone import Backbone
+from ..features.extraction import Extractor, ImageLike
 from ..scoring.batch import score_batch
+from ..settings import ScoringSettings
 from .bank import Eviction, ReferenceBank
-
-if TYPE_CHECKING:
-    from ..musc import ImageLike, MuSc
 
 
 @dataclass(frozen=True)
@@ -36,40 +36,44 @@ class StreamScore:
     references: int
 
 
-def source_of(musc: MuSc) -> dict[str, Any]:
+def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused."""
-    backbone = musc.backbone
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
         "size": list(backbone.image_size),
         "blocks": list(backbone.blocks),
-        "degrees": list(musc.settings["degrees"]),
-        "topmin": list(musc.settings["topmin"]),
+        "degrees": list(settings.degrees),
+        "topmin": list(settings.topmin),
     }
 
 
-def new_bank(musc: MuSc, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
-    """An empty bank for the tokens and settings of `musc`."""
-    names = ("degrees", "topmin", "neighbors", "backend", "precision", "memory_limit")
+def new_bank(
+    backbone: Backbone,
+    settings: ScoringSettings,
+    capacity: int = 200,
+    *,
+    evict: Eviction = "oldest",
+) -> ReferenceBank:
+    """An empty bank for the tokens of `backbone` and these settings."""
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(musc),
-        grid=musc.backbone.grid,
-        prefix_tokens=musc.backbone.prefix_tokens,
-        image_size=musc.backbone.image_size,
-        **{name: musc.settings[name] for name in names},
+        source=source_of(backbone, settings),
+        grid=backbone.grid,
+        prefix_tokens=backbone.prefix_tokens,
+        image_size=backbone.image_size,
+        degrees=settings.degrees,
+        topmin=settings.topmin,
+        neighbors=settings.neighbors,
+        backend=settings.backend,
+        precision=settings.precision,
+        memory_limit=settings.memory_limit,
     )
 
 
-def tokens_of(musc: MuSc, image: ImageLike) -> tuple[Tensor, ...]:
-    """The tokens of one image, [1, prefix + P, C] a layer; ImageError where it cannot be read."""
-    return musc.extract([image]).tokens
-
-
 def score_first(
-    musc: MuSc, bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
+    bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
 ) -> list[StreamScore]:
     """Score the first images, two or more, against each other, and put them into the empty bank."""
     layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
@@ -78,11 +82,7 @@ def score_first(
         grid=bank.grid,
         prefix_tokens=bank.prefix_tokens,
         image_size=bank.image_size,
-        degrees=bank.degrees,
-        topmin=bank.topmin,
-        backend=bank.backend,
-        precision=bank.precision,
-        memory_limit=bank.memory_limit,
+        **bank.scoring.keywords(),
     )
     before = bank.added
     bank.add(layers, names, scores=found.raw_image_scores)
@@ -104,7 +104,8 @@ def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> St
 
 
 def stream(
-    musc: MuSc,
+    extractor: Extractor,
+    settings: ScoringSettings,
     images: Iterable[ImageLike],
     *,
     bank: ReferenceBank | None = None,
@@ -113,33 +114,34 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    bank = new_bank(musc) if bank is None else bank
+    source = source_of(extractor.backbone, settings)
+    bank = new_bank(extractor.backbone, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
-    if bank.source != source_of(musc):
+    if bank.source != source:
         raise BankError(
-            f"bank: made for {bank.source or 'an unknown source'}, wanted {source_of(musc)}; make "
+            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
             "it with new_bank"
         )
     names: list[str] = []
     waiting: list[tuple[Tensor, ...]] = []
     for index, image in enumerate(images):
         name = str(image) if _is_path(image) else f"image {index}"
-        tokens = tokens_of(musc, image)
+        tokens = extractor.extract([image]).tokens
         if len(bank):
             yield score_next(bank, name, tokens)
             continue
         names.append(name)
         waiting.append(tokens)
         if len(waiting) == start:
-            yield from score_first(musc, bank, names, waiting)
+            yield from score_first(bank, names, waiting)
             waiting.clear()
     if len(bank) == 0 and names:
         if len(names) == 1:
             raise InputError(
                 "images: found one and an empty bank; one image has no others to be scored against"
             )
-        yield from score_first(musc, bank, names, waiting)
+        yield from score_first(bank, names, waiting)
 
 
 def _is_path(image: object) -> bool:

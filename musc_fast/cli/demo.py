@@ -13,7 +13,7 @@ from .tables import print_scores
 
 if TYPE_CHECKING:
     from ..datasets.sample.draw import SampleImage
-    from ..report.results import Run as ScoredBatch
+    from ..report.run import ScoredBatch
 
 
 def demo(
@@ -34,7 +34,7 @@ def demo(
     """
     from ..datasets.sample.draw import draw_sample
     from ..progress import stage_bars
-    from ..report.results import check_target
+    from ..report.folder import check_target
     from ..runs.score import ScoreJob
 
     results = out / "results"

@@ -12,7 +12,7 @@ from rich.table import Table
 from .console import console, errors, print_place, print_plain
 
 if TYPE_CHECKING:
-    from ..report.results import Run as ScoredBatch
+    from ..report.run import ScoredBatch
     from ..runs.evaluate import Result
 
 METRIC_HEADINGS = ("I-AUROC", "I-F1max", "I-AP", "P-AUROC", "P-F1max", "P-AP", "PRO")
@@ -20,7 +20,7 @@ METRIC_HEADINGS = ("I-AUROC", "I-F1max", "I-AP", "P-AUROC", "P-F1max", "P-AP", "
 
 def print_scores(batch: ScoredBatch, out: Path, limit: int = 10) -> None:
     """The `limit` most anomalous images, the threshold's reason, the seconds and the place."""
-    from ..report.html import relative_names
+    from ..report.names import relative_names
 
     table = Table(title=f"Most anomalous of {len(batch.paths)} images")
     table.add_column("rank", justify="right")

@@ -1,1 +1,1 @@
-"""Image folders, benchmark layouts and the sample: where images, labels and masks come from."""
+"""Where images, labels and masks come from: image folders, benchmark layouts, a drawn sample."""

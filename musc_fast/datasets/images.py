@@ -1,7 +1,8 @@
 """Finding and reading images and masks.
 
-Every failure is an `ImageError` that names the file. Pixels are converted by fixed rules that never
-look at an image's content (no per-image stretching), so that images stay comparable in a batch.
+Every failure is an `ImageError` that names the file. Pixels are converted by fixed rules that do
+not depend on an image's content (no stretching of contrast), so that images stay comparable in a
+batch.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width an
 
 
 def natural_key(path: Path) -> tuple[tuple[tuple[str | int, ...], ...], str]:
-    """Sort key that puts `part2` before `part10`; folders are compared part by part."""
-    # The pieces alternate text, number, text, ...: equal positions always have equal types.
+    """Return a sort key that puts `part2` before `part10` and compares folders part by part."""
+    # Pieces alternate between text and number, so that equal positions have equal types.
     parts = (
         tuple(
             int(piece) if index % 2 else piece.casefold()
@@ -37,32 +38,32 @@ def natural_key(path: Path) -> tuple[tuple[tuple[str | int, ...], ...], str]:
         )
         for part in path.parts
     )
-    return tuple(parts), str(path)  # the text decides between `a1` and `a01`
+    return tuple(parts), str(path)  # the path's text decides between `a1` and `a01`
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, natural sorted, hidden ones left out (may be empty)."""
+    """Return the image files directly in `folder`, natural sorted; hidden ones are left out."""
     names = (entry for entry in folder.iterdir() if _is_image_name(entry.name))
     return sorted((entry for entry in names if entry.is_file()), key=natural_key)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files among `paths`: files as given, folders searched recursively.
+    """Return the image files among `paths`, each once.
 
-    The order is that of `paths`, natural sorted within each folder. Hidden files and folders are
-    skipped, as is anything in a folder without one of `IMAGE_SUFFIXES` (any case); a file named
-    explicitly is taken whatever its suffix. A file reached twice is listed once: in a batch it
-    would otherwise be its own perfect neighbour. Heat maps and overlays of earlier results are
-    skipped, and so is what is no regular file (a pipe, a device).
+    The order is that of `paths`, natural sorted within each folder. A file that is reached twice is
+    listed once, since in a batch it would be its own perfect neighbour.
 
-    Raises:
-        ImageError: a path does not exist or is neither file nor folder, or a folder holds no image.
+    paths: files, which are taken whatever their suffix, and folders, which are searched recursively
+        for names with one of `IMAGE_SUFFIXES` (in any case). Hidden files and folders, pipes and
+        devices, and the heat maps and overlays of earlier results are skipped there.
+    Raises ImageError where a path does not exist or is neither a file nor a folder, or a folder
+    holds no image.
     """
-    found: dict[Path, Path] = {}  # real path -> path as found
+    by_real_path: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(walk_images(path), key=natural_key)
-            if not inside:
+            files = sorted(walk_images(path), key=natural_key)
+            if not files:
                 if is_results_folder(path):
                     raise ImageError(
                         f"{path}: this folder holds results of musc_fast, whose pictures are not "
@@ -71,38 +72,34 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
                 known = " ".join(sorted(IMAGE_SUFFIXES))
                 raise ImageError(f"{path}: no images in this folder (looked for {known})")
         elif path.is_file():
-            inside = [path]
+            files = [path]
         elif path.exists():
             raise ImageError(f"{path}: neither a file nor a folder")
         else:
             raise ImageError(f"{path}: no such file or folder")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+        for file in files:
+            by_real_path.setdefault(file.resolve(), file)
+    return list(by_real_path.values())
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read `path` as 8-bit RGB, upright (EXIF orientation applied); conversions as in `to_rgb`.
+    """Read the first frame of an image file as 8-bit RGB by `to_rgb`, upright by its EXIF data.
 
-    Of a file with several frames the first is read.
-
-    Raises:
-        ImageError: the file is missing, no image, truncated, too large to be decoded safely, or has
-            pixels that `to_rgb` refuses.
+    Raises ImageError where the file is missing, no image, truncated, too large to be decoded
+    safely, or has pixels that `to_rgb` refuses.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any PIL image to 8-bit RGB; an RGB image is returned unchanged.
+    """Convert a PIL image of any mode to 8-bit RGB; an RGB image is returned unchanged.
 
-    16-bit grey is scaled by its full range (65535 becomes 255), not clipped as Pillow does.
-    Transparent images (also by palette) are laid on white. Palette, CMYK and the rest are converted
-    by Pillow.
+    16-bit grey is scaled by its full range (65535 becomes 255), whereas Pillow clips it. Images
+    with transparency, also of a palette, are laid on white. Pillow converts all other modes.
 
-    Raises:
-        ImageError: floating-point pixels, or integers beyond 16 bits: they have no known white.
+    Raises ImageError where pixels are floating-point numbers, or integers beyond 16 bits: their
+    white level is unknown.
     """
     if image.mode.startswith("I"):
         return Image.fromarray(_grey_to_8_bits(np.asarray(image))).convert("RGB")
@@ -111,26 +108,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
             "floating-point pixels have no known white level; save the image with 8 or 16 bits"
         )
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
-        # Pillow converts La only to LA, RGBa only to RGBA.
+        # Pillow converts La (premultiplied alpha) to LA alone, not to RGBA.
         straight = image.convert("LA") if image.mode == "La" else image
         layer = straight.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(ground, layer).convert("RGB")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of the upright image, without decoding it where the format allows.
+    """Return the (height, width) of an upright image, without decoding it where possible.
 
-    Raises:
-        ImageError: the file is missing or no image.
+    Raises ImageError where the file is missing or no image.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         width, height = image.size
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # Pillow swaps the size of a TIFF by itself.
-        turned = orientation in _QUARTER_TURNS and image.format != "TIFF"
-        return (width, height) if turned else (height, width)
+        # Pillow itself swaps width and height of a TIFF.
+        swap = orientation in _QUARTER_TURNS and image.format != "TIFF"
+        return (width, height) if swap else (height, width)
 
 
 def read_mask(
@@ -138,22 +134,20 @@ def read_mask(
 ) -> npt.NDArray[np.bool_]:
     """Read a ground-truth mask, bool [h, w], True on the defect.
 
-    A pixel counts above half of white (> 127 at 8 bits). Where no pixel does, the file is taken as
-    a map of defect classes (VisA has 1, 2, ... on black) and every value above 0 counts; so it does
-    for palette colours other than black. A folder is the union of the masks in it (MVTec LOCO).
+    A pixel is defective if it is brighter than half of white (> 127 at 8 bits). If no pixel is,
+    the file is a map of defect classes (VisA has 1, 2, ... on black) and every pixel above 0 is
+    defective. With a palette, every colour but black is defective.
 
-    Args:
-        path: mask file, or a folder of masks of one image.
-        size: (height, width) to resize to by nearest neighbour; None keeps the size of the file.
-
-    Raises:
-        ImageError: unreadable file, empty folder, or masks of different sizes in a folder.
+    path: mask file, or a folder with several masks of one image, whose union counts (MVTec LOCO).
+    size: (height, width) to resize to by nearest neighbour; None keeps the size of the file.
+    Raises ImageError where a file is unreadable, or a folder is empty or has masks of different
+    sizes.
     """
     path = Path(path)
     if path.is_dir():
         mask = _union(path)
     else:
-        with _opened(path) as image:
+        with _open_image(path) as image:
             mask = _foreground(ImageOps.exif_transpose(image))
     if size is None or mask.shape == tuple(size):
         return mask
@@ -197,13 +191,13 @@ def _grey_to_8_bits(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
             f"integer pixels from {wide.min()} to {wide.max()} exceed 16 bits and have no known "
             "white level; save the image with 8 or 16 bits"
         )
-    # 65535 = 255 * 257; the half rounds to nearest.
+    # 65535 = 255 * 257, and adding half of 257 rounds to nearest.
     return ((wide + 128) // 257).astype(np.uint8)
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open `path` with Pillow and turn whatever goes wrong into an ImageError that names it."""
+def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open `path` with Pillow; any error of opening or decoding becomes an ImageError."""
     try:
         with Image.open(path) as image:
             yield image
@@ -215,7 +209,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"{os.fspath(path)}: {error}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{os.fspath(path)}: too large to be decoded safely ({error})") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders of Pillow raise OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{os.fspath(path)}: cannot be read ({reason})") from error
 
@@ -225,20 +219,20 @@ def _is_image_name(name: str) -> bool:
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
-    """Image files under `folder`; links to folders are followed, each real folder once.
+    """Yield the image files under `folder`; links to folders are followed, each real folder once.
 
-    Our own pictures of an earlier run are left out; what else lies in its folder is not.
+    In a results folder of musc_fast its heat maps and overlays are skipped, other images are not.
     """
-    seen = {os.path.realpath(folder)}
+    visited = {os.path.realpath(folder)}
     for base, folders, files in os.walk(folder, followlinks=True):
-        fresh = []
-        ours = PICTURE_FOLDERS if RUN_FILE in files and is_results_folder(base) else ()
+        subfolders = []
+        skipped = PICTURE_FOLDERS if RUN_FILE in files and is_results_folder(base) else ()
         for name in sorted(folders):
             real = os.path.realpath(os.path.join(base, name))
-            if not name.startswith(".") and name not in ours and real not in seen:
-                seen.add(real)
-                fresh.append(name)
-        folders[:] = fresh
-        found = (Path(base, name) for name in files if _is_image_name(name))
-        # A broken link is kept: reading it names it, whereas skipping it would hide a lost image.
-        yield from (file for file in found if file.is_file() or not os.path.exists(file))
+            if not name.startswith(".") and name not in skipped and real not in visited:
+                visited.add(real)
+                subfolders.append(name)
+        folders[:] = subfolders  # os.walk goes on with these
+        images = (Path(base, name) for name in files if _is_image_name(name))
+        # A broken link is yielded too: the error of reading it tells the user of the lost image.
+        yield from (file for file in images if file.is_file() or not os.path.exists(file))

@@ -1,17 +1,17 @@
-"""Benchmark folders -> samples with labels and masks.
+"""Loading benchmark datasets as samples with labels and masks.
 
 Three layouts are known:
 
 - `mvtec`: CATEGORY/test/DEFECT/IMAGE and CATEGORY/ground_truth/DEFECT/MASK, with the normal images
-  under `good` (or `ok`). MVTec AD, MPDD, KolektorSDD in that form, BTAD (`ok`/`ko`), and MVTec LOCO
+  under `good` (or `ok`): MVTec AD, MPDD, KolektorSDD in that form, BTAD (`ok`/`ko`), and MVTec LOCO
   (a folder of masks for each image).
 - `visa`: VisA as it is distributed, by the table split_csv/1cls.csv.
 - `folder`: any folder of images, without labels.
 
-Only test images are loaded: the method needs no others. Labels and masks serve evaluation alone,
-never scoring. A mask belongs to an image by its name (STEM_mask.png, STEM.png, other suffixes, or a
-folder STEM), not by its place in a sorted list, so that a missing file cannot shift the others;
-masks that belong to no image are ignored.
+Only test images are loaded, since the method needs no training images. Labels and masks serve
+evaluation alone, never scoring. A mask is paired with an image by name (STEM_mask.png, STEM.png,
+other suffixes, or a folder STEM), not by its place in a sorted list: a missing file then shifts no
+other pair. Masks without an image are ignored.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ _VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 class Sample:
     """One image and what is known about it.
 
-    Attributes:
-        image: the image file.
-        label: True is defective, False normal, None unknown.
-        defect: kind of defect as the dataset calls it (`good`, `scratch`, ...); "" if unknown.
-        mask: mask file, or folder of masks whose union counts; None for a normal image, an unknown
-            one, or where masks were not asked for.
+    image: the image file.
+    label: True is defective, False normal, None unknown.
+    defect: kind of defect as the dataset calls it (`good`, `scratch`, ...); "" if unknown.
+    mask: mask file, or folder of masks whose union counts; None for a normal or unlabelled image,
+        and in a dataset that was loaded without masks.
     """
 
     image: Path
@@ -66,49 +65,52 @@ def load_dataset(
     *,
     masks: bool = True,
 ) -> list[Category]:
-    """Load a dataset by the name of its layout: mvtec, btad, visa or folder.
+    """Load a dataset by the name of its layout.
 
-    Raises:
-        InputError: unknown layout, or an unknown category (the message lists the known ones).
-        ImageError: as the layout's own function.
+    layout: mvtec, btad (an mvtec layout), visa or folder.
+    root: the dataset's folder.
+    categories: names to load, in this order; None loads all.
+    masks: False loads no masks.
+    Raises InputError where the layout or a category is unknown (the message lists the known ones),
+    ImageError as `load_mvtec`, `load_visa` and `load_folder`.
     """
     if layout in ("mvtec", "btad"):
         return load_mvtec(root, categories, masks=masks)
     if layout == "visa":
         return load_visa(root, categories, masks=masks)
     if layout == "folder":
-        return _chosen(load_folder(root), categories)
+        return _select(load_folder(root), categories)
     raise InputError(f"unknown dataset layout {layout!r}; known are mvtec, btad, visa, folder")
 
 
 def load_mvtec(
     root: Path | str, categories: Sequence[str] | None = None, *, masks: bool = True
 ) -> list[Category]:
-    """Load the test images of an MVTec-like dataset.
+    """Load the test images of a dataset in the layout of MVTec AD.
 
-    Args:
-        root: the dataset (its folders with a `test` folder are the categories) or one category.
-        categories: names to load, in this order; None loads all, natural sorted.
-        masks: pair every defective image with its mask; False leaves all masks None, for data
-            without ground truth.
-
-    Raises:
-        InputError: unknown category; the message lists the known ones.
-        ImageError: not this layout, a category without images, or an image with no mask or several.
+    root: the dataset, in which each folder with a `test` folder is a category, or one category.
+    categories: names to load, in this order; None loads all, natural sorted.
+    masks: whether every defective image is paired with its mask; False leaves all masks None, for
+        data without ground truth.
+    Raises InputError where a category is unknown (the message lists the known ones), ImageError
+    where the folder has another layout, a category has no images, or an image has no mask or
+    several.
     """
-    root = _folder(root)
+    root = _check_folder(root)
     if (root / "test").is_dir():
         folders = {root.resolve().name: root}
     else:
-        inside = (entry for entry in root.iterdir() if not entry.name.startswith("."))
-        tested = (entry for entry in inside if (entry / "test").is_dir())
-        folders = {entry.name: entry for entry in sorted(tested, key=natural_key)}
+        visible = (entry for entry in root.iterdir() if not entry.name.startswith("."))
+        with_test = (entry for entry in visible if (entry / "test").is_dir())
+        folders = {entry.name: entry for entry in sorted(with_test, key=natural_key)}
     if not folders:
         raise ImageError(
             f"{root}: no MVTec layout here (expected test/good, test/DEFECT and "
             "ground_truth/DEFECT in it, or in folders named by category)"
         )
-    return [_mvtec_category(name, folders[name], masks) for name in _names(folders, categories)]
+    return [
+        _mvtec_category(name, folders[name], masks) for name in _select_names(folders, categories)
+    ]
 
 
 def load_visa(
@@ -116,10 +118,14 @@ def load_visa(
 ) -> list[Category]:
     """Load the test images of VisA by its table split_csv/1cls.csv, in the order of the table.
 
-    Categories that the table lists but whose folder is absent are left out, unless named in
-    `categories`; arguments and errors otherwise as `load_mvtec`.
+    root: the dataset, with the table and a folder for each category.
+    categories: names to load, in this order; None loads those that the table lists and whose
+        folder exists.
+    masks: as in `load_mvtec`.
+    Raises InputError where a category is unknown, ImageError where the table cannot be used or
+    names a file that is missing.
     """
-    root = _folder(root)
+    root = _check_folder(root)
     rows = _visa_rows(root)
     known = {row["object"]: None for row in rows}
     if categories is None:
@@ -130,17 +136,16 @@ def load_visa(
         Category(
             name, tuple(_visa_sample(root, row, masks) for row in rows if row["object"] == name)
         )
-        for name in _names(known, categories)
+        for name in _select_names(known, categories)
     ]
 
 
 def load_folder(root: Path | str) -> list[Category]:
-    """All images under a folder as one category named after it, without labels or masks.
+    """Load all images under a folder as one category named after it, without labels and masks.
 
-    Raises:
-        ImageError: no such folder, or no image in it.
+    Raises ImageError where there is no such folder, or no image in it.
     """
-    root = _folder(root)
+    root = _check_folder(root)
     samples = tuple(Sample(path, None, "", None) for path in find_images([root]))
     return [Category(root.resolve().name, samples)]
 
@@ -148,16 +153,15 @@ def load_folder(root: Path | str) -> list[Category]:
 def verify(categories: Iterable[Category]) -> None:
     """Check that images and masks open and that their sizes agree.
 
-    It reads the files' headers, and so finds damaged pixels in some formats only.
+    Only headers of files are read, so that damaged pixels are found in some formats alone.
 
-    Raises:
-        ImageError: listing every image and mask at fault.
+    Raises ImageError that lists every image and mask at fault.
     """
     problems = []
     for category in categories:
         for sample in category.samples:
             try:
-                _checked_size(sample)
+                _check_size(sample)
             except ImageError as error:
                 problems.append(str(error))
     if problems:
@@ -165,25 +169,23 @@ def verify(categories: Iterable[Category]) -> None:
 
 
 def sample_mask(sample: Sample, size: tuple[int, int] | None = None) -> npt.NDArray[np.bool_]:
-    """The sample's mask, bool [h, w], all False for a normal image.
+    """Return a sample's mask, bool [h, w], all False for a normal image.
 
-    Args:
-        sample: a labelled sample.
-        size: (height, width) to resize to by nearest neighbour; None keeps the image's size.
-
-    Raises:
-        InputError: the sample is defective or unlabelled and has no mask.
-        ImageError: image or mask is unreadable, or their sizes differ (the message names both).
+    sample: a labelled sample.
+    size: (height, width) to resize to by nearest neighbour; None keeps the image's size.
+    Raises InputError where the sample is defective or unlabelled and has no mask, ImageError where
+    image or mask is unreadable, or their sizes differ (the message names both).
     """
     if sample.mask is None:
         if sample.label is not False:
             raise InputError(f"{sample.image}: no mask is known for this image")
         return np.zeros(size or image_size(sample.image), dtype=np.bool_)
-    _checked_size(sample)
+    _check_size(sample)
     return read_mask(sample.mask, size)
 
 
-def _checked_size(sample: Sample) -> tuple[int, int]:
+def _check_size(sample: Sample) -> None:
+    """Raise ImageError unless image and masks have one size."""
     size = image_size(sample.image)
     if sample.mask is not None:
         files = list_images(sample.mask) if sample.mask.is_dir() else [sample.mask]
@@ -196,7 +198,6 @@ def _checked_size(sample: Sample) -> tuple[int, int]:
                     f"{file}: mask is {width} x {height}, but its image {sample.image} is "
                     f"{size[1]} x {size[0]}"
                 )
-    return size
 
 
 def _mvtec_category(name: str, folder: Path, masks: bool) -> Category:
@@ -210,7 +211,7 @@ def _mvtec_category(name: str, folder: Path, masks: bool) -> Category:
         elif masks:
             truth = folder / "ground_truth" / defect.name
             samples.extend(
-                Sample(image, True, defect.name, mask) for image, mask in _paired(images, truth)
+                Sample(image, True, defect.name, mask) for image, mask in _pair_masks(images, truth)
             )
         else:
             samples.extend(Sample(image, True, defect.name, None) for image in images)
@@ -221,14 +222,14 @@ def _mvtec_category(name: str, folder: Path, masks: bool) -> Category:
     return Category(name, tuple(samples))
 
 
-def _paired(images: Sequence[Path], truth: Path) -> Iterable[tuple[Path, Path]]:
-    """Each image with the mask in folder `truth` that bears its name."""
+def _pair_masks(images: Sequence[Path], truth: Path) -> Iterable[tuple[Path, Path]]:
+    """Yield each image with the mask in folder `truth` that bears its name."""
     masks: dict[str, list[Path]] = {}
     if truth.is_dir():
         folders = (entry for entry in truth.iterdir() if entry.is_dir())
         for entry in [*list_images(truth), *sorted(folders, key=natural_key)]:
             masks.setdefault(entry.name if entry.is_dir() else entry.stem, []).append(entry)
-    taken: dict[Path, Path] = {}
+    image_of: dict[Path, Path] = {}
     for image in images:
         found = [mask for ending in _MASK_ENDINGS for mask in masks.get(image.stem + ending, [])]
         if not found:
@@ -238,7 +239,7 @@ def _paired(images: Sequence[Path], truth: Path) -> Iterable[tuple[Path, Path]]:
             )
         if len(found) > 1:
             raise ImageError(f"{image}: has several masks: {', '.join(map(str, found))}")
-        first = taken.setdefault(found[0], image)
+        first = image_of.setdefault(found[0], image)
         if first is not image:
             raise ImageError(f"{found[0]}: is the mask of both {first} and {image}")
         yield image, found[0]
@@ -287,15 +288,15 @@ def _visa_sample(root: Path, row: dict[str, str], masks: bool) -> Sample:
     return Sample(image, label, row["label"], mask)
 
 
-def _folder(root: Path | str) -> Path:
+def _check_folder(root: Path | str) -> Path:
     path = Path(root)
     if not path.is_dir():
         raise ImageError(f"{path}: {'is not a folder' if path.exists() else 'no such folder'}")
     return path
 
 
-def _names(known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
-    """The names to load: `wanted`, each once, or all that are known."""
+def _select_names(known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
+    """Return the names to load: `wanted`, each once, or all known names."""
     known = list(known)
     if wanted is None:
         return known
@@ -305,6 +306,6 @@ def _names(known: Iterable[str], wanted: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def _chosen(loaded: list[Category], wanted: Sequence[str] | None) -> list[Category]:
+def _select(loaded: list[Category], wanted: Sequence[str] | None) -> list[Category]:
     by_name = {category.name: category for category in loaded}
-    return [by_name[name] for name in _names(by_name, wanted)]
+    return [by_name[name] for name in _select_names(by_name, wanted)]

@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, unreadable
+from ..features.extraction import BatchFeatures, unreadable
+from ..musc import MuSc
 from ..progress import StageProgress
-from ..scoring.batch import BatchScores
+from ..scoring.scores import BatchScores
 from .ranks import TIMEOUT, Ranks
 from .scoring import score_shard
 
@@ -113,7 +114,7 @@ def score_share(
         prefix_tokens=musc.backbone.prefix_tokens,
         image_size=musc.backbone.image_size,
         progress=lambda done, total: on_progress("scoring", done, total),
-        **musc.settings,
+        **musc.settings.keywords(),
     )
 
 

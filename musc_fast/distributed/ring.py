@@ -1,9 +1,9 @@
 """MSM over a ring of ranks: each unordered pair of their shares is searched once.
 
-By `ops.between`: a rank keeps its own direction's distances and sends the other's back to their
-owner. After half a round every rank has the distances of its images to all others. Where those
-exceed the memory limit, the images are scored in rounds of fewer queries; pairs of images in
-different rounds are then searched twice, as in one process.
+A rank keeps the distances of its own images and sends those of the visiting images back to their
+owner. After half a round every rank has the distances of its images to all images. Where those
+distances exceed the memory limit, the images are scored in rounds of fewer queries; pairs of images
+in different rounds are then searched twice, as in one process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import reference
 from ..backends.memory import free_memory
+from ..backends.registry import resolve
 from ..errors import InputError
-from ..scoring import token_files as large
-from ..scoring.batch import Progress
+from ..progress import Progress
+from ..scoring.checkpoint import Checkpoint
+from ..scoring.passes import Part, Pass, Pooling, mean_over_passes
+from ..settings import SearchOptions
 from .ranks import Ranks
 from .shards import Shard
 
@@ -46,22 +49,22 @@ def ring_bytes(images: int, ranks: int, patches: int, channels: int) -> float:
 class Ring:
     """The scores of this rank's images against those of all ranks."""
 
-    def __init__(
-        self,
-        ranks: Ranks,
-        shard: Shard,
-        topmin: tuple[float, float],
-        backend: str,
-        precision: str,
-        memory_limit: int | None,
-        report: Progress,
-    ) -> None:
-        self.ranks, self.shard, self.topmin, self.report = ranks, shard, topmin, report
-        self.backend = backend
-        own, limit = None, memory_limit
+    def __init__(self, ranks: Ranks, shard: Shard) -> None:
+        self.ranks, self.shard = ranks, shard
+        settings = shard.settings
+        limit = settings.memory_limit
         if limit is None:
             here = shard.hosts.count(shard.hosts[ranks.rank])
             limit = _free(shard.layers[0].device, here)
+        self.rounds = self._agree_on_rounds(limit)
+        self._operators = resolve(settings.backend, shard.layers[0].device).operators()
+        self._options = SearchOptions(settings.precision, limit // 2)
+        self._bounds = reference.interval(settings.topmin, sum(shard.counts) - 1)
+        self._checkpointed = False
+
+    def _agree_on_rounds(self, limit: int) -> int:
+        """The number of rounds in which every rank stays within its limit of bytes."""
+        own, shard = None, self.shard
         most, patches = max(shard.counts), shard.layers[0].shape[1]
         channels = max(layer.shape[2] for layer in shard.layers)
         for rounds in range(1, most + 1):
@@ -69,19 +72,20 @@ class Ring:
             if 2 * needed <= limit:
                 own = rounds
                 break
-        rounds_of = ranks.gather(own)
-        if None in rounds_of:
+        rounds_of: list[int | None] = self.ranks.gather(own)
+        agreed = [rounds for rounds in rounds_of if rounds is not None]
+        if len(agreed) < len(rounds_of):
             raise InputError(
-                f"memory_limit: scoring over {ranks.size} ranks needs at least "
+                f"memory_limit: scoring over {self.ranks.size} ranks needs at least "
                 f"{2 * needed / 2**20:.0f} MiB a rank beyond input and output; raise it or take "
                 "more ranks"
             )
-        self.rounds = max(rounds_of)
-        self.how: dict[str, Any] = {
-            "backend": backend,
-            "precision": precision,
-            "memory_limit": limit // 2,
-        }
+        return max(agreed)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The own images by rounds; a round may have none."""
+        return [self.chunk(self.ranks.rank, part) for part in range(self.rounds)]
 
     def chunk(self, rank: int, part: int) -> tuple[int, int]:
         """First and last of the images of `rank` that take part in a round."""
@@ -89,82 +93,38 @@ class Ring:
         return count * part // self.rounds, count * (part + 1) // self.rounds
 
     def patch_scores(
-        self, degrees: tuple[int, ...], kept: large.Checkpoint | None, in_files: bool
+        self, checkpoint: Checkpoint | None, folder: str | None, on_progress: Progress
     ) -> Tensor:
-        """Mean of MSM over layers and degrees -> [n, P] fp64, added in the order of one process."""
-        layers = self.shard.layers
-        steps = len(layers) * len(degrees)
-        total = torch.zeros(layers[0].shape[:2], dtype=torch.float64, device=layers[0].device)
-        with large.scratch(kept.folder if kept else None) as folder:
-            for index, layer in enumerate(layers):
-                todo = {
-                    rank: self._missing(index * len(degrees) + rank, kept)
-                    for rank in range(len(degrees))
-                }
-                pooled = self._pooled(layer, degrees, todo, folder if in_files else None)
-                for rank in range(len(degrees)):
-                    step = index * len(degrees) + rank
-                    z = next(pooled)
-                    for part in range(self.rounds):
-                        first, last = self.chunk(self.ranks.rank, part)
-                        total[first:last] += self._part(step, steps, part, z, todo[rank], kept)
-        return total / steps
+        """Mean of MSM over layers and degrees -> [n, P] fp64, added in the order of one process.
 
-    def _pooled(
-        self,
-        layer: Tensor,
-        degrees: tuple[int, ...],
-        todo: dict[int, list[int]],
-        folder: str | None,
+        folder: for LNAMD's results where the tokens are files; None holds them in memory.
+        """
+        self._checkpointed = checkpoint is not None
+        pooling = Pooling(self._operators, self.shard.grid, self.shard.settings.degrees, folder)
+        return mean_over_passes(
+            self.shard.layers,
+            pooling,
+            self,
+            checkpoint=checkpoint,
+            first_image=self.shard.starts()[self.ranks.rank],
+            on_progress=on_progress,
+        )
+
+    def missing(self, absent: list[int]) -> list[int]:
+        """The rounds that the checkpoint of some rank lacks: all ranks do them together."""
+        if not self._checkpointed:
+            return absent
+        lacking = self.ranks.gather(absent)
+        return [part for part in range(self.rounds) if any(part in each for each in lacking)]
+
+    def scores(
+        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
     ) -> Iterator[Tensor]:
-        """LNAMD of the own images, degree by degree; the layer itself where it is not needed."""
-        if len(layer) == 0 or not any(todo.values()):
-            yield from (layer.float() for _ in degrees)
-        elif folder is None:
-            yield from ops.lnamd_all(layer, self.shard.grid, degrees, backend=self.backend)
-        else:
-            for degree in degrees:
-                yield large.pooled_file(folder, layer, self.shard.grid, degree, self.backend)
+        """MSM of the own images of each round against all images -> [q, P]."""
+        for part in todo:
+            yield self._round(part, z, on_progress)
 
-    def _place(self, part: int) -> tuple[int, int]:
-        """The own images of a round by their places in the batch."""
-        start = self.shard.starts()[self.ranks.rank]
-        first, last = self.chunk(self.ranks.rank, part)
-        return start + first, start + last
-
-    def _missing(self, step: int, kept: large.Checkpoint | None) -> list[int]:
-        """The rounds of a step that some rank has not kept: all ranks do them together."""
-        if kept is None:
-            return list(range(self.rounds))
-        places = [self._place(part) for part in range(self.rounds)]
-        lacks = [first < last and not kept.has(step, (first, last)) for first, last in places]
-        told = self.ranks.gather(lacks)
-        return [part for part in range(self.rounds) if any(lacks[part] for lacks in told)]
-
-    def _part(
-        self,
-        step: int,
-        steps: int,
-        part: int,
-        z: Tensor,
-        todo: list[int],
-        kept: large.Checkpoint | None,
-    ) -> Tensor:
-        """The scores of the own images of a round [q, P]: kept ones, or found with all ranks."""
-        place = self._place(part)
-        scores: Tensor | None = None
-        if part in todo:
-            scores = self._round(step, steps, part, z)
-        if kept is not None and place[0] < place[1]:
-            if kept.has(step, place):
-                scores = kept.load(step, place).to(z.device)
-            elif scores is not None:
-                kept.save(step, place, scores)
-        self.report(((step * self.rounds) + part + 1) * self.rounds, steps * self.rounds**2)
-        return z.new_empty(0, z.shape[1]) if scores is None else scores
-
-    def _round(self, step: int, steps: int, part: int, z: Tensor) -> Tensor:
-        """MSM of the own images of a round against all images -> [q, P]."""
+    def _round(self, part: int, z: Tensor, on_progress: Progress) -> Tensor:
         first, last = self.chunk(self.ranks.rank, part)
         queries = z[first:last]
         shape = (last - first, z.shape[1], sum(self.shard.counts))
@@ -174,10 +134,9 @@ class Ring:
                 self._both_ways(part, queries, distances)
             else:
                 self._one_way(other, queries, z, distances)
-            done = (step * self.rounds + part) * self.rounds + other + 1
-            self.report(done, steps * self.rounds**2)
-        means = [  # image by image: the check of the distances copies them
-            ops.interval_mean(each[None], self.topmin, backend=self.backend) for each in distances
+            on_progress(other + 1, self.rounds)
+        means = [  # image by image, for a backend may copy what it averages
+            self._operators.interval_mean(each[None], *self._bounds) for each in distances
         ]
         return torch.cat(means) if means else z.new_empty(0, z.shape[1])
 
@@ -197,7 +156,7 @@ class Ring:
         first, last = self.chunk(self.ranks.rank, part)
         for source, block in self.ranks.ring(z[first:last], self._sizes(part), self.ranks.size - 1):
             if len(queries) and len(block):
-                found = ops.patch_to_image(queries, block, **self.how)
+                found = self._operators.patch_to_image(queries, block, self._options)
                 distances[:, :, self._columns(source, part)] = found
 
     def _both_ways(self, part: int, queries: Tensor, distances: Tensor) -> None:
@@ -208,7 +167,7 @@ class Ring:
         for source, block in ranks.ring(queries, sizes, ranks.size // 2):
             if source == ranks.rank:
                 if len(queries) > 1:
-                    own = ops.patch_to_image(queries, **self.how)
+                    own = self._operators.patch_to_image(queries, None, self._options)
                     distances[:, :, self._columns(source, part)] = own
                 continue
             step = (ranks.rank - source) % ranks.size
@@ -219,7 +178,7 @@ class Ring:
             back = None
             mine, others = queries[rows], block[cut]
             if len(mine) and len(others):
-                found, back = ops.between(mine, others, **self.how)
+                found, back = self._operators.between(mine, others, self._options)
                 distances[rows, :, self._columns(source, part, cut)] = found
             if landing is not None:
                 _land(landing, distances)

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..backends.registry import resolve
 from ..errors import InputError, MuscFastError
-from ..scoring import token_files as large
+from ..progress import Progress, scoring_progress
 from ..scoring.arguments import Tokens, in_files
-from ..scoring.batch import BatchScores, Progress, finished, reporter, score_batch
+from ..scoring.batch import score_batch
+from ..scoring.checkpoint import Checkpoint, digest, parts_of, scratch
+from ..scoring.scores import BatchScores, make_scores
 from .ranks import TIMEOUT, Ranks
 from .ring import Ring
-from .shards import agreed, collected
+from .shards import Layout, agree_on_shard, collect_scores
 
 
 def score_shard(
@@ -60,59 +62,80 @@ def score_shard(
     DistributedError where a rank dies or falls behind.
     """
     ranks = Ranks(group, timeout)
-    how: dict[str, Any] = {
-        "grid": grid,
-        "prefix_tokens": prefix_tokens,
-        "image_size": image_size,
-        "degrees": tuple(degrees),
-        "topmin": tuple(topmin),
+    layout = Layout(grid, prefix_tokens, image_size)
+    keywords = {
+        "degrees": degrees,
+        "topmin": topmin,
+        "neighbors": neighbors,
         "backend": backend,
         "precision": precision,
         "memory_limit": memory_limit,
         "max_references": max_references,
     }
-    with reporter(progress if ranks.rank == 0 else False) as report:
+    with scoring_progress(progress if ranks.rank == 0 else False) as on_progress:
         with_references = references is not None
-        shard = agreed(ranks, tokens, cls_tokens, with_references, {**how, "neighbors": neighbors})
-        own: BatchScores | None
-        if references is not None:
-            own = None
-            if tokens is not None:
-                place = None
-                if checkpoint is not None:
-                    place = os.path.join(checkpoint, f"rank-{ranks.rank}-of-{ranks.size}")
-                own = score_batch(
-                    tokens, references=references, checkpoint=place, progress=report, **how
-                )
-        else:
-            run = Ring(ranks, shard, topmin, backend, precision, memory_limit, report)
-            kept = None if checkpoint is None else _checkpoint(checkpoint, run, how)
-            patches = run.patch_scores(tuple(degrees), kept, in_files(tokens or ()))
-            own = finished(patches.view(-1, *shard.grid), shard.size, None, neighbors)
-        result = collected(ranks, shard, own, neighbors)
+        shard = agree_on_shard(ranks, tokens, cls_tokens, with_references, layout, keywords)
+        own: BatchScores | None = None
+        if references is None:
+            in_file = tokens is not None and in_files(tokens)
+            own = _score_ring(Ring(ranks, shard), in_file, checkpoint, on_progress)
+        elif tokens is not None:
+            own = score_batch(
+                tokens,
+                references=references,
+                checkpoint=_rank_folder(checkpoint, ranks),
+                progress=on_progress,
+                **vars(layout),
+                **shard.settings.keywords(),
+            )
+        result = collect_scores(ranks, shard, own)
     ranks.close()
     return result
 
 
-def _checkpoint(folder: str | os.PathLike[str], run: Ring, how: dict[str, Any]) -> large.Checkpoint:
-    """The checkpoint of all ranks; parts are named by places in the batch."""
-    # Rounds depend on free memory where no limit is given: those of the first run are no matter,
-    # for a part is found by its images; but a part a process keeps is not too large.
-    run.rounds = max(run.rounds, len(large.parts_of(max(run.shard.counts), True)))
-    digests = run.ranks.gather([large.digest(layer) for layer in run.shard.layers])
-    settings = {
-        **{key: how[key] for key in ("degrees", "topmin", "precision", "max_references")},
-        "grid": list(run.shard.grid),
-        "counts": run.shard.counts,
-        "digests": digests,
-        "backend": resolve(run.backend, run.shard.layers[0].device).name,
+def _rank_folder(checkpoint: str | os.PathLike[str] | None, ranks: Ranks) -> str | None:
+    """The folder of this rank's own checkpoint, where nothing is shared but the references."""
+    if checkpoint is None:
+        return None
+    return os.path.join(checkpoint, f"rank-{ranks.rank}-of-{ranks.size}")
+
+
+def _score_ring(
+    ring: Ring,
+    in_file: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    on_progress: Progress,
+) -> BatchScores:
+    """The scores of this rank's images against those of all ranks."""
+    shard = ring.shard
+    kept = None if checkpoint is None else _checkpoint(checkpoint, ring)
+    with scratch(None if kept is None else kept.folder) as folder:
+        means = ring.patch_scores(kept, folder if in_file else None, on_progress)
+        return make_scores(means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors)
+
+
+def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
+    """The checkpoint of all ranks; parts are named by the places of their images in the batch."""
+    shard, settings = ring.shard, ring.shard.settings
+    # Without a memory limit a restarted run may have other rounds. That is safe: a stored part is
+    # found by its images, and parts of other images are scored again. A part is kept small.
+    ring.rounds = max(ring.rounds, len(parts_of(max(shard.counts), True)))
+    decisive = {
+        "degrees": list(settings.degrees),
+        "topmin": list(settings.topmin),
+        "precision": settings.precision,
+        "max_references": settings.max_references,
+        "grid": list(shard.grid),
+        "counts": shard.counts,
+        "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
+        "backend": resolve(settings.backend, shard.layers[0].device).name,
     }
     kept, error = None, None
     try:
-        kept = large.Checkpoint(folder, [], settings)
+        kept = Checkpoint(folder, [], decisive)
     except MuscFastError as found:
         error = found
-    wrong = run.ranks.gather(error and str(error))
+    wrong = ring.ranks.gather(error and str(error))
     if error is not None:
         raise error
     if any(wrong):

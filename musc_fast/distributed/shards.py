@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,98 +15,150 @@ from .. import ops
 from ..backends.registry import resolve
 from ..errors import InputError, MuscFastError
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.batch import BatchScores
+from ..scoring.scores import BatchScores
 from ..settings import ScoringSettings
 from .ranks import Ranks
 
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's layers [n, P, C], and what it knows of the others: images of each rank."""
+    """This rank's share of a batch, and what all ranks know of the whole batch.
+
+    layers: [n, P, C] of this rank. classes: [n, D] or None.
+    counts, hosts: the images and the host name of each rank.
+    grid, size: (H, W) of the patches and (h, w) of the anomaly maps.
+    """
 
     layers: list[Tensor]
     classes: Tensor | None
     counts: list[int]
+    hosts: list[str]
     grid: tuple[int, int]
     size: tuple[int, int]
-    hosts: list[str]
+    settings: ScoringSettings
 
     def starts(self) -> list[int]:
         """The place of each rank's first image in the batch."""
         return [sum(self.counts[:rank]) for rank in range(len(self.counts))]
 
 
-def agreed(
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens lie: the arguments of these names of `score_batch`."""
+
+    grid: tuple[int, int] | None
+    prefix_tokens: int
+    image_size: int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What a rank tells the others before the run.
+
+    error: what is wrong with its arguments. shapes: [P, C] of its layers. classes: D or None.
+    """
+
+    error: str | None
+    images: int
+    host: str
+    call: tuple[Layout, ScoringSettings | None, bool]
+    shapes: list[list[int]]
+    classes: int | None
+
+
+def agree_on_shard(
     ranks: Ranks,
     tokens: Tokens | None,
     cls_tokens: Tensor | NDArray[Any] | None,
     with_references: bool,
-    how: dict[str, Any],
+    layout: Layout,
+    keywords: Mapping[str, Any],
 ) -> Shard:
-    """Check the arguments of all ranks; raise on all of them where one's are wrong."""
+    """Check the arguments of all ranks.
+
+    keywords: those of `ScoringSettings`.
+
+    Raises InputError on every rank where the arguments of one are wrong or the ranks disagree.
+    """
     layers: list[Tensor] = []
     classes: Tensor | None = None
+    settings: ScoringSettings | None = None
     error: MuscFastError | None = None
     try:
-        if how["max_references"] is not None and not with_references:
-            raise InputError(
-                "max_references: over several ranks every image is scored against all others; "
-                "leave it out, or score in one process"
-            )
-        ScoringSettings(
-            how["degrees"],
-            how["topmin"],
-            how["neighbors"],
-            how["backend"],
-            how["precision"],
-            how["memory_limit"],
-        )
+        settings = _check_settings(keywords, with_references)
         if tokens is not None:
-            layers = token_layers("tokens", tokens, how["prefix_tokens"])
-            same_layers(layers)
-            grid_of(how["grid"], layers[0].shape[1], how["prefix_tokens"])
-            resolve(how["backend"], layers[0].device)
-            if cls_tokens is not None:
-                classes = class_tokens(cls_tokens, layers[0]).float()
+            layers, classes = _check_tokens(tokens, cls_tokens, layout, settings.backend)
     except MuscFastError as found:
         error = found
-    shapes = [list(layer.shape[1:]) for layer in layers]
-    about = (how, with_references, shapes, None if classes is None else classes.shape[1])
-    told = ranks.gather(
-        (error and str(error), len(layers[0]) if layers else 0, about, socket.gethostname())
+    own = _Reply(
+        None if error is None else str(error),
+        len(layers[0]) if layers else 0,
+        socket.gethostname(),
+        (layout, settings, with_references),
+        [list(layer.shape[1:]) for layer in layers],
+        None if classes is None else classes.shape[1],
     )
+    replies = ranks.gather(own)
     if error is not None:
         raise error
-    for rank, (wrong, _, _, _) in enumerate(told):
-        if wrong is not None:
-            raise InputError(f"rank {rank}: {wrong}")
-    counts = [count for _, count, _, _ in told]
-    filled = [rank for rank in range(ranks.size) if counts[rank]]
-    if not filled or (sum(counts) < 2 and not with_references):
+    first = _compare(replies, with_references)
+    if not layers:
+        layers = [torch.empty(0, *shape, device=ranks.device) for shape in first.shapes]
+        if first.classes is not None:
+            classes = torch.empty(0, first.classes, device=ranks.device)
+    grid = grid_of(layout.grid, layers[0].shape[1], layout.prefix_tokens)
+    size = map_size(layout.image_size, grid)
+    counts, hosts = [each.images for each in replies], [each.host for each in replies]
+    assert settings is not None  # else there was an error
+    return Shard(layers, classes, counts, hosts, grid, size, settings)
+
+
+def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> ScoringSettings:
+    if keywords["max_references"] is not None and not with_references:
         raise InputError(
-            f"tokens: found {sum(counts)} images on {ranks.size} ranks, wanted at least 2, or "
+            "max_references: over several ranks every image is scored against all others; "
+            "leave it out, or score in one process"
+        )
+    return ScoringSettings(**keywords)
+
+
+def _check_tokens(
+    tokens: Tokens, cls_tokens: Tensor | NDArray[Any] | None, layout: Layout, backend: str
+) -> tuple[list[Tensor], Tensor | None]:
+    """The layers and class tokens of this rank."""
+    layers = token_layers("tokens", tokens, layout.prefix_tokens)
+    same_layers(layers)
+    grid_of(layout.grid, layers[0].shape[1], layout.prefix_tokens)
+    resolve(backend, layers[0].device)
+    classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0]).float()
+    return layers, classes
+
+
+def _compare(replies: list[_Reply], with_references: bool) -> _Reply:
+    """The reply of the first rank that has images; InputError where another contradicts it."""
+    for rank, reply in enumerate(replies):
+        if reply.error is not None:
+            raise InputError(f"rank {rank}: {reply.error}")
+    images = sum(reply.images for reply in replies)
+    filled = [rank for rank, reply in enumerate(replies) if reply.images]
+    if not filled or (images < 2 and not with_references):
+        raise InputError(
+            f"tokens: found {images} images on {len(replies)} ranks, wanted at least 2, or "
             "references"
         )
-    first = told[filled[0]][2]
-    for rank in range(ranks.size):
-        mine = told[rank][2]
-        if mine[:2] != first[:2] or (counts[rank] and mine != first):
+    first = replies[filled[0]]
+    for rank, reply in enumerate(replies):
+        found, wanted = ((each.call, each.shapes, each.classes) for each in (reply, first))
+        if reply.call != first.call or (reply.images and found != wanted):
             raise InputError(
                 f"rank {rank} was called with other settings, layers or class tokens than rank "
-                f"{filled[0]}: {mine} and {first}"
+                f"{filled[0]}: {found} and {wanted}"
             )
-    if not layers:
-        layers = [torch.empty(0, *shape, device=ranks.device) for shape in first[2]]
-        classes = None if first[3] is None else torch.empty(0, first[3], device=ranks.device)
-    shape = grid_of(how["grid"], layers[0].shape[1], how["prefix_tokens"])
-    size = map_size(how["image_size"], shape)
-    return Shard(layers, classes, counts, shape, size, [host for *_, host in told])
+    return first
 
 
-def collected(
-    ranks: Ranks, shard: Shard, own: BatchScores | None, neighbors: Sequence[int]
-) -> BatchScores | None:
-    """The whole batch's scores on rank 0."""
+def collect_scores(ranks: Ranks, shard: Shard, own: BatchScores | None) -> BatchScores | None:
+    """The scores of the whole batch on rank 0, None on the other ranks."""
     like, counts = shard.layers[0], shard.counts
     if own is None or like.shape[0] == 0:
         own = BatchScores(
@@ -120,5 +172,5 @@ def collected(
     classes = None if shard.classes is None else ranks.collect(shard.classes, counts)
     if patches is None or maps is None or raw is None:
         return None
-    scores = raw.clone() if classes is None else ops.rscin(raw, classes, neighbors)
+    scores = raw.clone() if classes is None else ops.rscin(raw, classes, shard.settings.neighbors)
     return BatchScores(patches, maps, raw, scores)

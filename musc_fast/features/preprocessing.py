@@ -20,11 +20,16 @@ def preprocess(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> torch.Tensor:
-    """Return `image` as [3, h, w] float32: squashed to `size` (h, w), scaled to 0..1, normalised.
+    """Return an image as a model's input, [3, h, w] float32.
 
-    Equals torchvision's Resize, ToTensor and Normalize on the same RGB image, to the bit; other
-    modes become RGB as `datasets.images.to_rgb` says. EXIF orientation is left alone: reading a
-    file is the business of `datasets.images.read_image`.
+    The result equals that of torchvision's Resize, ToTensor and Normalize on the same RGB image to
+    the bit. EXIF orientation is not applied here, but where `datasets.images.read_image` reads a
+    file.
+
+    image: of any mode; `datasets.images.to_rgb` converts it.
+    size: (height, width) in pixels to which the image is squashed.
+    interpolation: of the resize.
+    mean, std: of each channel on the scale 0..1.
     """
     resized = to_rgb(image).resize((size[1], size[0]), _FILTERS[interpolation])
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0

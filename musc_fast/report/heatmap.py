@@ -19,7 +19,7 @@ MapScale = Literal["batch", "image"]
 
 @dataclass(frozen=True)
 class Scale:
-    """The distances that the first and the last colour stand for."""
+    """The distances `low` and `high` that the first and the last colour stand for."""
 
     low: float
     high: float
@@ -38,13 +38,16 @@ class Scale:
 
 
 def scale_of(maps: Floats, kind: MapScale) -> Callable[[int], Scale]:
-    """The scale of image i of maps [N, h, w]: one for the batch, or each image its own.
+    """A function from an image's index to its scale.
 
-    Only on the batch's scale can pictures be compared. Raises InputError for another `kind`.
+    maps: [N, h, w] distances.
+    kind: "batch" for one scale, on which pictures can be compared; "image" for one an image.
+
+    Raises InputError where `kind` is neither.
     """
     if kind == "batch":
-        whole = Scale.of(maps)
-        return lambda index: whole
+        batch_scale = Scale.of(maps)
+        return lambda index: batch_scale
     if kind == "image":
         return lambda index: Scale.of(maps[index])
     raise InputError(f'map_scale: found {kind!r}, wanted "batch" or "image"')
@@ -54,14 +57,15 @@ def scale_of(maps: Floats, kind: MapScale) -> Callable[[int], Scale]:
 def colour_table() -> NDArray[np.uint8]:
     """256 sRGB colours [256, 3], black-violet over red to pale yellow.
 
-    Lightness grows evenly in OKLab (Ottosson 2020), so equal steps in score look equally large,
-    in grey print too; hue and chroma follow smooth curves through hand-chosen points.
+    Lightness grows evenly in OKLab (Ottosson 2020, "A perceptual color space for image
+    processing"), so equal steps in score look equally large, in grey print too. Hue and chroma are
+    interpolated between hand-chosen points.
     """
     t = np.linspace(0, 1, 256)
     lightness = 0.16 + 0.80 * t
-    at = [0.0, 0.25, 0.5, 0.75, 1.0]
-    chroma = np.interp(t, at, [0.05, 0.15, 0.19, 0.16, 0.09])
-    hue = np.radians(np.interp(t, at, [-80.0, -40.0, 20.0, 62.0, 105.0]))
+    points = [0.0, 0.25, 0.5, 0.75, 1.0]
+    chroma = np.interp(t, points, [0.05, 0.15, 0.19, 0.16, 0.09])
+    hue = np.radians(np.interp(t, points, [-80.0, -40.0, 20.0, 62.0, 105.0]))
     a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     lms = (
         np.stack([lightness, a, b], axis=1)
@@ -87,31 +91,31 @@ def colour_table() -> NDArray[np.uint8]:
     return table
 
 
-def _resized(anomaly_map: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
+def _resize(anomaly_map: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
     """Bilinear resize of a map to `size` (h, w)."""
     picture = Image.fromarray(np.asarray(anomaly_map, dtype=np.float32), mode="F")
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def grey_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
-    """An 8-bit grey map (h, w) = `size`; 0 and 255 are the ends of the scale."""
-    return Image.fromarray(np.rint(scale.unit(_resized(anomaly_map, size)) * 255).astype(np.uint8))
+    """The map as an 8-bit grey picture of `size` (h, w); 0 and 255 are the ends of the scale."""
+    return Image.fromarray(np.rint(scale.unit(_resize(anomaly_map, size)) * 255).astype(np.uint8))
 
 
 def heat_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
-    """The map in colours, (h, w) = `size`."""
+    """The map as a coloured picture of `size` (h, w)."""
     return Image.fromarray(colour_table()[np.asarray(grey_map(anomaly_map, scale, size))])
 
 
 def opacity(level: Floats) -> NDArray[np.float64]:
-    """How much of an overlay is colour at levels 0..1; low scores let the image through."""
+    """Share of colour in an overlay at levels 0 to 1; at low levels the image shows through."""
     return 0.15 + 0.6 * np.sqrt(np.asarray(level, dtype=np.float64))
 
 
 def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Image:
     """The heat map over the grey image."""
     size = (image.height, image.width)
-    level = scale.unit(_resized(anomaly_map, size))[..., None]
+    level = scale.unit(_resize(anomaly_map, size))[..., None]
     grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
     colours = colour_table()[np.rint(level[..., 0] * 255).astype(np.uint8)]
     mixed = (1 - opacity(level)) * grey + opacity(level) * colours
@@ -119,7 +123,10 @@ def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Imag
 
 
 def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
-    """What `overlay` lays on a grey image, transparent (RGBA) and `side` pixels long at most."""
+    """The colours that `overlay` mixes with the grey image, as RGBA with the longest side `side`.
+
+    Alpha is `opacity`. A map smaller than `side` is not enlarged.
+    """
     height, width = anomaly_map.shape
     shrink = min(1.0, side / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
@@ -131,7 +138,7 @@ def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
 def panel(
     image: Image.Image, anomaly_map: Floats, scale: Scale, caption: str, height: int = 480
 ) -> Image.Image:
-    """Image, overlay and colour bar side by side on white, with a caption line."""
+    """Image, overlay and colour bar side by side on white, `height` pixels high below a caption."""
     width = max(1, round(image.width * height / image.height))
     small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     gap, top, bar = 12, 42, 110
@@ -152,8 +159,8 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, scale: 
     canvas.paste(Image.fromarray(np.repeat(column, 18, axis=1)), (x, y))
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=14)
-    for part in range(5):
-        value = scale.low + (scale.high - scale.low) * part / 4
-        level = y + (height - 1) * (4 - part) / 4
-        draw.line((x + 18, level, x + 24, level), fill="black")
-        draw.text((x + 28, level), f"{value:.3f}", fill="black", font=font, anchor="lm")
+    for quarter in range(5):
+        value = scale.low + (scale.high - scale.low) * quarter / 4
+        tick = y + (height - 1) * (4 - quarter) / 4
+        draw.line((x + 18, tick, x + 24, tick), fill="black")
+        draw.text((x + 28, tick), f"{value:.3f}", fill="black", font=font, anchor="lm")

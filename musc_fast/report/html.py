@@ -1,8 +1,8 @@
-"""report.html: the whole run in one file that needs no network.
+"""report.html: the results of a batch in one file that needs no network.
 
 Per image the file holds one photo and one transparent heat layer (`pictures`) and an SVG outline;
-the page puts them together, so the enlarged view costs no bytes of its own. A content security
-policy forbids every request and every script but the page's own.
+the page's script lays them over each other, so the enlarged view costs no bytes of its own. A
+content security policy forbids every request and every script but the page's own.
 """
 
 from __future__ import annotations
@@ -11,47 +11,40 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ..datasets.images import read_image
 from ..errors import InputError
 from ..files import replacing
 from ..metrics import ImageMetrics, image_metrics
-from . import charts, pictures
+from . import charts
+from .cards import Card, make_card, make_cards
 from .heatmap import MapScale, Scale, colour_table, scale_of
-from .outline import svg_path
-from .regions import Region, label_regions, measure_regions
+from .names import common_folder, printable, relative_names
+from .run import ScoredBatch
 
-if TYPE_CHECKING:
-    from .results import Run
-
-_VIEW = 1000  # longest side of an outline's coordinates
-_MISSES = 4
+_MISSES = 4  # images in each list of worst misses
 _Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a labelled batch, used for the report alone.
+    """What is known of a labelled batch; only the report uses it, no score depends on it.
 
-    Attributes:
-        labels: [N] bool in the order of the run's images, True is defective.
-        masks: one bool [h, w] (any size) or None an image; drawn as a second outline.
-        figures: more metrics to show by name, as {"pixel AUROC": 0.98}; None or NaN is a dash.
+    labels: [N] bool in the order of the batch's images, True is defective.
+    masks: one bool [h, w] (any size) or None an image; drawn as a second outline.
+    figures: more metrics to show by name, as {"pixel AUROC": 0.98}; None or NaN is a dash.
     """
 
     labels: _Bools
@@ -59,56 +52,9 @@ class Evaluation:
     figures: Mapping[str, float | None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Card:
-    """What the page shows of one image.
-
-    photo, heat: data URIs. regions refer to the original of width x height; outline and truth are
-    SVG paths in a view of (width, height) `view`.
-    """
-
-    index: int
-    width: int
-    height: int
-    photo: str
-    heat: str
-    scale: Scale
-    regions: Sequence[Region]
-    outline: str
-    truth: str
-    view: tuple[int, int]
-
-
-def make_card(
-    run: Run, index: int, image: Image.Image, scale: Scale, mask: _Bools | None = None
-) -> Card:
-    """Measure and encode one image of a run."""
-    anomaly_map, threshold = run.anomaly_maps[index], run.pixel_threshold
-    labels = label_regions(anomaly_map, threshold)
-    part = _VIEW / max(image.size)
-    height, width = (max(1, round(side * part)) for side in (image.height, image.width))
-    heat = pictures.heat(anomaly_map, scale)
-    return Card(
-        index=index,
-        width=image.width,
-        height=image.height,
-        photo=pictures.data_uri(pictures.photo(image, pictures.PICTURE_BYTES - len(heat))),
-        heat=pictures.data_uri(heat),
-        scale=scale,
-        regions=measure_regions(labels, anomaly_map, (image.height, image.width)),
-        outline=(
-            "" if threshold is None else svg_path(labels, anomaly_map, threshold, (height, width))
-        ),
-        truth=(
-            "" if mask is None else svg_path(mask.astype(np.int8), mask * 1.0, 0.5, (height, width))
-        ),
-        view=(width, height),
-    )
-
-
 def write_report(
     path: Path,
-    run: Run,
+    run: ScoredBatch,
     *,
     cards: Sequence[Card] | None = None,
     evaluation: Evaluation | None = None,
@@ -116,90 +62,73 @@ def write_report(
     title: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write the report of a run to `path`, complete or not at all.
+    """Write the report of a batch to `path`, complete or not at all.
 
-    cards: from `make_card` in the order of the run's images; None reads the images and makes them.
+    cards: from `make_card` in the order of the batch's images; None reads the images and makes
+        them.
+    evaluation: labels and masks to compare with; None where there are none.
+    map_scale: "batch" for one colour scale, "image" for one an image; as used for `cards`.
     title: what was scored; None takes the last two parts of the images' common folder.
+    progress: called after each card made with the number of cards made and their total.
+
     Raises ImageError where an image cannot be read any more, InputError where labels or masks are
     not one an image.
     """
     if evaluation is not None:
-        _check(evaluation, len(run.paths))
+        _check_evaluation(evaluation, len(run.paths))
     if cards is None:
-        cards = _cards(run, evaluation, map_scale, progress)
-    rows = [_row(run, cards[i], name) for i, name in _ranked(run)]
-    page = _environment().get_template("template.html")
-    script, style = _own("report.js"), _own("report.css")
+        cards = _read_cards(run, evaluation, map_scale, progress)
+    names = relative_names(run.paths)
+    rows = [_row(run, cards[i], names[i]) for i in np.argsort(run.ranks)]
+    script = _package_text("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    batch = Scale.of(run.anomaly_maps)
     values = {
         "script": Markup(script),
-        "style": Markup(style),
+        "style": Markup(_package_text("report.css")),
         "script_hash": f"sha256-{digest}",
-        "title": _readable(title or "/".join(_folder(run.paths).parts[-2:])),
+        "title": printable(title or "/".join(common_folder(run.paths).parts[-2:])),
         "run": run,
         "rescored": not np.array_equal(run.image_scores, run.raw_scores),
         "flagged": int(run.threshold.flagged.sum()),
         "cards": rows,
         "ratio": float(np.clip(np.median([c.width / c.height for c in cards]), 0.4, 2.5)),
-        "scale": batch,
+        "scale": Scale.of(run.anomaly_maps),
         "map_scale": map_scale,
         "gradient": _gradient(),
         "histogram": Markup(_histogram(run, evaluation)),
-        "settings": [(_words(k), _value(v)) for k, v in run.settings.items() if k != "skipped"],
+        "settings": [
+            (_spaced(key), _setting_text(value))
+            for key, value in run.settings.items()
+            if key != "skipped"
+        ],
         "skipped": run.settings.get("skipped") or [],
         "seconds": sum(run.settings.get("seconds", {}).values()),
-        "evaluation": None if evaluation is None else _judged(run, evaluation, rows),
+        "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),
     }
+    page = _environment().get_template("template.html").stream(values)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        page.stream(values).dump(file, encoding="utf-8", errors="replace")
+        page.dump(file, encoding="utf-8", errors="replace")
 
 
-def relative_names(paths: Sequence[Path]) -> list[str]:
-    """Each path below the images' common folder, with forward slashes."""
-    root = _folder(paths)
-    return [_plain(path).relative_to(root).as_posix() for path in paths]
-
-
-def _folder(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([_plain(path).parent for path in paths]))
-
-
-def _plain(path: Path) -> Path:
-    """Absolute, without `..`: a name with one would leave the folder it is put in."""
-    return Path(os.path.abspath(path))
-
-
-def _ranked(run: Run) -> list[tuple[int, str]]:
-    """Index and name of each image, rank 1 first."""
-    names = relative_names(run.paths)
-    return [(int(i), names[i]) for i in np.argsort(run.ranks)]
-
-
-def _cards(
-    run: Run,
+def _read_cards(
+    run: ScoredBatch,
     evaluation: Evaluation | None,
     map_scale: MapScale,
-    progress: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> list[Card]:
     scales = scale_of(run.anomaly_maps, map_scale)
-    masks = evaluation.masks if evaluation is not None and evaluation.masks is not None else None
+    masks = None if evaluation is None else evaluation.masks
 
-    def one(index: int) -> Card:
+    def read_card(index: int) -> Card:
         mask = None if masks is None else masks[index]
         return make_card(run, index, read_image(run.paths[index]), scales(index), mask)
 
-    cards = []
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for done, card in enumerate(pool.map(one, range(len(run.paths))), 1):
-            cards.append(card)
-            progress(done, len(run.paths))
-    return cards
+    return make_cards(read_card, len(run.paths), on_progress)
 
 
-def _row(run: Run, card: Card, name: str) -> dict[str, Any]:
+def _row(run: ScoredBatch, card: Card, name: str) -> dict[str, Any]:
     """A card as the template shows it."""
-    name = _readable(name)
+    name = printable(name)
     folder, _, file = name.rpartition("/")
     return {
         "card": card,
@@ -217,12 +146,7 @@ def _row(run: Run, card: Card, name: str) -> dict[str, Any]:
     }
 
 
-def _readable(name: str) -> str:
-    """File names that are not UTF-8 hold lone surrogates, which no page can."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _histogram(run: Run, evaluation: Evaluation | None) -> str:
+def _histogram(run: ScoredBatch, evaluation: Evaluation | None) -> str:
     flagged = run.threshold.flagged
     if evaluation is None:
         groups = [("not flagged", "plain", ~flagged), ("flagged", "flagged", flagged)]
@@ -233,47 +157,50 @@ def _histogram(run: Run, evaluation: Evaluation | None) -> str:
     return charts.histogram(run.raw_scores, run.threshold.value, groups, axis)
 
 
-def _judged(run: Run, evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _evaluation_values(
+    run: ScoredBatch, evaluation: Evaluation, rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """The evaluation's tiles, curves and worst misses; `rows` are in the order of the ranks."""
     labels, flagged = evaluation.labels, run.threshold.flagged
-    found = image_metrics(labels, run.image_scores)
-    figures = {"image AUROC": found.auroc, "image AP": found.ap, "image F1-max": found.f1_max}
-    bad = [row for row in rows if labels[row["card"].index]]
+    metrics = image_metrics(labels, run.image_scores)
+    figures = {"image AUROC": metrics.auroc, "image AP": metrics.ap, "image F1-max": metrics.f1_max}
+    defective = [row for row in rows if labels[row["card"].index]]
     good = [row for row in rows if not labels[row["card"].index]]
     return {
         "labels": labels,
         "figures": {**figures, **evaluation.figures},
-        "reason": found.reason,
-        "defective": len(bad),
+        "reason": metrics.reason,
+        "faultless": metrics.auroc == 1,
+        "defective": len(defective),
         "good": len(good),
         "hits": int((flagged & labels).sum()),
         "alarms": int((flagged & ~labels).sum()),
-        "curves": [] if found.reason else _curves(labels, run.image_scores, flagged, found),
+        "curves": [] if metrics.reason else _curves(labels, run.image_scores, flagged, metrics),
         "misses": [
-            ("Defective images with the lowest scores", bad[::-1][:_MISSES]),
+            ("Defective images with the lowest scores", defective[::-1][:_MISSES]),
             ("Good images with the highest scores", good[:_MISSES]),
         ],
     }
 
 
 def _curves(
-    labels: _Bools, scores: NDArray[Any], flagged: _Bools, found: ImageMetrics
+    labels: _Bools, scores: NDArray[Any], flagged: _Bools, metrics: ImageMetrics
 ) -> list[tuple[str, Markup]]:
     """Caption and SVG of the ROC and the precision-recall curve."""
-    rate, hit, _ = roc_curve(labels, scores)
+    false_rate, true_rate, _ = roc_curve(labels, scores)
     precision, recall, _ = precision_recall_curve(labels, scores)
-    on_roc = on_pr = None
+    roc_point = pr_point = None
     if flagged.any():
-        share = float(flagged[labels].mean())
-        on_roc = float(flagged[~labels].mean()), share
-        on_pr = share, float(labels[flagged].mean())
+        flagged_recall = float(flagged[labels].mean())
+        roc_point = float(flagged[~labels].mean()), flagged_recall
+        pr_point = flagged_recall, float(labels[flagged].mean())
     roc = charts.curve(
         "roc",
         "ROC curve",
-        rate,
-        hit,
+        false_rate,
+        true_rate,
         ("false positive rate", "true positive rate"),
-        on_roc,
+        roc_point,
         diagonal=True,
     )
     pr = charts.curve(
@@ -282,16 +209,16 @@ def _curves(
         recall,
         precision,
         ("recall", "precision"),
-        on_pr,
+        pr_point,
         diagonal=False,
     )
     return [
-        (f"ROC curve, AUROC {found.auroc:.4f}", Markup(roc)),
-        (f"Precision-recall curve, AP {found.ap:.4f}", Markup(pr)),
+        (f"ROC curve, AUROC {metrics.auroc:.4f}", Markup(roc)),
+        (f"Precision-recall curve, AP {metrics.ap:.4f}", Markup(pr)),
     ]
 
 
-def _check(evaluation: Evaluation, count: int) -> None:
+def _check_evaluation(evaluation: Evaluation, count: int) -> None:
     if np.shape(evaluation.labels) != (count,):
         raise InputError(
             f"evaluation.labels: found {list(np.shape(evaluation.labels))}, wanted [{count}], one "
@@ -305,21 +232,21 @@ def _check(evaluation: Evaluation, count: int) -> None:
 
 
 def _gradient() -> str:
-    """The colour table as CSS."""
+    """The colour table as a CSS gradient."""
     stops = colour_table()[np.linspace(0, 255, 18).astype(int)]
     return "linear-gradient(to right," + ",".join(f"rgb({r},{g},{b})" for r, g, b in stops) + ")"
 
 
-def _words(key: str) -> str:
+def _spaced(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _value(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     """A setting as a reader writes it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{_words(str(k))} {_value(v)}" for k, v in value.items())
+        return ", ".join(f"{_spaced(str(k))} {_setting_text(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_value(each) for each in value) or "none"
+        return ", ".join(_setting_text(each) for each in value) or "none"
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
@@ -332,7 +259,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _figure(value: float | None) -> str:
+def _metric(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
@@ -341,18 +268,19 @@ def _sentence(text: str) -> str:
 
 
 @cache
-def _own(name: str) -> str:
+def _package_text(name: str) -> str:
+    """The text of a file that lies beside this module."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
+        loader=jinja2.FunctionLoader(_package_text),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(duration=_duration, figure=_figure, sentence=_sentence)
+    environment.filters.update(duration=_duration, metric=_metric, sentence=_sentence)
     return environment

@@ -1,4 +1,8 @@
-"""Outlines of regions as SVG paths: marching squares, then Douglas and Peucker's simplification."""
+"""Outlines of regions as SVG paths: marching squares, then Douglas and Peucker's simplification.
+
+Marching squares looks at each cell, the square between the centres of four neighbouring pixels, and
+joins those sides of the cell that the outline crosses.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Points = NDArray[np.float64]  # [n, 2] as x, y
 
-# Sides of a cell of four pixels, and which of them an outline joins for each set of corners inside
-# (1 left upper, 2 right upper, 4 right lower, 8 left lower). Opposite corners are connected.
+# For each set of a cell's corners that lie in a region (sum of 1 left upper, 2 right upper, 4 right
+# lower, 8 left lower), the pairs of sides that an outline joins. Two opposite corners count as
+# connected (5 and 10).
 _TOP, _RIGHT, _BOTTOM, _LEFT = range(4)
-_JOINED = {
+_JOINED_SIDES = {
     1: ((_LEFT, _TOP),),
     2: ((_TOP, _RIGHT),),
     3: ((_LEFT, _RIGHT),),
@@ -29,76 +34,85 @@ _JOINED = {
     13: ((_TOP, _RIGHT),),
     14: ((_LEFT, _TOP),),
 }
-_Side = tuple[int, int, bool]  # row and column of its first pixel, and whether it runs downwards
+# A side joins the centres of two pixels: row and column of the first, and whether the second lies
+# below the first (else to its right).
+_Side = tuple[int, int, bool]
 
 
 def outlines(labels: NDArray[np.integer[Any]], values: Floats, threshold: float) -> list[Points]:
-    """Closed outlines of all numbered regions (labels > 0, [h, w]), holes included.
+    """Closed outlines of all regions, holes included.
 
-    Between two pixels the outline runs where `values` [h, w] crosses `threshold`. Points are [n, 2]
-    as x, y in pixels, where 0, 0 is the corner of the first pixel; the last joins the first.
+    Each outline is [n, 2], x and y in pixels; 0, 0 is the outer corner of the first pixel. The last
+    point joins the first.
+
+    labels: [h, w], regions are > 0.
+    values: [h, w]; between two pixels an outline runs where the values cross `threshold`.
+    threshold: level of the outline.
     """
     inside = np.pad(labels > 0, 1)
-    # NaN marks what has no value of its own: there the outline runs along the pixel's border.
+    # The frame around the map has no values, marked by NaN: there an outline runs half-way.
     field = np.pad(np.asarray(values, dtype=np.float64), 1, constant_values=np.nan)
-    case = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
+    corners = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
     joined: dict[_Side, list[_Side]] = {}
-    for row, column in np.argwhere((case > 0) & (case < 15)).tolist():
+    for row, column in np.argwhere((corners > 0) & (corners < 15)).tolist():
         sides: tuple[_Side, ...] = (
             (row, column, False),
             (row, column + 1, True),
             (row + 1, column, False),
             (row, column, True),
         )
-        for one, other in _JOINED[int(case[row, column])]:
+        for one, other in _JOINED_SIDES[int(corners[row, column])]:
             joined.setdefault(sides[one], []).append(sides[other])
             joined.setdefault(sides[other], []).append(sides[one])
     loops = []
     while joined:
-        first, (at, _) = joined.popitem()
+        first, (side, _) = joined.popitem()
         loop = [first]
-        before = first
-        while at != first:
-            loop.append(at)
-            left, right = joined.pop(at)
-            before, at = at, (right if left == before else left)
+        previous = first
+        while side != first:
+            loop.append(side)
+            ends = joined.pop(side)
+            previous, side = side, (ends[1] if ends[0] == previous else ends[0])
         loops.append(np.array([_crossing(side, field, threshold) for side in loop]))
     return loops
 
 
 def _crossing(side: _Side, field: NDArray[np.float64], threshold: float) -> tuple[float, float]:
-    """Where the field passes the threshold on the way between two neighbouring pixels."""
+    """x and y where the field crosses the threshold between the two pixels of a side."""
     row, column, down = side
     start = field[row, column]
     end = field[row + 1, column] if down else field[row, column + 1]
-    part = (threshold - start) / (end - start) if start != end else 0.5
-    if not 0 <= part <= 1:  # NaN, or a pixel of a dropped region
-        part = 0.5
-    # The frame of one pixel moves the origin by one, the centre of a pixel by one half.
+    share = (threshold - start) / (end - start) if start != end else 0.5
+    if not 0 <= share <= 1:  # the frame's NaN, or a pixel of a dropped region
+        share = 0.5
+    # Back by 1 for the frame around the map, forward by 0.5 to the centre of a pixel.
     x, y = column - 0.5, row - 0.5
-    return (x, y + part) if down else (x + part, y)
+    return (x, y + share) if down else (x + share, y)
 
 
-def simplified(loop: Points, tolerance: float) -> Points:
-    """The closed loop with the fewest points that leave none farther than `tolerance` from it."""
+def simplify(loop: Points, tolerance: float) -> Points:
+    """A closed loop [n, 2] with fewer points (Douglas and Peucker 1973).
+
+    tolerance: no dropped point lies farther than this from the line that replaces it.
+    """
     if len(loop) < 4:
         return loop
-    far = int(np.argmax(np.hypot(*(loop - loop[0]).T)))
+    farthest = int(np.argmax(np.hypot(*(loop - loop[0]).T)))
     closed = np.vstack([loop, loop[:1]])
     keep = np.zeros(len(closed), dtype=bool)
-    keep[[0, far, -1]] = True
-    todo = [(0, far), (far, len(closed) - 1)]
+    keep[[0, farthest, -1]] = True
+    todo = [(0, farthest), (farthest, len(closed) - 1)]
     while todo:
         start, end = todo.pop()
         if end - start < 2:
             continue
-        along = closed[end] - closed[start]
-        between = closed[start + 1 : end] - closed[start]
-        length = float(np.hypot(*along))
+        line = closed[end] - closed[start]
+        points = closed[start + 1 : end] - closed[start]
+        length = float(np.hypot(*line))
         if length == 0:
-            distance = np.hypot(*between.T)
+            distance = np.hypot(*points.T)
         else:
-            distance = np.abs(between[:, 0] * along[1] - between[:, 1] * along[0]) / length
+            distance = np.abs(points[:, 0] * line[1] - points[:, 1] * line[0]) / length
         worst = int(np.argmax(distance))
         if distance[worst] > tolerance:
             middle = start + 1 + worst
@@ -114,13 +128,15 @@ def svg_path(
     size: tuple[float, float],
     tolerance: float = 0.4,
 ) -> str:
-    """The outlines of all regions as the `d` of an SVG path in a view of `size` (h, w).
+    """The outlines of all regions as the attribute `d` of an SVG path, in whole numbers.
 
-    tolerance: of the simplification, in pixels of the map. Coordinates are rounded to integers.
+    labels, values, threshold: as for `outlines`.
+    size: (h, w) of the view that the map fills.
+    tolerance: of `simplify`, in pixels of the map.
     """
-    across, up = size[1] / labels.shape[1], size[0] / labels.shape[0]
+    x_scale, y_scale = size[1] / labels.shape[1], size[0] / labels.shape[0]
     parts = []
     for loop in outlines(labels, values, threshold):
-        points = np.rint(simplified(loop, tolerance) * (across, up)).astype(int).tolist()
+        points = np.rint(simplify(loop, tolerance) * (x_scale, y_scale)).astype(int).tolist()
         parts.append("M" + "L".join(f"{x} {y}" for x, y in points) + "Z")
     return "".join(parts)

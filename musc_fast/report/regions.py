@@ -1,10 +1,10 @@
 """Regions of an anomaly map: where an image is flagged, as numbers a tool downstream can read.
 
-The pixel threshold needs no label and no second parameter. A raw image score is the maximum of its
-map, so any level above the highest peak of the unflagged images, and not above the lowest of the
-flagged ones, gives each flagged image a region and no other image one. The lowest such level is
-taken: a region is what no unflagged image of the batch reaches. A threshold that the user gave is
-also the level of the regions, so that batches can be compared.
+The pixel threshold needs no label and no second parameter. The raw score of an image is the maximum
+of its map, its peak. A level above the highest peak of the unflagged images, and not above the
+lowest peak of the flagged images, gives each flagged image a region and each unflagged image none.
+The lowest such level is taken: a region is what no unflagged image of the batch reaches. A
+threshold that the user gave is also the level of the regions, so that batches can be compared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
 
-#: Smaller regions, as a share of the image, are specks and dropped (about a sixth of a ViT patch
-#: of 14 pixels at 392 x 392), unless the image's peak lies in one.
+#: A region with a smaller share of the image is dropped as a speck, unless it holds the peak of the
+#: image. The share is about a sixth of a ViT patch of 14 pixels at 392 x 392.
 SMALLEST_SHARE = 0.0002
 COLUMNS = (
     "path",
@@ -46,11 +46,12 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 class Region:
     """One connected part of an image at or above the threshold.
 
-    Attributes:
-        x, y, width, height: the box around it, in pixels of the original image; x and y are its
-            left upper corner.
-        area: pixels of the original image, rounded; share: the same as a share of the image.
-        peak_score: highest distance in it; peak_x, peak_y: where, in pixels of the original image.
+    x, y, width, height: the box around the region, in pixels of the original image; x and y are
+        the box's left upper corner.
+    area: pixels of the original image, rounded.
+    share: the area as a share of the image.
+    peak_score: highest distance in the region.
+    peak_x, peak_y: the place of `peak_score`, in pixels of the original image.
     """
 
     x: int
@@ -77,35 +78,42 @@ def pixel_threshold(threshold: Threshold, raw_scores: Floats) -> float | None:
 def label_regions(
     anomaly_map: Floats, threshold: float | None, smallest: float = SMALLEST_SHARE
 ) -> NDArray[np.int32]:
-    """Number the regions of a map [h, w] that reach `threshold`: int32 [h, w], 0 is outside.
+    """Number the regions of a map that reach `threshold`: int32 [h, w], 0 is outside.
 
-    Region 1 has the highest peak. Pixels that touch at a corner are connected. Regions smaller than
-    the share `smallest` are dropped, except the first. Threshold None finds none.
+    Region 1 has the highest peak. Pixels that touch at a corner are connected.
+
+    anomaly_map: [h, w] distances.
+    threshold: pixels with a distance >= threshold belong to a region; None finds no region.
+    smallest: regions with a smaller share of the map are dropped, except region 1.
     """
     if threshold is None:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
-    # In float64, as image scores are compared.
+    # float64, as `find_threshold` compares image scores.
     values = np.asarray(anomaly_map, dtype=np.float64)
-    found, count = ndimage.label(values >= threshold, structure=_EIGHT_NEIGHBOURS)
+    components, count = ndimage.label(values >= threshold, structure=_EIGHT_NEIGHBOURS)
     if count == 0:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
     numbers = np.arange(1, count + 1)
-    peaks = np.asarray(ndimage.maximum(values, found, numbers))
-    areas = np.bincount(found.ravel(), minlength=count + 1)[1:]
+    peaks = np.asarray(ndimage.maximum(values, components, numbers))
+    areas = np.bincount(components.ravel(), minlength=count + 1)[1:]
     order = np.lexsort((-areas, -peaks))
-    kept = [k for k in order if k == order[0] or areas[k] >= smallest * values.size]
-    new = np.zeros(count + 1, dtype=np.int32)
-    new[numbers[kept]] = np.arange(1, len(kept) + 1)
-    labels: NDArray[np.int32] = new[found]
+    large = [k for k in order if k == order[0] or areas[k] >= smallest * values.size]
+    region_numbers = np.zeros(count + 1, dtype=np.int32)
+    region_numbers[numbers[large]] = np.arange(1, len(large) + 1)
+    labels: NDArray[np.int32] = region_numbers[components]
     return labels
 
 
 def measure_regions(
     labels: NDArray[np.int32], anomaly_map: Floats, size: tuple[int, int]
 ) -> list[Region]:
-    """The regions numbered in `labels` [h, w], biggest peak first, for an image of `size` (h, w).
+    """The regions of an image, biggest peak first.
 
     Boxes are rounded outwards: they hold every pixel of the original under the region.
+
+    labels: [h, w] region numbers from `label_regions`.
+    anomaly_map: [h, w] distances.
+    size: (h, w) of the original image, to whose pixels the numbers refer.
     """
     regions = []
     up, across = size[0] / labels.shape[0], size[1] / labels.shape[1]
@@ -132,23 +140,16 @@ def measure_regions(
     return regions
 
 
-def find_regions(
-    anomaly_map: Floats, threshold: float | None, size: tuple[int, int] | None = None
-) -> list[Region]:
-    """Regions of a map [h, w] at or above `threshold`, biggest peak first.
-
-    size: (h, w) of the original image, to whose pixels the numbers refer; None: the map's own.
-    """
-    labels = label_regions(anomaly_map, threshold)
-    return measure_regions(labels, anomaly_map, size or (labels.shape[0], labels.shape[1]))
-
-
 def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence[Region]]) -> None:
-    """regions.csv: a row a region (`COLUMNS`), biggest peak first; `region` counts in an image."""
+    """regions.csv: a row a region, biggest peak first over all images; see `COLUMNS`.
+
+    images: [N] paths for the column "path".
+    regions: [N] lists from `measure_regions`; the column "region" counts within an image, from 1.
+    """
     rows = [
         (region.peak_score, image, number, region)
-        for image, found in zip(images, regions, strict=True)
-        for number, region in enumerate(found, 1)
+        for image, image_regions in zip(images, regions, strict=True)
+        for number, region in enumerate(image_regions, 1)
     ]
     rows.sort(key=lambda row: -row[0])
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -6,7 +6,7 @@
   const viewer = $("#viewer");
   const stage = $("#stage");
 
-  // The overlay is the photo in grey under the heat layer; the photo is in the file once.
+  // The file holds each photo once: its copy lies in grey under the heat layer of the overlay.
   for (const card of cards) {
     $(".overlay", card).prepend($(".original .photo", card).cloneNode());
   }
@@ -90,14 +90,14 @@
     const [low, high, peak] = scale.split(" ").map(Number);
     const [width, height] = size.split(" ");
     stage.replaceChildren(...[...$(".panes", card).children].map((pane) => pane.cloneNode(true)));
-    const cut = card.dataset.flagged === "1" ? "flagged" : "not flagged";
+    const verdict = card.dataset.flagged === "1" ? "flagged" : "not flagged";
     $("#viewer-name").textContent = name;
     $("#viewer-facts").textContent =
-      `Rank ${rank} of ${cards.length} · ${cut} · ${$(".facts p", card).textContent} · ${width} × ${height} px`;
-    const at = (value) => `${Math.min(100, Math.max(0, (100 * (value - low)) / (high - low || 1)))}%`;
+      `Rank ${rank} of ${cards.length} · ${verdict} · ${$(".facts p", card).textContent} · ${width} × ${height} px`;
+    const position = (value) => `${Math.min(100, Math.max(0, (100 * (value - low)) / (high - low || 1)))}%`;
     const level = Number(viewer.dataset.level);
-    $(".bar-peak", viewer).style.left = at(peak);
-    $(".bar-cut", viewer).style.left = at(level);
+    $(".bar-peak", viewer).style.left = position(peak);
+    $(".bar-cut", viewer).style.left = position(level);
     $(".bar-cut", viewer).hidden = !(viewer.dataset.level && low < level && level < high);
     [...$("#viewer-scale").children].forEach((item, k) => {
       item.textContent = (low + ((high - low) * k) / 4).toFixed(3);
@@ -115,7 +115,7 @@
     arrange();
   }
 
-  // Panes as wide as the image needs; side by side or one above the other, whichever is larger.
+  // Make the panes as wide as the image needs, side by side or stacked, whichever is larger.
   function arrange() {
     if (!current) return;
     const [width, height] = current.dataset.size.split(" ");
@@ -129,10 +129,10 @@
     stage.style.setProperty("--fit", `${slider ? fit(across, up) : Math.max(beside, stacked)}px`);
   }
 
-  function step(by) {
+  function step(offset) {
     const list = shown();
-    const at = list.indexOf(current);
-    if (list.length) show(list[(at + by + list.length) % list.length]);
+    const index = list.indexOf(current);
+    if (list.length) show(list[(index + offset + list.length) % list.length]);
   }
 
   function setMode() {
@@ -173,7 +173,7 @@
     else if (event.key === "ArrowRight") step(1);
   });
   viewer.addEventListener("close", () => {
-    // Back to the image last seen, or to where the view was opened from.
+    // Focus the image last seen, or the miss from which the view was opened.
     const panes = current && !current.hidden && !opener.matches(".misses a") ? $(".panes", current) : opener;
     panes.focus();
     panes.scrollIntoView({ block: "nearest" });

@@ -24,9 +24,9 @@ from ..metrics import Protocol, image_metrics, pixel_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
-from ..report.results import Run as ScoredBatch
+from ..report.run import ScoredBatch
 from ..threshold import find_threshold
-from .record import chosen_backend, run_settings, scoring_settings
+from .record import chosen_backend, run_settings
 
 METRICS = (
     "image_auroc",
@@ -112,7 +112,7 @@ def evaluate_category(
 
     start = perf_counter()
     features = extract_cached(
-        musc, [sample.image for sample in category.samples], cache, progress=on_progress
+        musc.extractor, [sample.image for sample in category.samples], cache, progress=on_progress
     )
     extracted = perf_counter()
     scores = musc.score_features(features, progress=on_progress)
@@ -283,7 +283,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         backbone.image_size,
         backbone.blocks,
         musc.use_cls,
-        sorted(scoring_settings(musc).items()),
+        sorted(musc.settings.keywords().items()),
         backbone.device.type,
         chosen_backend(musc),
         files,

@@ -10,17 +10,13 @@ import torch
 
 from .._version import __version__
 from ..backends.registry import resolve
-from ..musc import BatchFeatures, MuSc
-
-
-def scoring_settings(musc: MuSc) -> dict[str, Any]:
-    """The settings of the scoring by name, as `ScoringSettings` orders them."""
-    return dict(musc.settings)
+from ..features.extraction import BatchFeatures
+from ..musc import MuSc
 
 
 def chosen_backend(musc: MuSc) -> str:
     """The name of the backend that scores for `musc`; "auto" is resolved."""
-    return resolve(scoring_settings(musc)["backend"], musc.backbone.device).name
+    return resolve(musc.settings.backend, musc.backbone.device).name
 
 
 def run_settings(
@@ -51,6 +47,6 @@ def run_settings(
         "device": str(backbone.device),
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
-        **scoring_settings(musc),
+        **musc.settings.keywords(),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

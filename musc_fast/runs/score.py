@@ -14,12 +14,14 @@ from ..datasets.images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
-from ..musc import BatchFeatures, MuSc, check_apart
+from ..features.extraction import BatchFeatures, check_apart
+from ..musc import MuSc
 from ..progress import StageProgress, stage_bars
+from ..report.folder import check_target, staged
 from ..report.heatmap import MapScale, scale_of
-from ..report.results import Run as ScoredBatch
-from ..report.results import check_target, staged, write_results, write_settings
-from ..scoring.batch import BatchScores
+from ..report.results import write_results, write_settings
+from ..report.run import ScoredBatch
+from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
 from .record import run_settings
 
@@ -29,7 +31,7 @@ class ScoreJob:
 
     images: files and folders, which are searched as by `find_images`; two images or more, unless
         there are references.
-    out: the results folder (see `report.results`): absent, empty, or an earlier run, which is
+    out: the results folder (see `report.folder`): absent, empty, or an earlier run, which is
         replaced when the new one is complete.
     references: files and folders of other images, against which each image is scored instead of
         against the batch.

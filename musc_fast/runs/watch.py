@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.bank import Eviction, ReferenceBank
-from ..bank.stream import StreamScore, new_bank, score_first, score_next, source_of, tokens_of
+from ..bank.stream import StreamScore, score_first, score_next, source_of
 from ..datasets.images import walk_images
 from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
 from ..progress import Progress, stage_bars
-from .record import scoring_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,15 +148,16 @@ class Watch:
         self.musc, self.folder, self.settings = musc, folder.resolve(), settings
         self._bank_file, self._record_file = bank, out
         if bank.exists():
-            chosen = scoring_settings(musc)
             self.bank = ReferenceBank.load(
                 bank,
-                source=source_of(musc),
+                source=source_of(musc.backbone, musc.settings),
                 device=musc.backbone.device,
-                **{name: chosen[name] for name in ("backend", "precision", "memory_limit")},
+                backend=musc.settings.backend,
+                precision=musc.settings.precision,
+                memory_limit=musc.settings.memory_limit,
             )
         else:
-            self.bank = new_bank(musc, settings.capacity, evict=settings.evict)
+            self.bank = musc.new_bank(settings.capacity, evict=settings.evict)
         self._saved = self.bank.added  # images given to the bank when its file was written
         self._recorded = True  # every image of the bank has its line
         self.gone: list[str] = []
@@ -194,7 +194,7 @@ class Watch:
             )
         for place, row in enumerate(missing):
             try:
-                tokens = tokens_of(self.musc, row.file)
+                tokens = self.musc.extract([row.file]).tokens
             except ImageError:
                 self.gone.append(row.file)
                 self.bank.pass_over()
@@ -257,7 +257,7 @@ class Watch:
         for path in paths:
             time = _now()
             try:
-                tokens[str(path)] = tokens_of(self.musc, path)
+                tokens[str(path)] = self.musc.extract([path]).tokens
             except ImageError as error:
                 row = _unreadable(path, error, time)
                 self._record([row])
@@ -269,7 +269,7 @@ class Watch:
         if len(tokens) < wanted:
             return
         self._recorded = False
-        scores = score_first(self.musc, self.bank, list(tokens), list(tokens.values()))
+        scores = score_first(self.bank, list(tokens), list(tokens.values()))
         rows = [self._row(score, time) for score, time in zip(scores, times, strict=True)]
         self._record(rows)
         yield from rows
@@ -277,7 +277,7 @@ class Watch:
     def _score_next(self, path: Path) -> Row:
         time = _now()
         try:
-            tokens = tokens_of(self.musc, path)
+            tokens = self.musc.extract([path]).tokens
         except ImageError as error:
             row = _unreadable(path, error, time)
         else:

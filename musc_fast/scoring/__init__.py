@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .batch import BatchScores, score_batch
+from .batch import score_batch
+from .scores import BatchScores
 
 __all__ = ["BatchScores", "score_batch"]

@@ -19,6 +19,9 @@ from .token_files import open_layer
 Path = str | os.PathLike[str]
 Tokens = Tensor | NDArray[Any] | Path | Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Path]
 
+# LNAMD sums squares over an image in float32 on some backends; up to here the sum is finite.
+_LARGEST = 1e15
+
 
 def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
     """The tokens as a list of [N, P, C] tensors, one a layer, without their prefix."""
@@ -54,7 +57,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
                 f"{prefix_tokens} prefix tokens"
             )
         tensor = tensor[:, prefix_tokens:]
-        check_tokens(where, tensor)
+        check_tokens(where, tensor, _LARGEST)
         layers.append(tensor)
     return layers
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import ops, reference
+from .. import reference
 from ..backends.registry import resolve
-from ..progress import stage_bars
+from ..progress import Progress, scoring_progress
 from ..settings import ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
+from .checkpoint import Checkpoint, parts_of, scratch
+from .passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
-from .token_files import Checkpoint, dataset_files, parts_of, pooled_file, scratch
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class BatchScores:
-    """Scores of N images on an H x W grid of patches, float32, on the device of the tokens.
-
-    patch_scores: [N, H, W], the mean distance over layers and degrees; higher is more anomalous.
-    anomaly_maps: [N, h, w], patch scores upsampled to `image_size` (the grid itself without one).
-    raw_image_scores: [N], the maximum of each anomaly map.
-    image_scores: [N], raw scores after RsCIN (scaled to 0..1 over the batch) where class tokens
-        were given, otherwise the raw scores.
-    """
-
-    patch_scores: Tensor
-    anomaly_maps: Tensor
-    raw_image_scores: Tensor
-    image_scores: Tensor
+from .scores import BatchScores, make_scores
+from .token_files import dataset_files
 
 
 @torch.no_grad()
@@ -88,6 +70,9 @@ def score_batch(
     Raises InputError naming the argument (and image and layer), what was found and what is wanted.
     Method: Li et al., MuSc, ICLR 2024.
     """
+    settings = ScoringSettings(
+        degrees, topmin, neighbors, backend, precision, memory_limit, max_references
+    )
     with scratch(None if checkpoint is None else Path(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = dataset_files("tokens", tokens, folder)
@@ -98,181 +83,107 @@ def score_batch(
             None if references is None else token_layers("references", references, prefix_tokens)
         )
         check_layers(layers, others)
-        n, p = layers[0].shape[:2]
-        shape = grid_of(grid, p, prefix_tokens)
+        shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape)
-        ScoringSettings(
-            degrees, topmin, neighbors, backend, precision, memory_limit, max_references
-        )
-        resolve(backend, layers[0].device)
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-
-        lists: Tensor | None = None
-        if max_references is not None and others is None:
-            lists = sample_others(layers[0], max_references)
-        elif max_references is not None and others is not None:
-            chosen = sample_references(others[0], max_references)
-            others = others if chosen is None else [layer[chosen] for layer in others]
-        settings: dict[str, Any] = {
-            "grid": list(shape),
-            "degrees": [int(r) for r in degrees],
-            "topmin": list(topmin),
-            "precision": precision,
-            "max_references": max_references,
-            "backend": resolve(backend, layers[0].device).name,
-        }
+        operators = resolve(backend, layers[0].device).operators()
+        others, lists = _sampled(layers, others, max_references)
+        pooling = Pooling(operators, shape, settings.degrees, folder if in_files(tokens) else None)
         kept = (
             None
             if checkpoint is None
-            else Checkpoint(checkpoint, [*layers, *(others or ())], settings)
+            else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
         )
-        with reporter(progress) as report:
-            run = _Run(
-                shape,
-                tuple(degrees),
-                topmin,
-                lists,
-                backend,
-                precision,
-                memory_limit,
-                kept,
-                report,
-                folder if in_files(tokens) else None,
+        parts = parts_of(layers[0].shape[0], kept is not None)
+        search = _BatchSearch(pooling, settings, parts, others, lists)
+        with scoring_progress(progress) as on_progress:
+            means = mean_over_passes(
+                layers, pooling, search, checkpoint=kept, on_progress=on_progress
             )
-            patch_scores = _patch_scores(layers, others, run).reshape(n, *shape)
-        return finished(patch_scores, size, classes, neighbors)
+        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
 
 
-def finished(
-    patch_scores: Tensor,
-    image_size: tuple[int, int],
-    cls_tokens: Tensor | None,
-    neighbors: Sequence[int],
-) -> BatchScores:
-    """Maps and image scores of patch scores [N, H, W] float64."""
-    count = patch_scores.shape[0]
-    maps = torch.empty((count, *image_size), dtype=torch.float32, device=patch_scores.device)
-    for i in range(count):  # one fp64 map at a time
-        maps[i] = reference.upsample(patch_scores[i : i + 1], image_size)[0]
-    raw = maps.flatten(1).amax(dim=1)
-    scores = raw.clone() if cls_tokens is None else ops.rscin(raw, cls_tokens, neighbors)
-    return BatchScores(patch_scores.float(), maps, raw, scores)
+def _sampled(
+    layers: list[Tensor], others: list[Tensor] | None, max_references: int | None
+) -> tuple[list[Tensor] | None, Tensor | None]:
+    """The references, and the images that each is scored against where those are not all."""
+    if max_references is None:
+        return others, None
+    if others is None:
+        return None, sample_others(layers[0], max_references)
+    chosen = sample_references(others[0], max_references)
+    return (others if chosen is None else [layer[chosen] for layer in others]), None
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The settings of one run; `folder`: for LNAMD's results where the tokens are files."""
-
-    grid: tuple[int, int]
-    degrees: tuple[int, ...]
-    topmin: tuple[float, float]
-    lists: Tensor | None
-    backend: str
-    precision: str
-    memory_limit: int | None
-    checkpoint: Checkpoint | None
-    report: Progress
-    folder: str | None
-
-
-def _patch_scores(layers: list[Tensor], others: list[Tensor] | None, run: _Run) -> Tensor:
-    """Mean of MSM over layers and degrees -> [N, P] fp64, added in a fixed order."""
-    images = layers[0].shape[0]
-    parts = parts_of(images, run.checkpoint is not None)
-    steps = len(layers) * len(run.degrees)
-    total = torch.zeros(layers[0].shape[:2], dtype=torch.float64, device=layers[0].device)
-    for index, layer in enumerate(layers):
-        references = None if others is None else others[index]
-        for step, pooled, pooled_others in _steps(index, layer, references, parts, run):
-            for part, scores in _parts(step, steps, parts, pooled, pooled_others, run):
-                total[part[0] : part[1]] += scores.to(total.device)
-            run.report(1000 * (step + 1), steps * 1000)
-    return total / steps
+def _checkpoint(
+    folder: str | os.PathLike[str],
+    layers: list[Tensor],
+    grid: tuple[int, int],
+    settings: ScoringSettings,
+) -> Checkpoint:
+    """The checkpoint of a run on these layers, references included."""
+    decisive = {
+        "grid": list(grid),
+        "degrees": list(settings.degrees),
+        "topmin": list(settings.topmin),
+        "precision": settings.precision,
+        "max_references": settings.max_references,
+        "backend": resolve(settings.backend, layers[0].device).name,
+    }
+    return Checkpoint(folder, layers, decisive)
 
 
-def _steps(
-    index: int,
-    layer: Tensor,
-    references: Tensor | None,
-    parts: list[tuple[int, int]],
-    run: _Run,
-) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
-    """The layer's step numbers with LNAMD's results, None where a checkpoint has all of a step."""
-    first = index * len(run.degrees)
-    kept = run.checkpoint
-    complete = [
-        kept is not None and all(kept.has(first + rank, part) for part in parts)
-        for rank in range(len(run.degrees))
-    ]
-    if all(complete):
-        yield from ((first + rank, None, None) for rank in range(len(run.degrees)))
-        return
-    pooled_others = (
-        None
-        if references is None
-        else ops.lnamd_all(references, run.grid, run.degrees, backend=run.backend)
-    )
-    every = (
-        ops.lnamd_all(layer, run.grid, run.degrees, backend=run.backend)
-        if run.folder is None
-        else None
-    )
-    for rank, degree in enumerate(run.degrees):
-        pooled = every[rank] if every is not None else None
-        if run.folder is not None and not complete[rank]:
-            pooled = pooled_file(run.folder, layer, run.grid, degree, run.backend)
-        yield first + rank, pooled, None if pooled_others is None else pooled_others[rank]
+class _BatchSearch:
+    """MSM of a batch in this process, against itself or against references.
 
+    parts: the images that are scored together.
+    references: [M, Q, C] a layer; None: the batch itself.
+    lists: [N, K], the images that each is scored against; None: all others.
+    """
 
-def _parts(
-    step: int,
-    steps: int,
-    parts: list[tuple[int, int]],
-    pooled: Tensor | None,
-    pooled_others: Tensor | None,
-    run: _Run,
-) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """The scores of every part of a step: those of the checkpoint, then the others."""
-    kept = run.checkpoint
-    done = [part for part in parts if kept is not None and kept.has(step, part)]
-    for part in done:
-        assert kept is not None
-        yield part, kept.load(step, part)
-    todo = [part for part in parts if part not in done]
-    if not todo:
-        return
-    assert pooled is not None
-    place = len(done)
+    def __init__(
+        self,
+        pooling: Pooling,
+        settings: ScoringSettings,
+        parts: list[Part],
+        references: list[Tensor] | None,
+        lists: Tensor | None,
+    ) -> None:
+        self.parts = parts
+        self._pooling, self._settings = pooling, settings
+        self._references, self._lists = references, lists
+        self._pooled_layer = -1
+        self._pooled: list[Tensor] = []
 
-    def tell(part_done: int, of: int) -> None:  # in thousandths of a step
-        share = (place + part_done / max(of, 1)) / len(parts)
-        run.report(int(1000 * (step + share)), steps * 1000)
+    def missing(self, absent: list[int]) -> list[int]:
+        """The parts to search: those that the checkpoint lacks."""
+        return absent
 
-    found = ops.msm_parts(
-        pooled,
-        todo,
-        pooled_others,
-        run.topmin,
-        lists=run.lists,
-        backend=run.backend,
-        precision=run.precision,
-        memory_limit=run.memory_limit,
-        progress=tell,
-    )
-    for part, scores in zip(todo, found, strict=True):
-        if kept is not None:
-            kept.save(step, part, scores)
-        place += 1
-        yield part, scores
+    def scores(
+        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
+    ) -> Iterator[Tensor]:
+        """MSM of z [N, P, C] -> [last - first, P] for each part."""
+        others = self._pooled_references(place)
+        if self._lists is not None:
+            count = self._lists.shape[1]
+        else:
+            count = z.shape[0] - 1 if others is None else others.shape[0]
+        return self._pooling.operators.msm_parts(
+            z,
+            others,
+            *reference.interval(self._settings.topmin, count),
+            [self.parts[part] for part in todo],
+            self._settings.search(on_progress),
+            self._lists,
+        )
 
-
-@contextmanager
-def reporter(progress: bool | Progress) -> Iterator[Progress]:
-    """A progress function: the caller's, a bar on standard error, or nothing."""
-    if callable(progress):
-        yield progress
-    elif not progress:
-        yield lambda done, total: None
-    else:
-        with stage_bars() as bars:
-            yield lambda done, total: bars("scoring", done, total)
+    def _pooled_references(self, place: Pass) -> Tensor | None:
+        """LNAMD of the references at the pass's degree, for all degrees at once."""
+        if self._references is None:
+            return None
+        if self._pooled_layer != place.layer:
+            self._pooled = []  # the memory of the layer before is free before the next is pooled
+            layer = self._references[place.layer]
+            self._pooled = self._pooling.pool_in_memory(layer)
+            self._pooled_layer = place.layer
+        return self._pooled[place.degree]

@@ -1,13 +1,8 @@
-"""Batches larger than memory and runs that may be interrupted: token files, checkpoints."""
+"""Tokens that lie in files: mapped, so that a batch may be larger than memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .. import ops
 from ..errors import InputError
-from ..files import replacing
-
-_PART = 256  # images whose scores are kept together; fewer are done again after a kill
-_BLOCK = 64 << 20  # bytes of tokens that LNAMD takes at a time
 
 
 def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
@@ -85,87 +75,3 @@ def dataset_files(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
 
 def _listed(shapes: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> str:
     return " and ".join(f"{dtype} {list(shape)}" for shape, dtype in shapes) or "no tensors"
-
-
-def scratch(folder: Path | None) -> AbstractContextManager[str]:
-    """A folder for scratch files, removed afterwards: in the checkpoint's, if there is one."""
-    if folder is None:
-        return tempfile.TemporaryDirectory(prefix="musc_fast-")
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder)
-
-
-def pooled_file(
-    folder: str, layer: Tensor, grid: tuple[int, int], degree: int, backend: str
-) -> Tensor:
-    """LNAMD of `layer` [N, P, C] in a file of `folder`, mapped; a block of images at a time."""
-    images, patches, channels = layer.shape
-    name = os.path.join(folder, "pooled")
-    Path(name).unlink(missing_ok=True)  # the mapping of the step before keeps its own
-    z = torch.from_file(name, shared=True, size=layer.numel()).view(images, patches, channels)
-    step = max(1, _BLOCK // (4 * patches * channels))
-    for first in range(0, images, step):
-        z[first : first + step] = ops.lnamd(
-            layer[first : first + step], grid, degree, backend=backend
-        )
-    return z
-
-
-def parts_of(images: int, checkpointed: bool) -> list[tuple[int, int]]:
-    """The parts of a run: one, or several that a checkpoint keeps one by one.
-
-    Pairs of images in different parts are searched twice, so parts are not small.
-    """
-    count = max(1, images // _PART) if checkpointed else 1
-    return [(images * k // count, images * (k + 1) // count) for k in range(count)]
-
-
-class Checkpoint:
-    """Finished parts of a run in a folder, each written completely or not at all.
-
-    `settings` decide the scores besides the tokens; a folder of another run is refused.
-    """
-
-    def __init__(
-        self, folder: str | os.PathLike[str], layers: Sequence[Tensor], settings: dict[str, Any]
-    ) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        key = json.dumps({**settings, "tokens": [digest(layer) for layer in layers]})
-        file = self.folder / "run.json"
-        if not file.exists():
-            if any(self.folder.glob("part-*.npy")):
-                raise InputError(f"checkpoint: {self.folder} holds parts but no run.json")
-            with replacing(file) as temporary:
-                temporary.write_text(key, encoding="utf-8")
-        elif file.read_text(encoding="utf-8") != key:
-            raise InputError(
-                f"checkpoint: {self.folder} belongs to a run with other tokens or settings; name "
-                "another folder, or remove that one"
-            )
-
-    def _file(self, step: int, part: tuple[int, int]) -> Path:
-        return self.folder / f"part-{step:03}-{part[0]}-{part[1]}.npy"
-
-    def has(self, step: int, part: tuple[int, int]) -> bool:
-        """Whether the part is there."""
-        return self._file(step, part).is_file()
-
-    def load(self, step: int, part: tuple[int, int]) -> Tensor:
-        """The scores of a finished part, [last - first, P] float32."""
-        return torch.from_numpy(np.load(self._file(step, part), allow_pickle=False))
-
-    def save(self, step: int, part: tuple[int, int], scores: Tensor) -> None:
-        """Keep the scores of a part."""
-        with replacing(self._file(step, part)) as temporary, temporary.open("wb") as file:
-            np.save(file, scores.cpu().numpy())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def digest(layer: Tensor) -> str:
-    """Of a layer's dtype, shape and values, in 32 hex digits."""
-    digest = hashlib.blake2b(f"{layer.dtype} {list(layer.shape)}".encode(), digest_size=16)
-    for image in layer:
-        digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

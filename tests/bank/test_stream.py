@@ -51,7 +51,9 @@ def test_a_bank_goes_on_where_it_was(musc: MuSc, tmp_path: Path) -> None:
     bank = musc.new_bank()
     parts = [score.raw_score for score in musc.stream(paths[:5], bank=bank, start=3)]
     bank.save(tmp_path / "bank.safetensors")
-    bank = ReferenceBank.load(tmp_path / "bank.safetensors", source=source_of(musc))
+    bank = ReferenceBank.load(
+        tmp_path / "bank.safetensors", source=source_of(musc.backbone, musc.settings)
+    )
     parts += [score.raw_score for score in musc.stream(paths[5:], bank=bank)]
     assert parts == whole
     with pytest.raises(BankError, match="bank: made for"):

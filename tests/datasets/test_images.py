@@ -87,9 +87,9 @@ class TestFindImages:
     def test_what_is_no_regular_file_is_skipped(self, tmp_path: Path) -> None:
         save(tmp_path / "a.png")
         os.mkfifo(tmp_path / "pipe.png")
-        os.mkfifo(tmp_path / "run.json")  # must not be waited for either
+        os.mkfifo(tmp_path / "run.json")  # reading this pipe would block
         os.symlink(tmp_path / "nowhere.png", tmp_path / "lost.png")
-        # a broken link is kept, so that the lost image is heard of
+        # A broken link is listed, so that the user hears of the lost image.
         assert names(find_images([tmp_path]), tmp_path) == ["a.png", "lost.png"]
         with pytest.raises(ImageError, match=r"pipe\.png: neither a file nor a folder"):
             find_images([tmp_path / "pipe.png"])

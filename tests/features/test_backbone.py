@@ -32,7 +32,7 @@ OPENAI = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
 
 
 def randomise(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Distinct values everywhere: layer scales and class tokens start out as constants."""
+    """Random values for every tensor, also for those that a new model fills with one constant."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: torch.randn(tensor.shape, generator=generator) * 0.2 + (0.5 if "norm" in name else 0)
@@ -69,7 +69,7 @@ def noise(n: int, backbone: Backbone) -> torch.Tensor:
 
 
 def test_timm_tokens_are_block_outputs_after_the_final_norm(tiny_file):
-    """At the weights' own size, against timm's model run by hand."""
+    """The yardstick is timm's model, run block by block at the weights' own size."""
     backbone = load_backbone(TINY, weights=tiny_file)
     assert backbone.image_size == (160, 160)
     assert backbone.grid == (10, 10)
@@ -106,14 +106,14 @@ def test_tokens_come_in_the_order_asked_for(tiny_file):
 def test_without_class_tokens_later_blocks_are_not_run(tiny_file):
     backbone = load_backbone(TINY, weights=tiny_file, blocks=(0, 2))
     x = noise(2, backbone)
-    ran = []
+    executed = []
     for i, block in enumerate(backbone._tower.module.blocks):
-        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        block.register_forward_hook(lambda *_, i=i: executed.append(i))
     full = backbone.extract(x)
-    assert ran == [0, 1, 2, 3, 4, 5]
-    ran.clear()
+    assert executed == [0, 1, 2, 3, 4, 5]
+    executed.clear()
     short = backbone.extract(x, cls=False)
-    assert ran == [0, 1, 2]
+    assert executed == [0, 1, 2]
     assert short.cls_tokens is None
     assert all(map(torch.equal, short.tokens, full.tokens))
 
@@ -130,7 +130,7 @@ def test_registers_are_prefix_tokens_of_a_rotary_model(rotary_file):
     model.load_state_dict(safetensors.torch.load_file(rotary_file))
     with torch.no_grad():  # this model takes any size as it is
         h, rope = model._pos_embed(model.patch_embed(x))
-        # Before any block: class token, registers, then the patches.
+        # Before the first block h holds the class token, four registers, then the patches.
         assert torch.equal(h[:, :1], model.cls_token.expand(2, -1, -1))
         assert torch.equal(h[:, 1:5], model.reg_token.expand(2, -1, -1))
         for i, block in enumerate(model.blocks):
@@ -153,7 +153,7 @@ def test_a_model_without_class_token_gives_none(folder):
 
 
 def test_timm_s_position_embedding_is_resized_for_rectangles(tiny_file):
-    """A constant image through no block: what differs between patches is the position."""
+    """timm resizes the position embedding of a rectangle as `resize_position_embedding` does."""
     backbone = load_backbone(TINY, weights=tiny_file, image_size=(96, 240), blocks=(0,))
     assert backbone.grid == (6, 15)
     position = safetensors.torch.load_file(tiny_file)["pos_embed"][0]
@@ -221,7 +221,7 @@ def test_clip_tokens_are_raw_block_outputs_and_the_class_token_is_projected():
 
 
 def test_clip_s_position_embedding_is_resized_as_open_clip_does():
-    """Against open_clip's loader, for squares (it knows no others)."""
+    """The yardstick is open_clip's loader, which knows square grids alone."""
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -279,7 +279,7 @@ def test_the_fingerprint_changes_with_the_weights_and_not_with_size_or_blocks(ti
 
 
 def test_preprocess_then_extract(tiny_file):
-    """The whole way for a PIL image; normalised with the model's own mean and std."""
+    """A PIL image is normalised with the model's mean and std, and has float32 features."""
     backbone = load_backbone(TINY, weights=tiny_file, image_size=(32, 48))
     image = Image.fromarray(np.full((20, 10, 3), 128, np.uint8))
     pixels = backbone.preprocess(image)
@@ -306,10 +306,10 @@ def test_preprocess_then_extract(tiny_file):
     ],
 )
 def test_a_wrong_size_is_refused_before_anything_is_fetched(cache, index, name, size, message):
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(InputError, match=message):
-        load_backbone(name, image_size=size, progress=said.append)
-    assert said == []
+        load_backbone(name, image_size=size, progress=messages.append)
+    assert messages == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_constant_image_has_exactly_the_normalised_value(mean, std):
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(28, 42), (70, 56), (37, 53)])
 def test_it_equals_torchvision_to_the_bit(interpolation, size):
-    """Up, down and not at all; a squash, no crop."""
+    """Sizes above, below and equal to the image's; the image is squashed, not cropped."""
     image = photo()
     official = transforms.Compose(
         [
@@ -78,7 +78,7 @@ def test_opaque_alpha_changes_nothing():
 
 
 def test_sixteen_bits_and_transparency_become_rgb_as_everywhere():
-    """`datasets.images.to_rgb` decides, and its own tests check it."""
+    """`datasets.images.to_rgb` converts them; tests/datasets/test_images.py checks it in full."""
     grey = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     shallow = preprocess(Image.fromarray(grey), (28, 42), "bicubic", *PLAIN)

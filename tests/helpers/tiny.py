@@ -1,8 +1,9 @@
-"""A tiny ViT with random weights in a local file, so that no test needs a network."""
+"""A tiny ViT with random weights in a local file, and images for it: no test needs a network."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import timm
@@ -10,6 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    import pytest
+
+    from musc_fast import MuSc
+    from musc_fast.features.extraction import Extractor
 
 TINY = "timm:test_vit"  # 160 px, patch 16, 64 channels
 
@@ -46,3 +53,20 @@ def product_folder(folder: Path, count: int = 6, defective: int = 4) -> list[Pat
     for k, path in enumerate(paths):
         Image.fromarray(product(k, int(k == defective))).save(path)
     return paths
+
+
+class Counting:
+    """Counts the images of which a backbone extracts features.
+
+    user: what holds the backbone, a MuSc or an Extractor.
+    """
+
+    def __init__(self, user: MuSc | Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images = 0
+        original = user.backbone.extract
+
+        def extract(images: torch.Tensor) -> object:
+            self.images += images.shape[0]
+            return original(images)
+
+        monkeypatch.setattr(user.backbone, "extract", extract)

@@ -34,7 +34,8 @@ def test_names_and_levels(tmp_path: Path) -> None:
     assert (found.min(), found.max()) == (0, 255)
     plain = (maps.astype(np.float64) - maps.min()) / (float(maps.max()) - maps.min()) * 255
     np.testing.assert_array_equal(found, np.rint(plain))
-    assert set(np.unique(found - np.floor(plain))) == {0, 1}  # theirs are cut
+    # AnomalyNCD's README cuts levels off, these are rounded.
+    assert set(np.unique(found - np.floor(plain))) == {0, 1}
 
 
 def test_a_constant_batch_is_black(tmp_path: Path) -> None:

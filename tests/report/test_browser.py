@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from musc_fast.report.html import Evaluation, write_report
-from musc_fast.report.results import Run
+from musc_fast.report.run import ScoredBatch
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -91,7 +91,7 @@ class View:
 
 
 @pytest.fixture
-def page(tmp_path: Path, make_run: Callable[..., Run]) -> Path:
+def page(tmp_path: Path, make_run: Callable[..., ScoredBatch]) -> Path:
     run = make_run(NAMES)  # peaks 0.9, 0.74, 0.58, 0.42, 0.26; the first three are flagged
     labels = np.array([True, True, False, False, True])
     masks = [np.eye(40, dtype=bool), None, None, None, None]

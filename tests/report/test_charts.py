@@ -43,8 +43,8 @@ def test_histogram_counts_in_its_bars() -> None:
     texts = [element.text or "" for element in svg.iter()]
     assert "threshold 0.600" in texts
     assert any("5 images from 0.100 to 0.900; threshold 0.600" in text for text in texts)
-    told = [text for text in texts if re.search(r"\d (not )?flagged$", text)]
-    assert sum(int(text.split(": ")[1].split()[0]) for text in told) == 5
+    bar_titles = [text for text in texts if re.search(r"\d (not )?flagged$", text)]
+    assert sum(int(title.split(": ")[1].split()[0]) for title in bar_titles) == 5
     bars = {bar.get("class"): bar for bar in svg.iter("rect")}
     line = next(element for element in svg.iter("line") if element.get("class") == "cut")
     assert float(bars["bar flagged"].get("x", 0)) > float(line.get("x1", 0))

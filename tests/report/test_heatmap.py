@@ -20,7 +20,7 @@ from musc_fast.report.heatmap import (
 
 
 def lightness(colours: np.ndarray) -> np.ndarray:
-    """CIE L* of sRGB colours: a scale other than the one the table is made with."""
+    """CIE L* of sRGB colours, another scale than OKLab, with which the table is made."""
     c = colours / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     y = linear @ [0.2126, 0.7152, 0.0722]

@@ -22,9 +22,9 @@ from musc_fast.errors import InputError
 from musc_fast.report import pictures
 from musc_fast.report.heatmap import Scale, overlay
 from musc_fast.report.html import Evaluation, write_report
-from musc_fast.report.results import Run
+from musc_fast.report.run import ScoredBatch
 
-RunMaker = Callable[..., Run]
+RunMaker = Callable[..., ScoredBatch]
 HOSTILE = [
     "<script>window.hacked=1<script>.png",
     '"onmouseover="window.hacked=1" x=".png',
@@ -72,7 +72,7 @@ class Page(HTMLParser):
         return self.all("article", "card")
 
 
-def report(path: Path, run: Run, **options: object) -> Page:
+def report(path: Path, run: ScoredBatch, **options: object) -> Page:
     write_report(path, run, **options)  # type: ignore[arg-type]
     return Page(path.read_text(encoding="utf-8"))
 
@@ -223,6 +223,16 @@ def test_evaluation_shows_curves_and_misses(tmp_path: Path, make_run: RunMaker) 
     assert dot["cx"] == "197.0"  # 2 of 4 good ones: the middle of the axis
     misses = [text for tag, text in page.texts if tag == "span" and text.endswith(".png")]
     assert misses == ["6.png", "3.png", "1.png", "0.png", "2.png", "4.png", "5.png", "7.png"]
+
+
+@pytest.mark.parametrize(("labels", "is_open"), [([1, 1, 0, 0], False), ([1, 0, 1, 0], True)])
+def test_curves_fold_up_where_the_ranking_is_faultless(
+    tmp_path: Path, make_run: RunMaker, labels: list[int], is_open: bool
+) -> None:
+    run = make_run([f"{k}.png" for k in range(4)])  # peaks fall with k
+    evaluation = Evaluation(np.array(labels, dtype=bool))
+    page = report(tmp_path / "report.html", run, evaluation=evaluation)
+    assert ("open" in page.all("details")[0]) == is_open
 
 
 def test_evaluation_of_one_class_gives_the_reason(tmp_path: Path, make_run: RunMaker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musc_fast.report.outline import outlines, simplified, svg_path
+from musc_fast.report.outline import outlines, simplify, svg_path
 
 
 def area(loop: np.ndarray) -> float:
@@ -19,9 +19,9 @@ def test_a_round_hill_gives_a_circle() -> None:
     radius = np.hypot(*(loop - (31.3, 24.8)).T)
     assert np.abs(radius - 12).max() < 0.02
     assert abs(area(loop) - np.pi * 144) < 2
-    short = simplified(loop, 0.2)
+    short = simplify(loop, 0.2)
     assert len(short) < len(loop) / 2
-    # no point left out is farther away than the tolerance, so the area hardly changes
+    # No dropped point is farther away than the tolerance, so the area hardly changes.
     assert abs(area(short) - area(loop)) < 0.2 * 2 * np.pi * 12
 
 
@@ -58,7 +58,6 @@ def test_every_set_of_pixels_gives_closed_loops() -> None:
         for loop in loops:
             steps = np.abs(np.roll(loop, -1, axis=0) - loop).max(axis=1)
             assert steps.max() <= 1
-        # shoelace with sign would need an orientation; the even-odd rule needs none
         assert (len(loops) > 0) == bool(labels.any())
 
 

@@ -10,12 +10,21 @@ import pytest
 
 from musc_fast.report.regions import (
     COLUMNS,
-    find_regions,
+    Region,
     label_regions,
+    measure_regions,
     pixel_threshold,
     write_regions,
 )
 from musc_fast.threshold import find_threshold
+
+
+def find_regions(
+    scores: np.ndarray, threshold: float | None, size: tuple[int, int] | None = None
+) -> list[Region]:
+    """Regions of a map [h, w] for an image of `size`, None: of the map's size."""
+    height, width = size or scores.shape
+    return measure_regions(label_regions(scores, threshold), scores, (height, width))
 
 
 def test_two_regions_in_pixels_of_the_original() -> None:

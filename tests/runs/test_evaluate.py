@@ -1,4 +1,4 @@
-"""evaluate: metrics of a scored dataset, resumption by category, the feature cache."""
+"""evaluate: metrics of a scored dataset, resumption by category."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import DEFECTS, TINY, product, product_folder, tiny_weights
+from tiny import DEFECTS, TINY, Counting, product, product_folder, tiny_weights
 from typer.testing import CliRunner
 
 from musc_fast import MuSc
 from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
 from musc_fast.cli.app import app
 from musc_fast.datasets.layouts import Category, load_folder, load_mvtec
-from musc_fast.features.cache import _load, extract_cached, feature_key
 from musc_fast.runs.evaluate import METRICS, evaluate, mean_metrics, result_key
 
 
@@ -48,20 +47,6 @@ def dataset(root: Path, names: tuple[str, ...] = ("bolt", "nut")) -> Path:
             mask[top : top + 24, left : left + 24] = 255
             Image.fromarray(mask).save(masks / f"{seed:03}_mask.png")
     return root
-
-
-class Counting:
-    """Counts the images that a backbone really works on."""
-
-    def __init__(self, musc: MuSc, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.images = 0
-        original = musc.backbone.extract
-
-        def extract(images: torch.Tensor) -> object:
-            self.images += images.shape[0]
-            return original(images)
-
-        monkeypatch.setattr(musc.backbone, "extract", extract)
 
 
 def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
@@ -184,45 +169,6 @@ def test_the_result_key_has_the_device_and_the_backend(
     monkeypatch.setattr("musc_fast.runs.evaluate.chosen_backend", lambda musc: chosen)
     monkeypatch.setattr(musc.backbone, "device", torch.device("cuda"))
     assert result_key(musc, category, "musc") not in keys.values()
-
-
-def test_cached_features_are_the_features(
-    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = product_folder(tmp_path / "images")
-    counting = Counting(musc, monkeypatch)
-    fresh = extract_cached(musc, paths, tmp_path / "cache")
-    stored = extract_cached(musc, paths, tmp_path / "cache")
-    assert counting.images == 6
-    assert all(torch.equal(a, b) for a, b in zip(fresh.tokens, stored.tokens, strict=True))
-    assert fresh.cls_tokens is not None
-    assert stored.cls_tokens is not None
-    assert torch.equal(fresh.cls_tokens, stored.cls_tokens)
-    assert (stored.names, stored.sources, stored.sizes) == (fresh.names, fresh.sources, fresh.sizes)
-
-    file = next((tmp_path / "cache").iterdir())
-    # "meta" stands for a device other than the file's, which every machine has.
-    moved = _load(file, stored.names, torch.device("meta"))
-    assert moved.cls_tokens is not None
-    assert {t.device.type for t in (*moved.tokens, moved.cls_tokens)} == {"meta"}
-    assert {t.device for t in stored.tokens} == {musc.backbone.device}
-
-    file.write_bytes(file.read_bytes()[:1000])
-    extract_cached(musc, paths, tmp_path / "cache")  # damaged: made anew
-    assert counting.images == 12
-
-
-def test_the_feature_key_changes_with_what_matters(
-    musc: MuSc, weights: Path, tmp_path: Path
-) -> None:
-    paths = product_folder(tmp_path / "images")
-    key = feature_key(musc, paths)
-    assert key == feature_key(MuSc(TINY, weights=weights, degrees=(1,)), paths)
-    assert key != feature_key(MuSc(TINY, weights=weights, image_size=96), paths)
-    assert key != feature_key(MuSc(TINY, weights=weights, blocks=(1,)), paths)
-    assert key != feature_key(musc, paths[::-1])
-    Image.fromarray(product(99)).save(paths[3])
-    assert key != feature_key(musc, paths)
 
 
 def test_only_good_images_give_dashes_with_a_reason(weights: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A procedural sample: drawn machined parts, some with defects, and their masks."""
+"""The demo sample: drawn photographs of machined parts, some defective, with masks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The defects of the demo sample, cut into or laid onto the surface of the part.
 
-Each function changes the maps of a `Surface` in place; what is seen of it is up to the light. The
-mask is not drawn here: it is where the photograph differs (see `musc_fast.datasets.sample`).
+Each function changes the maps of a `Surface` in place; the light decides how much of the change is
+visible. The mask is not drawn here, but found where the photograph differs (see `photo`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Window = tuple[slice, slice]
 
 
 def scratch(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
-    """A long, slightly bent scratch with a raised burr, and two shorter ones along it."""
+    """Cut a long, slightly bent scratch with a raised burr, and two shorter ones along it."""
     u, v = _free_spot(rng)
-    # Well off the radius: neither along the turning marks nor straight across them.
+    # 25 to 60 degrees off the radius: neither along the turning marks nor straight across them.
     angle = np.arctan2(v, u) + rng.choice((-1.0, 1.0)) * np.radians(rng.uniform(25.0, 60.0))
     length, bend = rng.uniform(0.42, 0.52), rng.uniform(-0.05, 0.05)
-    _one_scratch(surface, frame, rng, (u, v), angle, length, bend, rng.uniform(0.0060, 0.0070))
+    _cut_scratch(surface, frame, rng, (u, v), angle, length, bend, rng.uniform(0.0060, 0.0070))
     for side in (rng.uniform(0.022, 0.034), -rng.uniform(0.030, 0.045)):
         along = rng.uniform(-0.12, 0.12)
         beside = (
@@ -39,10 +39,10 @@ def scratch(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
         )
         turn = angle + rng.uniform(-0.06, 0.06)
         share, width = rng.uniform(0.40, 0.65), rng.uniform(0.0034, 0.0044)
-        _one_scratch(surface, frame, rng, beside, turn, share * length, bend, width)
+        _cut_scratch(surface, frame, rng, beside, turn, share * length, bend, width)
 
 
-def _one_scratch(
+def _cut_scratch(
     surface: Surface,
     frame: Frame,
     rng: np.random.Generator,
@@ -76,7 +76,7 @@ def _one_scratch(
 
 
 def dent(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
-    """A bowl where something fell on the part: bent light, a pushed-up rim, a scuffed bottom."""
+    """Press a bowl into the part where something fell on it: a raised rim, a scuffed bottom."""
     u, v = _free_spot(rng)
     radius = rng.uniform(0.075, 0.095)
     window = frame.window(u, v, 1.9 * radius)
@@ -91,7 +91,7 @@ def dent(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
 
 
 def oil(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
-    """A thin brown film of oil with a darker border, and drops beside it."""
+    """Lay a thin brown film of oil with a darker border on the part, and drops beside it."""
     u, v = _free_spot(rng)
     radius = rng.uniform(0.095, 0.120)
     spots = [(u, v, radius)]
@@ -119,7 +119,7 @@ def oil(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
 
 
 def rust(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
-    """A bloom of rust: orange to brown, dull, pitted, thinning out into specks."""
+    """Grow a bloom of rust: orange to brown, dull, pitted, thinning out into specks."""
     u, v = _free_spot(rng)
     radius = rng.uniform(0.100, 0.125)
     window = frame.window(u, v, 1.9 * radius)
@@ -137,13 +137,13 @@ def rust(surface: Surface, frame: Frame, rng: np.random.Generator) -> None:
     _roughen(surface, window, crust, 0.55, 0.55)
     shade = np.clip(1.05 - 0.38 * crust + 0.13 * fine + 0.16 * medium, 0.30, 1.2)
     _tint(surface, window, *(1.0 + crust * (rgb * shade - 1.0) for rgb in (0.85, 0.40, 0.16)))
-    # Rust water has run beyond the crust.
+    # Rusty water has stained the metal beyond the crust.
     halo = np.clip(1.5 - distance + 0.15 * medium, 0.0, 1.0) ** 1.5
     _tint(surface, window, *(1.0 - absorbed * halo for absorbed in (0.10, 0.22, 0.36)))
 
 
 def _free_spot(rng: np.random.Generator) -> tuple[float, float]:
-    """A point of a plain face, in part axes: beside the boss on a diagonal, or on the boss."""
+    """Draw a point (u, v) on a plain face: on the boss, or beside it near a diagonal."""
     if rng.random() < 0.3:
         angle = rng.uniform(0.0, 2.0 * np.pi)
         radius = 0.5 * (BOSS_RADIUS + COUNTERBORE_RADIUS)
@@ -163,7 +163,11 @@ def _blob(
     cells: int,
     rough: float,
 ) -> Array:
-    """Distance in units to a centre, squeezed by `ratio` and made uneven by `rough`."""
+    """Distance in units to `centre`, squeezed along one axis and made uneven.
+
+    angle, ratio: direction of the long axis in radians, and length of the short axis to the long.
+    cells, rough: number of noise features across the canvas, and the noise's strength.
+    """
     du, dv = frame.u[window] - np.float32(centre[0]), frame.v[window] - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     a, b = cos * du + sin * dv, (cos * dv - sin * du) / np.float32(ratio)
@@ -173,14 +177,14 @@ def _blob(
 
 
 def _roughen(surface: Surface, window: Window, share: Array, along: float, across: float) -> None:
-    """Move the finish towards one without tool marks."""
+    """Blend the finish, by `share`, with one of roughness `along`, `across` and no tool marks."""
     surface.along[window] += share * (np.float32(along) - surface.along[window])
     surface.across[window] += share * (np.float32(across) - surface.across[window])
     surface.tilt[window] *= 1.0 - share
 
 
 def _tint(surface: Surface, window: Window, *factors: Array) -> None:
-    """Multiply the albedo by one factor for all channels, or by one each."""
+    """Multiply the albedo by one factor for all channels, or by one factor a channel."""
     rows, columns = window
     surface.albedo[:, rows, columns] *= factors[0] if len(factors) == 1 else np.stack(factors)
 

@@ -1,9 +1,9 @@
-"""The demo sample: photographs of machined parts, some defective, drawn by the program itself.
+"""Writing the demo sample: a small data set in the layout of MVTec AD.
 
-`draw_sample` writes a small data set in the layout of MVTec AD, so that the demo needs neither a
-download nor a licence. Every part is rendered at twice the size from its geometry (`sample_part`),
-where asked damaged (`sample_defects`), lit (`sample_shade`) and photographed (`sample_photo`). A
-mask is what the defect changes in the picture: the same part is also rendered without it.
+The program draws the images itself, so that the demo needs neither a download nor a licence. Every
+part is built from its geometry at twice the image's size (`part`), perhaps damaged (`defects`), lit
+(`shading`) and photographed (`photo`). A defective part is also rendered without its defect: the
+mask is where both pictures differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFECT_TYPES = ("scratch", "dent", "stain", "missing_hole")
 SMALLEST, LARGEST = 128, 2048
 
 _LISTING = "sample.json"
-_OURS = re.compile(
+_SAMPLE_FILE = re.compile(
     r"test/(good|scratch|dent|stain|missing_hole)/\d+\.png"
     r"|ground_truth/(scratch|dent|stain|missing_hole)/\d+_mask\.png"
 )
@@ -35,7 +35,13 @@ _OURS = re.compile(
 
 @dataclass(frozen=True)
 class SampleImage:
-    """One image of the sample: where it lies, its label (0 good, 1 defective), mask and defect."""
+    """One image of the sample.
+
+    path: the image file.
+    label: 0 is good, 1 defective.
+    mask: the mask file; None for a good part.
+    defect: one of `DEFECT_TYPES`; None for a good part.
+    """
 
     path: Path
     label: int
@@ -52,25 +58,30 @@ def draw_sample(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[SampleImage]:
-    """Draw `count` images of size x size pixels, `defects` of them defective, below `folder`.
+    """Draw images of machined parts below `folder`, the good ones first.
 
-    Written are `test/good/000.png ...`, `test/{scratch,dent,stain,missing_hole}/000.png ...` and,
-    8-bit with 0 or 255, `ground_truth/{type}/000_mask.png ...`. The same arguments give the same
-    bytes (with the same versions of numpy, scipy and Pillow on the same machine), and good image
-    i and defective image j are the same whatever the counts. Files are replaced whole; drawing
-    again with other counts removes what an earlier drawing left there, nothing else.
+    The files are `test/good/000.png ...`, `test/{scratch,dent,stain,missing_hole}/000.png ...` and
+    the masks `ground_truth/{type}/000_mask.png ...` (8-bit, 0 or 255). The same arguments give the
+    same bytes (with the same versions of numpy, scipy and Pillow on the same machine), and good
+    image i and defective image j do not depend on the counts. Files are replaced whole. Drawing
+    again with other counts removes surplus images of the earlier drawing, and nothing else.
 
-    `progress(done, count)` is called after each image. Raises InputError on bad arguments, and
-    ImageError if `folder` cannot be written or holds images that this function did not draw.
+    count: images to draw.
+    defects: how many of them are defective.
+    size: side of the images in pixels, `SMALLEST` to `LARGEST`.
+    seed: of all randomness.
+    progress: called as progress(done, count) after each image.
+    Raises InputError where an argument is out of range, ImageError where `folder` cannot be written
+    or holds images that this function did not draw.
     """
     folder = Path(folder)
-    _check(count, defects, size, seed)
+    _check_arguments(count, defects, size, seed)
     plan = _plan(folder, count, defects)
     _claim(folder, plan, {"count": count, "defects": defects, "size": size, "seed": seed})
     numbers = [*range(count - defects), *range(defects)]
     for done, (image, number) in enumerate(zip(plan, numbers, strict=True), start=1):
         photo = take_photo(number, defective=image.label == 1, size=size, seed=seed)
-        # The mask goes first: an interrupted drawing leaves no defective image without one.
+        # The mask is written first: an interrupted drawing then leaves no image without its mask.
         if image.mask is not None and photo.mask is not None:
             _save(image.mask, photo.mask.astype(np.uint8) * np.uint8(255))
         _save(image.path, photo.pixels)
@@ -79,7 +90,7 @@ def draw_sample(
     return plan
 
 
-def _check(count: int, defects: int, size: int, seed: int) -> None:
+def _check_arguments(count: int, defects: int, size: int, seed: int) -> None:
     for name, value, low in (
         ("count", count, 1),
         ("defects", defects, 0),
@@ -99,20 +110,21 @@ def _plan(folder: Path, count: int, defects: int) -> list[SampleImage]:
         SampleImage(folder / "test" / "good" / f"{number:03d}.png", 0, None, None)
         for number in range(count - defects)
     ]
-    drawn = dict.fromkeys(DEFECT_TYPES, 0)
+    counts = dict.fromkeys(DEFECT_TYPES, 0)
     for number in range(defects):
         kind = CYCLE[number % len(CYCLE)][0]
-        stem = f"{drawn[kind]:03d}"
-        drawn[kind] += 1
+        stem = f"{counts[kind]:03d}"
+        counts[kind] += 1
         mask = folder / "ground_truth" / kind / f"{stem}_mask.png"
         plan.append(SampleImage(folder / "test" / kind / f"{stem}.png", 1, mask, kind))
     return plan
 
 
 def _claim(folder: Path, plan: list[SampleImage], settings: dict[str, int]) -> None:
-    """Write down what is about to be drawn and remove what an earlier drawing has left over.
+    """List the files to draw in `folder`/sample.json and remove those of an earlier drawing.
 
-    The listing keeps a mistyped folder safe: the images of MVTec AD have the same names as ours.
+    Only listed files are replaced or removed, so that a mistyped folder is safe: the images of
+    MVTec AD have the same names.
     """
     files = [path for image in plan for path in (image.path, image.mask) if path is not None]
     names = {path.relative_to(folder).as_posix() for path in files}
@@ -121,7 +133,7 @@ def _claim(folder: Path, plan: list[SampleImage], settings: dict[str, int]) -> N
         name = path.relative_to(folder).as_posix()
         if path.is_file() and not path.name.startswith(".") and name not in earlier:
             raise ImageError(f"{path}: not drawn by the demo; give an empty folder for the sample")
-    # Both lists until the old files are gone: an interruption must not forget any of them.
+    # Until the surplus files are removed both lists are stored: an interruption loses no name.
     _write_listing(folder / _LISTING, settings, names | earlier)
     for name in earlier - names:
         (folder / name).unlink(missing_ok=True)
@@ -131,7 +143,7 @@ def _claim(folder: Path, plan: list[SampleImage], settings: dict[str, int]) -> N
 def _read_listing(path: Path) -> set[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name for name in content["files"] if _OURS.fullmatch(name)}
+        return {name for name in content["files"] if _SAMPLE_FILE.fullmatch(name)}
     except FileNotFoundError:
         return set()
     except OSError as error:

@@ -24,13 +24,17 @@ BOSS_RADIUS, BOSS_HEIGHT = 0.45, 0.075
 COUNTERBORE_RADIUS, COUNTERBORE_DEPTH = 0.285, 0.035
 GROOVE_RADIUS, GROOVE_HALF_WIDTH, GROOVE_DEPTH = 0.37, 0.010, 0.010
 SLOT_U, SLOT_HALF_LENGTH, SLOT_RADIUS, SLOT_DEPTH = 0.61, 0.13, 0.042, 0.042
-_FINE = 8  # entries of a tool mark table to a step of it
-MILL_RADIUS = 1.05  # of the face mill, whose teeth leave the arcs on the plate
+_FINE = 8  # entries of a tool mark table between two of its random values
+MILL_RADIUS = 1.05  # radius of the face mill, whose teeth leave arcs on the plate
 
 
 @dataclass(frozen=True)
 class Hole:
-    """A drilled through hole with a conical sink; centre and radii in units, in part axes."""
+    """A drilled through hole with a conical sink.
+
+    u, v: centre in units, in part axes.
+    radius, sink: radii of the hole and of the top of its cone, in units.
+    """
 
     u: float
     v: float
@@ -43,7 +47,7 @@ BOLT_HOLES = tuple(Hole(u, v, 0.066, 0.112) for u in (-0.575, 0.575) for v in (-
 DOWEL_HOLES = (Hole(0.0, -0.61, 0.040, 0.050), Hole(0.0, 0.61, 0.040, 0.050))
 HOLES = (BORE, *BOLT_HOLES, *DOWEL_HOLES)
 
-# Strokes of the type mark MF-47, one glyph a row, in a cell of 1 x 1.6.
+# Strokes (from x, y; to x, y) of the glyphs of the type mark MF-47, in a cell of 1 x 1.6.
 _GLYPHS = {
     "M": ((0, 1.6, 0, 0), (0, 0, 0.5, 0.8), (0.5, 0.8, 1, 0), (1, 0, 1, 1.6)),
     "F": ((0, 1.6, 0, 0), (0, 0, 0.9, 0), (0, 0.75, 0.7, 0.75)),
@@ -57,7 +61,7 @@ _STROKE, _STROKE_DEPTH = 0.0062, 0.0050
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the part lies: shift in units, angle in radians, scale about 1."""
+    """How the part lies under the camera: shift in units, angle in radians, scale about 1."""
 
     shift_x: float = 0.0
     shift_y: float = 0.0
@@ -67,7 +71,10 @@ class Pose:
 
 @dataclass
 class Frame:
-    """Pixel centres of a square canvas in image axes (x, y) and in part axes (u, v), all [S, S]."""
+    """Pixel centres of a square canvas in image axes (x, y) and in part axes (u, v), all [S, S].
+
+    side: S, the canvas's side in pixels.
+    """
 
     side: int
     pose: Pose
@@ -88,11 +95,11 @@ class Frame:
 
     @property
     def unit(self) -> float:
-        """Pixels in a unit."""
+        """Number of pixels in a unit."""
         return self.side / 2.0
 
     def to_image(self, u: float, v: float) -> tuple[float, float]:
-        """Image coordinates (x, y) of a point in part axes."""
+        """Return the image coordinates (x, y) of a point in part axes."""
         cos, sin = np.cos(self.pose.angle), np.sin(self.pose.angle)
         return (
             float(self.pose.shift_x + self.pose.scale * (cos * u - sin * v)),
@@ -100,7 +107,7 @@ class Frame:
         )
 
     def window(self, u: float, v: float, radius: float) -> tuple[slice, slice]:
-        """Rows and columns of the square of half-width `radius` about a point in part axes."""
+        """Return rows and columns of the square of half-width `radius` about a point (u, v)."""
         x, y = self.to_image(u, v)
 
         def bounds(centre: float) -> slice:
@@ -113,11 +120,15 @@ class Frame:
 
 @dataclass
 class Surface:
-    """What the shader needs of a part; every map is float32 [S, S] unless said otherwise.
+    """A part as maps for the shader, float32 [S, S] unless another shape is named.
 
-    `height` is in units above the plate's face. `tangent_u`, `tangent_v` give the direction of
-    the tool marks in part axes, `tilt` the slope that they add across it, `along` and `across`
-    the Ward roughness in both directions. `albedo` [3, S, S] multiplies what the metal reflects.
+    cover: share of each pixel that the part covers; the mat is visible through the rest.
+    height: in units above the plate's face.
+    tangent_u, tangent_v: direction of the tool marks in part axes.
+    tilt: slope that the tool marks add across their direction.
+    along, across: Ward roughness along and across the tool marks.
+    albedo: [3, S, S], a factor on the light that the metal reflects.
+    holes: through holes, which the shader draws itself.
     """
 
     cover: Array
@@ -132,18 +143,22 @@ class Surface:
 
 
 def resize(values: Array, side: int) -> Array:
-    """The map stretched to [side, side], bicubic."""
+    """Return a map stretched to [side, side], bicubic."""
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC), np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, side: int, cells: int) -> Array:
-    """Smooth noise [side, side] of about unit variance whose features span side / cells pixels."""
+    """Return noise [side, side] of about unit variance, smooth over side / cells pixels."""
     return resize(1.35 * rng.standard_normal((cells, cells), dtype=np.float32), side)
 
 
 def build_part(frame: Frame, holes: Sequence[Hole], rng: np.random.Generator) -> Surface:
-    """The flawless part with these holes; `rng` draws its tool marks."""
+    """Return the part without defects.
+
+    holes: to drill; a hole that is left out is missing.
+    rng: draws the tool marks.
+    """
     u, v = frame.u, frame.v
     edge = _plate_edge(u, v)
     radius = np.sqrt(u * u + v * v)
@@ -161,7 +176,7 @@ def build_part(frame: Frame, holes: Sequence[Hole], rng: np.random.Generator) ->
         albedo=np.empty((3, frame.side, frame.side), np.float32),
         holes=tuple(holes),
     )
-    # A broken edge reflects alike in all directions.
+    # A chamfered edge has weak tool marks and reflects almost alike in all directions.
     plain = (edge > -0.022) | (np.abs(_slot_edge(u, v) + 0.008) < 0.010)
     surface.along[plain] = 0.34
     surface.across[plain] = 0.38
@@ -169,7 +184,7 @@ def build_part(frame: Frame, holes: Sequence[Hole], rng: np.random.Generator) ->
     for hole in holes:
         _sink(surface, frame, hole)
     _engrave(surface, frame)
-    # Faint differences of the metal and of handling, the same kind on every part.
+    # Every part has faint differences in its metal and from handling.
     surface.albedo[...] = 1.0 + 0.012 * smooth_noise(rng, frame.side, 9)
     return surface
 
@@ -190,14 +205,14 @@ def _slot_edge(u: Array, v: Array) -> Array:
 
 
 def _ramp(distance: Array, width: float) -> Array:
-    """0 where distance <= -width, 1 where it is >= 0, straight between: a chamfer."""
+    """Profile of a chamfer: 0 where distance <= -width, 1 where distance >= 0, linear between."""
     ramp: Array = np.clip(distance * np.float32(1.0 / width) + np.float32(1.0), 0.0, 1.0)
     return ramp
 
 
 def _height(u: Array, v: Array, radius: Array, edge: Array) -> Array:
     height = -0.016 * _ramp(edge, 0.022)
-    # Boss: a chamfered rim above, a fillet at its foot.
+    # The boss has a chamfered rim and a fillet at its foot.
     height += BOSS_HEIGHT * _ramp(BOSS_RADIUS - radius, 0.012)
     height -= 0.016 * _ramp(radius - (BOSS_RADIUS - 0.012), 0.016)
     height -= COUNTERBORE_DEPTH * _ramp(COUNTERBORE_RADIUS - radius, 0.014)
@@ -210,8 +225,9 @@ def _height(u: Array, v: Array, radius: Array, edge: Array) -> Array:
 def _tool_marks(
     frame: Frame, feed: Array, radius: Array, turned: NDArray[np.bool_], rng: np.random.Generator
 ) -> Array:
-    """Slope across the tool marks: a feed pattern with random teeth that fades in and out."""
-    position = np.where(turned, radius + 3.0, feed) * np.float32(512.0)  # 256 = a unit at 512 px
+    """Slope across the tool marks: the pattern of the feed and of random teeth, fading locally."""
+    # A unit has 512 random values of the table, whatever the image's size.
+    position = np.where(turned, radius + 3.0, feed) * np.float32(512.0)
     wander = smooth_noise(rng, frame.side, 6)
     position += np.float32(0.9) * wander
     tables = _mark_table(rng), _mark_table(rng)
@@ -234,7 +250,7 @@ def _mark_table(rng: np.random.Generator, length: int = 2400) -> Array:
 
 
 def _sink(surface: Surface, frame: Frame, hole: Hole) -> None:
-    """Cut the cone of a hole; its inside is shaded separately and stays level with the rim."""
+    """Cut the cone of a hole; the shader draws the inside, which stays level with the rim here."""
     window = frame.window(hole.u, hole.v, hole.sink + 0.03)
     du, dv = frame.u[window] - np.float32(hole.u), frame.v[window] - np.float32(hole.v)
     distance = np.maximum(np.sqrt(du * du + dv * dv), 1e-4)
@@ -256,7 +272,7 @@ def _engrave(surface: Surface, frame: Frame) -> None:
     advance = 1.55
     length = (len(_MARK) - 1) * advance + 1.0
     window = frame.window(_MARK_U, 0.0, 0.5 * length * _MARK_SCALE + 0.03)
-    # Text axes: `a` runs along the text (up the part), `b` down the glyph (to the right).
+    # Axes of the text: `a` runs along the text (up the part), `b` down the glyphs (to the right).
     a = -frame.v[window] / np.float32(_MARK_SCALE) + np.float32(length / 2.0)
     b = (frame.u[window] - np.float32(_MARK_U)) / np.float32(_MARK_SCALE) + np.float32(0.8)
     nearest = np.full(a.shape, 1e3, np.float32)
@@ -276,7 +292,7 @@ def _engrave(surface: Surface, frame: Frame) -> None:
 def segment_distance(
     a: Array, b: Array, start: tuple[float, float], end: tuple[float, float]
 ) -> Array:
-    """Distance of the points (a, b) to the segment from `start` to `end`."""
+    """Return the distance of points (a, b) to the segment from `start` to `end`."""
     da, db = end[0] - start[0], end[1] - start[1]
     pa, pb = a - np.float32(start[0]), b - np.float32(start[1])
     along = np.clip((pa * da + pb * db) / max(da * da + db * db, 1e-12), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""One photograph of the demo sample: a part in its pose, its light, the lens and the sensor."""
+"""One photograph of the demo sample: pose, light, lens, sensor, and the mask of the defect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .defects import DEFECTS
 from .part import BOLT_HOLES, DOWEL_HOLES, HOLES, Array, Frame, Pose, build_part
 from .shading import Light, shade
 
-# What defective part k has, cyclically: the type and the variant of it.
+# Defective part k has the defect k % 8 of these: its type and its variant.
 CYCLE = (
     ("scratch", "scratch"),
     ("dent", "dent"),
@@ -23,13 +23,17 @@ CYCLE = (
     ("dent", "dent"),
     ("missing_hole", "dowel"),
 )
-_GOOD, _DEFECTIVE = 0, 1  # a key of an image's random streams
-_VISIBLE = 0.016  # change of the picture (of 1) that counts as part of a defect
+_GOOD, _DEFECTIVE = 0, 1  # part of the seed of an image's random streams
+_VISIBLE = 0.016  # least change of a picture value (0..1) that belongs to a defect
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture uint8 [size, size, 3] and the mask bool [size, size] of its defect, if any."""
+    """A picture and its mask.
+
+    pixels: uint8 [size, size, 3].
+    mask: bool [size, size], True on the defect; None for a good part.
+    """
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.bool_] | None
@@ -38,10 +42,13 @@ class Photo:
 def take_photo(
     number: int, *, defective: bool, size: int, seed: int = 0, repaired: bool = False
 ) -> Photo:
-    """Photograph good or defective part `number`; `repaired` leaves the defect out of the picture.
+    """Photograph one part.
 
-    Nothing else of the picture changes by that, not even its noise: outside the mask and a border
-    of 3 pixels about it, both are equal to the bit.
+    number: of the part among the good or among the defective ones.
+    size: side of the picture in pixels.
+    seed: of the whole sample.
+    repaired: leave the defect out of the picture, but not out of the mask. Outside the mask and a
+        border of 3 pixels about it, the picture equals that of the defective part to the bit.
     """
     kind = _DEFECTIVE if defective else _GOOD
     scene, noise = (np.random.default_rng((seed, kind, number, part)) for part in (0, 1))
@@ -63,10 +70,10 @@ def take_photo(
     mask = None
     if defective:
         damaged = _expose(frame, light, finish, size, (CYCLE[number % len(CYCLE)][1], number, seed))
-        mask = _changed(_develop(damaged) - _develop(linear), size)
+        mask = _defect_mask(_develop(damaged) - _develop(linear), size)
         if not repaired:
             linear = linear + _feather(mask) * (damaged - linear)
-    # Shot noise grows with the light, read noise does not.
+    # The variance of shot noise grows with the light, that of read noise does not.
     grain = noise.standard_normal((3, size, size), dtype=np.float32)
     linear = linear + grain * np.sqrt(4.0e-5 * np.maximum(linear, 0.0) + 4.0e-7)
     pixels = np.rint(255.0 * _develop(linear)).astype(np.uint8)
@@ -76,7 +83,11 @@ def take_photo(
 def _expose(
     frame: Frame, light: Light, finish: int, size: int, defect: tuple[str, int, int] | None = None
 ) -> Array:
-    """Linear RGB [3, size, size] through the lens: the part as made, or with a defect."""
+    """Linear RGB [3, size, size] behind the lens.
+
+    finish: seed of the tool marks and the mat.
+    defect: (variant, number of the part, seed); None for a part without defect.
+    """
     rng = np.random.default_rng(finish)
     holes, damage = HOLES, None
     if defect is not None:
@@ -84,8 +95,8 @@ def _expose(
         damage = np.random.default_rng((seed, _DEFECTIVE, number, 2))
         if variant in ("bolt", "dowel"):
             choice = BOLT_HOLES if variant == "bolt" else DOWEL_HOLES
-            gone = choice[int(damage.integers(len(choice)))]
-            holes = tuple(hole for hole in HOLES if hole != gone)
+            missing = choice[int(damage.integers(len(choice)))]
+            holes = tuple(hole for hole in HOLES if hole != missing)
     surface = build_part(frame, holes, rng)
     if defect is not None and damage is not None and defect[0] in DEFECTS:
         DEFECTS[defect[0]](surface, frame, damage)
@@ -99,16 +110,19 @@ def _expose(
 
 
 def _develop(linear: Array) -> Array:
-    """Linear light to picture values in [0, 1]: a soft shoulder, then gamma."""
+    """Map linear light to picture values in [0, 1]: a soft shoulder, then gamma."""
     picture: Array = (1.0 - np.exp(-2.5 * np.maximum(linear, 0.0))) ** np.float32(1 / 2.2)
     return picture
 
 
-def _changed(difference: Array, size: int) -> NDArray[np.bool_]:
-    """The mask of a defect: where the picture differs visibly, gaps closed, specks dropped."""
-    seen = np.abs(difference).max(axis=0) > _VISIBLE
+def _defect_mask(difference: Array, size: int) -> NDArray[np.bool_]:
+    """Mask of visible differences of two pictures, gaps closed and specks dropped.
+
+    difference: [3, size, size] of the picture values.
+    """
+    visible = np.abs(difference).max(axis=0) > _VISIBLE
     reach = max(1, round(size / 256))
-    closed = ndimage.binary_closing(np.pad(seen, reach), iterations=reach)[
+    closed = ndimage.binary_closing(np.pad(visible, reach), iterations=reach)[
         reach:-reach, reach:-reach
     ]
     filled = ndimage.binary_fill_holes(closed)
@@ -121,7 +135,7 @@ def _changed(difference: Array, size: int) -> NDArray[np.bool_]:
 
 
 def _feather(mask: NDArray[np.bool_]) -> Array:
-    """1 on the mask, falling to 0 within 3 pixels."""
+    """Weight [size, size] that is 1 on the mask and falls to 0 within 3 pixels."""
     distance = ndimage.distance_transform_edt(~mask)
     feather: Array = np.clip(1.0 - distance / 3.0, 0.0, 1.0).astype(np.float32)
     return feather

@@ -2,8 +2,8 @@
 
 Normals come from the height map; machined metal is shaded with Ward's anisotropic lobe (Ward,
 "Measuring and modeling anisotropic reflection", SIGGRAPH 1992) under a key and a fill light near
-the part, over a soft sky. Shadows are marched through the height map, cavities darkened by how
-far they lie below their surroundings.
+the part, and a soft sky. Shadows are found by marching rays through the height map; cavities are
+darkened by their depth below the surroundings.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from scipy import ndimage
 
 from .part import THICKNESS, Array, Frame, Hole, Surface, resize, smooth_noise
 
-# Linear RGB: what the metal returns of the two kinds of light, and the mat's own colour.
+# Linear RGB: colour of the metal under the key light and under the sky, and colour of the mat.
 _KEY_ON_METAL = (0.975, 0.955, 0.915)
 _SKY_ON_METAL = (0.90, 0.95, 1.02)
 _MAT = (0.0165, 0.0175, 0.0200)
-_STRIP = 32  # rows
-_PERSPECTIVE = 0.045  # how much nearer the axis the far rim of a hole appears
+_STRIP = 32  # rows that are shaded at a time
+_PERSPECTIVE = 0.045  # share by which the far rim of a hole appears nearer the optical axis
 
 
 @dataclass(frozen=True)
 class Light:
-    """The set-up of one photograph: light position in units, strength and colour."""
+    """The key light of one photograph.
+
+    x, y, z: position in units, in image axes.
+    strength: factor on the brightness.
+    warmth: share by which red is stronger and blue weaker.
+    """
 
     x: float = -1.00
     y: float = -1.25
@@ -36,12 +41,12 @@ class Light:
 
     @property
     def colour(self) -> tuple[float, float, float]:
-        """Linear RGB of the light; `warmth` moves from blue to red."""
+        """Linear RGB of the light."""
         return self.strength * (1.0 + self.warmth), self.strength, self.strength * (1 - self.warmth)
 
 
 def shade(surface: Surface, frame: Frame, light: Light, rng: np.random.Generator) -> Array:
-    """Linear RGB [3, S, S] of the part on its mat; `rng` draws the mat's grain."""
+    """Return the linear RGB [3, S, S] of the part on its mat; `rng` draws the mat's grain."""
     shadow, mat_shadow, cavity = _shadows(surface, frame, light)
     key, ambient = _metal(surface, frame, light, shadow)
     key *= cavity
@@ -64,13 +69,14 @@ def shade(surface: Surface, frame: Frame, light: Light, rng: np.random.Generator
 
 
 def _metal(surface: Surface, frame: Frame, light: Light, shadow: Array) -> tuple[Array, Array]:
-    """What the metal reflects of the key light and of the rest of the booth, each [S, S]."""
+    """Light that the metal reflects from the key light and from its surroundings, each [S, S]."""
     smooth = ndimage.gaussian_filter(surface.height, 0.0022 * frame.unit) * np.float32(frame.unit)
-    slope_y, slope_x = _central(smooth, 0), _central(smooth, 1)
+    slope_y, slope_x = _central_difference(smooth, 0), _central_difference(smooth, 1)
     cos, sin = np.float32(np.cos(frame.pose.angle)), np.float32(np.sin(frame.pose.angle))
     fill = Light(-1.7 * light.x, 0.35, 1.5)
     key, ambient = np.empty_like(smooth), np.empty_like(smooth)
-    for top in range(0, frame.side, _STRIP):  # in strips that stay in the cache: twice as fast
+    # Strips of rows stay in the CPU's cache, which makes this twice as fast.
+    for top in range(0, frame.side, _STRIP):
         rows = slice(top, top + _STRIP)
         sx, sy = slope_x[rows], slope_y[rows]
         nz = np.reciprocal(np.sqrt(1.0 + sx * sx + sy * sy))
@@ -79,7 +85,7 @@ def _metal(surface: Surface, frame: Frame, light: Light, shadow: Array) -> tuple
         tx, ty = cos * tu - sin * tv, sin * tu + cos * tv
         lean = tx * nx + ty * ny  # makes the tangent perpendicular to the normal
         normal, tangent = (nx, ny, nz), (tx - lean * nx, ty - lean * ny, -lean * nz)
-        # The sky of the booth: brighter towards the key light, dark at the horizon.
+        # The sky is brighter towards the key light and dark at the horizon.
         towards = np.maximum(0.30 - 0.55 * nx - 0.70 * ny, 0.0)
         sky = 0.035 + 0.40 * towards * towards + 0.05 * nz
         sky *= 1.0 + np.float32(0.8) * surface.tilt[rows]
@@ -89,7 +95,7 @@ def _metal(surface: Surface, frame: Frame, light: Light, shadow: Array) -> tuple
     return key, ambient
 
 
-def _central(values: Array, axis: int) -> Array:
+def _central_difference(values: Array, axis: int) -> Array:
     slope = np.zeros_like(values)
     if axis == 0:
         slope[1:-1] = (values[2:] - values[:-2]) * np.float32(0.5)
@@ -106,7 +112,7 @@ def _ward(
     normal: tuple[Array, Array, Array],
     tangent: tuple[Array, Array, Array],
 ) -> Array:
-    """Ward's lobe times the cosine of incidence on some rows, for a camera far above."""
+    """Ward's lobe times the cosine of incidence on `rows`, for a camera far above."""
     (nx, ny, nz), (tx, ty, tz) = normal, tangent
     lx, ly = np.float32(light.x) - frame.x[rows], np.float32(light.y) - frame.y[rows]
     lz = np.float32(light.z)
@@ -116,7 +122,7 @@ def _ward(
     hz = lz_unit + 1.0
     h_normal = np.maximum(lx * nx + ly * ny + hz * nz, 1e-3)
     h_tangent = lx * tx + ly * ty + hz * tz
-    # The binormal is normal x tangent; the tool marks tilt the micro normal along it.
+    # Tool marks tilt the micro normal along the binormal, which is normal x tangent.
     bx, by, bz = ny * tz - nz * ty, nz * tx - nx * tz, nx * ty - ny * tx
     along, across = surface.along[rows], surface.across[rows]
     h_binormal = lx * bx + ly * by + hz * bz + surface.tilt[rows] * h_normal
@@ -128,7 +134,7 @@ def _ward(
 
 
 def _shadows(surface: Surface, frame: Frame, light: Light) -> tuple[Array, Array, Array]:
-    """Key light reaching the part, light reaching the mat, and the openness of cavities."""
+    """Shares of light, each [S, S]: key light on the part, light on the mat, light in cavities."""
     reduce = 4
     side = frame.side // reduce
     crop = slice(0, side * reduce)
@@ -162,7 +168,13 @@ def _shadows(surface: Surface, frame: Frame, light: Light) -> tuple[Array, Array
 
 
 def _march(height: Array, step: NDArray[np.float64], rise: float, count: int) -> Array:
-    """Soft self-shadow: 1 where nothing towards the light stands above the ray, else less."""
+    """Soft self-shadow: 1 where nothing rises above the ray to the light, else less.
+
+    height: map in units.
+    step: direction of the light in pixels.
+    rise: of the ray in a step.
+    count: steps of the march.
+    """
     lit = np.ones_like(height)
     for index in range(1, count):
         offset = -index * step
@@ -174,7 +186,7 @@ def _march(height: Array, step: NDArray[np.float64], rise: float, count: int) ->
 
 
 def _drill(rgb: Array, frame: Frame, light: Light, hole: Hole) -> None:
-    """Paint the inside of a through hole: its lit wall and the dark mat far below."""
+    """Paint the inside of a through hole into `rgb`: its lit wall and the dark mat far below."""
     window = frame.window(hole.u, hole.v, hole.radius + 0.02)
     cx, cy = frame.to_image(hole.u, hole.v)
     dx, dy = frame.x[window] - np.float32(cx), frame.y[window] - np.float32(cy)
@@ -197,7 +209,7 @@ def _drill(rgb: Array, frame: Frame, light: Light, hole: Hole) -> None:
 
 
 def _mat(frame: Frame, light: Light, shadow: Array, rng: np.random.Generator) -> Array:
-    """Grey of the dark rubber mat, about 1: grain, wear, a pool of light, the part's shadow."""
+    """Grey of the rubber mat, about 1: grain, wear, a pool of light, the part's shadow."""
     side = frame.side
     grain = rng.standard_normal((side, side), dtype=np.float32)
     grain = ndimage.uniform_filter(grain, max(2, round(side / 340)))

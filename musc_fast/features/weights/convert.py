@@ -1,6 +1,6 @@
-"""From the names of Hugging Face modules to those of open_clip and timm.
+"""Renaming tensors of the transformers library to the names of open_clip and timm.
 
-Both ONNX exports, and files saved by the transformers library, use these names.
+The ONNX files of both wheels use the names of transformers, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLIP_OUTER = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "conv1.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
-    "pre_layrnorm.weight": "ln_pre.weight",  # the original's spelling
+    "pre_layrnorm.weight": "ln_pre.weight",  # transformers spells it so
     "pre_layrnorm.bias": "ln_pre.bias",
     "post_layernorm.weight": "ln_post.weight",
     "post_layernorm.bias": "ln_post.bias",
@@ -57,10 +57,10 @@ def is_hf_dinov2(names: Mapping[str, object]) -> bool:
 
 
 def hf_clip_to_open_clip(state: Mapping[str, torch.Tensor]) -> State:
-    """Return an open_clip image tower's state from a transformers CLIP's; text weights are left.
+    """Return the state of an open_clip image tower from that of a transformers CLIP.
 
-    Linear weights are [out, in] on both sides; open_clip joins q, k and v, and keeps the
-    projection of the class token as [in, out].
+    Linear weights are [out, in] in both libraries; open_clip joins q, k and v, and stores the
+    projection of the class token as [in, out]. Text weights are dropped.
     """
     out: State = {}
     for name, tensor in state.items():
@@ -85,13 +85,13 @@ def hf_clip_to_open_clip(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def hf_dinov2_to_timm(state: Mapping[str, torch.Tensor]) -> State:
-    """Return a timm VisionTransformer's state from a transformers DINOv2's.
+    """Return the state of a timm VisionTransformer from that of a transformers DINOv2.
 
-    The mask token, which only training uses, and decoder or classifier heads are left out.
+    The mask token, which only training uses, and decoder or classifier heads are dropped.
     """
     out: State = {}
-    plain = {_strip_dino(name): tensor for name, tensor in state.items()}
-    for name, tensor in plain.items():
+    unprefixed = {_strip_prefix(name): tensor for name, tensor in state.items()}
+    for name, tensor in unprefixed.items():
         if name in _DINO_OUTER:
             out[_DINO_OUTER[name]] = tensor
         elif name.startswith("encoder.layer."):
@@ -101,13 +101,13 @@ def hf_dinov2_to_timm(state: Mapping[str, torch.Tensor]) -> State:
                 out[f"blocks.{index}.{_DINO_LAYER[module]}.{leaf}"] = tensor
             elif module == "attention.attention.query":
                 parts = [name.replace("query", part) for part in ("query", "key", "value")]
-                joined = _join(plain, parts)
+                joined = _join(unprefixed, parts)
                 if joined is not None:
                     out[f"blocks.{index}.attn.qkv.{leaf}"] = joined
     return out
 
 
-def _strip_dino(name: str) -> str:
+def _strip_prefix(name: str) -> str:
     return name.removeprefix("backbone.").removeprefix("dinov2.")
 
 
@@ -119,7 +119,7 @@ def _split_layer(name: str) -> tuple[str, str, str]:
 
 
 def _join(state: Mapping[str, torch.Tensor], names: list[str]) -> torch.Tensor | None:
-    """Stack q, k and v along the outputs; None if one is missing (the strict load then says so)."""
+    """Stack q, k and v along the outputs; None if one is missing, which loading then reports."""
     if any(name not in state for name in names):
         return None
     return torch.cat([state[name] for name in names])

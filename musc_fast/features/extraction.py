@@ -1,0 +1,245 @@
+"""From images in any form to the features of a batch, read ahead in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..datasets.images import find_images, read_image, to_rgb
+from ..errors import ImageError, InputError
+from ..progress import StageProgress
+from .backbone import Backbone, Features
+
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
+
+
+@dataclass(frozen=True)
+class BatchFeatures:
+    """Features of N images, ready for `score_batch`.
+
+    tokens: one [N, prefix + P, C] float32 tensor a layer.
+    cls_tokens: [N, D] float32, or None where the backbone has none.
+    names: [N], the name of each image in messages and results: its path, or "image 3".
+    sources: [N], the place of each image among the images given.
+    sizes: [N], (height, width) of each image in pixels as read from its file.
+    bad: (name, reason) of each image that could not be read and was skipped.
+    seconds: duration of the extraction; 0 for features from a cache.
+    """
+
+    tokens: tuple[Tensor, ...]
+    cls_tokens: Tensor | None
+    names: tuple[str, ...]
+    sources: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    bad: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One image as the backbone's input; `source` and `size` as in `BatchFeatures`."""
+
+    source: int
+    name: str
+    size: tuple[int, int]
+    pixels: Tensor
+
+
+# Name of an image that cannot be read, and the reason.
+_Unreadable = tuple[str, str]
+
+
+class _Store:
+    """Features of a known number of images, filled batch by batch without a copy at the end."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.filled = 0
+        self.layers: list[Tensor] = []
+        self.classes: Tensor | None = None
+
+    def add(self, features: Features) -> None:
+        """Put the features of the next images behind those of the images before them."""
+        if not self.layers:
+            self.layers = [self._allocate(tokens) for tokens in features.tokens]
+            if features.cls_tokens is not None:
+                self.classes = self._allocate(features.cls_tokens)
+        end = self.filled + len(features.tokens[0])
+        for layer, tokens in zip(self.layers, features.tokens, strict=True):
+            layer[self.filled : end] = tokens
+        if self.classes is not None and features.cls_tokens is not None:
+            self.classes[self.filled : end] = features.cls_tokens
+        self.filled = end
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        shape = (self.count, *like.shape[1:])
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
+class Extractor:
+    """Extracts features with one backbone while threads read the next images.
+
+    backbone: a loaded `Backbone`.
+    batch_size: images in one forward pass, 1 or more.
+    """
+
+    def __init__(self, backbone: Backbone, batch_size: int) -> None:
+        self.backbone = backbone
+        self.batch_size = batch_size
+
+    def extract(
+        self,
+        images: Images,
+        *,
+        skip_bad: bool = False,
+        progress: StageProgress | None = None,
+    ) -> BatchFeatures:
+        """Return the features of the images, in their order.
+
+        images: as for `MuSc.score`.
+        skip_bad: unreadable images are left out and listed in `bad`.
+        progress: called as progress("features", images read, images in all).
+        Raises ImageError that lists every unreadable image where `skip_bad` is off or no image can
+        be read, InputError where there is no image.
+        """
+        images = as_sequence(images)
+        if len(images) == 0:
+            raise InputError("images: found none, wanted at least one")
+        start = perf_counter()
+        store = _Store(len(images))
+        rows: list[tuple[int, str, tuple[int, int]]] = []
+        bad: list[_Unreadable] = []
+        done = 0
+        for batch in self._read_ahead(images):
+            good = [item for item in batch if isinstance(item, _Input)]
+            bad += [item for item in batch if not isinstance(item, _Input)]
+            done += len(batch)
+            if good and (skip_bad or not bad):
+                store.add(self.backbone.extract(torch.stack([item.pixels for item in good])))
+                rows += [(item.source, item.name, item.size) for item in good]
+            if progress is not None:
+                progress("features", done, len(images))
+        if bad and (not skip_bad or not rows):
+            raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+        return BatchFeatures(
+            tokens=tuple(layer[: store.filled] for layer in store.layers),
+            cls_tokens=None if store.classes is None else store.classes[: store.filled],
+            names=tuple(name for _, name, _ in rows),
+            sources=tuple(source for source, _, _ in rows),
+            sizes=tuple(size for _, _, size in rows),
+            bad=tuple(bad),
+            seconds=perf_counter() - start,
+        )
+
+    def _read_ahead(
+        self, images: Sequence[ImageLike] | Tensor
+    ) -> Iterator[list[_Input | _Unreadable]]:
+        """Yield batches of read images in order; two more batches are read meanwhile."""
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            indices = iter(range(len(images)))
+            waiting: list[Future[_Input | _Unreadable]] = []
+            try:
+                while True:
+                    waiting += [
+                        pool.submit(self._read, index, images[index])
+                        for index in islice(indices, 3 * self.batch_size - len(waiting))
+                    ]
+                    if not waiting:
+                        return
+                    batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+                    yield [future.result() for future in batch]
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _read(self, index: int, image: ImageLike) -> _Input | _Unreadable:
+        name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+        try:
+            picture = rgb_picture(image)
+        except ImageError as error:
+            return name, str(error)
+        pixels = self.backbone.preprocess(picture)
+        return _Input(index, name, (picture.height, picture.width), pixels)
+
+
+def check_apart(
+    images: Sequence[ImageLike] | Tensor, references: Sequence[ImageLike] | Tensor
+) -> None:
+    """Raise InputError where an image file is its own reference: it would score 0."""
+    files = [
+        {Path(image).resolve() for image in side if isinstance(image, str | os.PathLike)}
+        for side in (images, references)
+    ]
+    both = files[0] & files[1]
+    if both:
+        listing = "\n".join(f"  {path}" for path in sorted(both)[:10])
+        raise InputError(
+            f"{len(both)} images are among their own references and would score 0; leave them out "
+            f"of one side:\n{listing}"
+        )
+
+
+def as_sequence(images: Images) -> Sequence[ImageLike] | Tensor:
+    """Return the image files of a folder; a sequence comes back as it is.
+
+    Raises InputError where `images` is neither, ImageError where the folder holds no image.
+    """
+    if isinstance(images, str | os.PathLike):
+        return find_images([Path(images)])
+    if not isinstance(images, Sequence | Tensor | np.ndarray):
+        raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
+    return images
+
+
+def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+    """Return the error that lists the images that cannot be read.
+
+    bad: (name, reason) of each; the reason names the file.
+    total: images in all.
+    can_skip: whether `skip_bad` would leave images to go on with.
+    """
+    listing = "\n".join(f"  {reason}" for _, reason in bad)
+    way_out = (
+        "remove them, or skip them (skip_bad=True, --skip-bad)" if can_skip else "none is left"
+    )
+    return ImageError(f"{len(bad)} of {total} images cannot be read; {way_out}:\n{listing}")
+
+
+def rgb_picture(image: ImageLike) -> Image.Image:
+    """Return one image in any accepted form as an RGB picture, upright.
+
+    Raises ImageError where a file cannot be read, or an array has another shape, dtype or range.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise ImageError(f"tensor image: found {list(image.shape)}, wanted [3, h, w]")
+        image = image.detach().cpu().permute(1, 2, 0).numpy()
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(f"array image: found {list(array.shape)}, wanted (h, w) or (h, w, 3)")
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ImageError(f"array image: found {array.dtype}, wanted uint8 or floats in 0..1")
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ImageError("array image: floats must lie in 0..1")
+        array = np.rint(array * 255).astype(np.uint8)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -1,0 +1,97 @@
+"""What the report shows of one image: pictures, regions and outlines, measured and encoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import pictures
+from .heatmap import Scale
+from .outline import svg_path
+from .regions import Region, label_regions, measure_regions
+from .run import ScoredBatch
+
+_VIEW = 1000  # longest side of an outline's coordinates
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of one image.
+
+    index: place of the image in the batch.
+    width, height: of the original image, in pixels; `regions` refer to them.
+    photo, heat: data URIs of the photo and of the transparent heat layer.
+    scale: distances of the first and the last colour of `heat`.
+    regions: biggest peak first.
+    outline, truth: SVG paths around the regions and around the labelled defect, "" for none.
+    view: (width, height) of the coordinates of `outline` and `truth`.
+    """
+
+    index: int
+    width: int
+    height: int
+    photo: str
+    heat: str
+    scale: Scale
+    regions: Sequence[Region]
+    outline: str
+    truth: str
+    view: tuple[int, int]
+
+
+def make_card(
+    run: ScoredBatch,
+    index: int,
+    image: Image.Image,
+    scale: Scale,
+    mask: NDArray[np.bool_] | None = None,
+) -> Card:
+    """Measure and encode one image of a batch.
+
+    index: place of the image in the batch.
+    image: its original.
+    scale: of its heat layer.
+    mask: [h, w] bool of any size, True on the labelled defect; None where there is none.
+    """
+    anomaly_map, threshold = run.anomaly_maps[index], run.pixel_threshold
+    labels = label_regions(anomaly_map, threshold)
+    shrink = _VIEW / max(image.size)
+    height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))
+    heat = pictures.heat(anomaly_map, scale)
+    return Card(
+        index=index,
+        width=image.width,
+        height=image.height,
+        photo=pictures.data_uri(pictures.photo(image, pictures.PICTURE_BYTES - len(heat))),
+        heat=pictures.data_uri(heat),
+        scale=scale,
+        regions=measure_regions(labels, anomaly_map, (image.height, image.width)),
+        outline=(
+            "" if threshold is None else svg_path(labels, anomaly_map, threshold, (height, width))
+        ),
+        truth=(
+            "" if mask is None else svg_path(mask.astype(np.int8), mask * 1.0, 0.5, (height, width))
+        ),
+        view=(width, height),
+    )
+
+
+def make_cards(
+    make_one: Callable[[int], Card], count: int, on_progress: Callable[[int, int], None]
+) -> list[Card]:
+    """The cards `make_one(0)` to `make_one(count - 1)`, made by up to four threads.
+
+    on_progress: called after each card with the number of cards made and `count`.
+    """
+    cards = []
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        for done, card in enumerate(pool.map(make_one, range(count)), 1):
+            cards.append(card)
+            on_progress(done, count)
+    return cards

@@ -1,0 +1,49 @@
+"""The results of one scored batch, as the results folder and the report take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..threshold import Threshold
+from .regions import pixel_threshold
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A batch of N images with its scores, anomaly maps, settings and threshold.
+
+    paths: [N] image files.
+    image_scores: [N] float32 scores that rank the images (after RsCIN where it was used).
+    raw_scores: [N] float32 maxima of the anomaly maps, before RsCIN.
+    anomaly_maps: [N, h, w] float32 distances.
+    settings: the entries of run.json; "seconds" maps a stage to its time, "skipped" lists the
+        reasons of unreadable images.
+    threshold: on the raw scores, with the images that it flags.
+    """
+
+    paths: Sequence[Path]
+    image_scores: NDArray[np.float32]
+    raw_scores: NDArray[np.float32]
+    anomaly_maps: NDArray[np.float32]
+    settings: dict[str, Any]
+    threshold: Threshold
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """[N], 1 = most anomalous by image score; the raw score, then the order, breaks ties."""
+        order = np.lexsort((-self.raw_scores, -self.image_scores))
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(1, len(order) + 1)
+        return ranks
+
+    @cached_property
+    def pixel_threshold(self) -> float | None:
+        """The level from which on (>=) pixels belong to a region; None: no image is flagged."""
+        return pixel_threshold(self.threshold, self.raw_scores)

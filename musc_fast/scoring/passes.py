@@ -1,0 +1,191 @@
+"""The loop of mutual scoring: the mean of MSM over layers and degrees.
+
+A pass is MSM on one layer at one degree of LNAMD. The scores of the passes are added in one fixed
+order, in float64, so that every way to run them (a batch, a bank, several processes, after a kill)
+gives the same bits. What differs between those ways is how a pass is searched: `PassSearch`.
+
+The tokens have been checked when they come here; nothing looks at their values again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..backends.base import Operators
+from ..progress import Progress
+from .checkpoint import Checkpoint
+
+Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
+_BLOCK = 64 << 20  # bytes of tokens that LNAMD takes at a time where its results go to a file
+_FRACTIONS = 1000  # progress is told in thousandths of a pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The place of a pass: in the order of all passes, and of its layer and degree."""
+
+    index: int
+    layer: int
+    degree: int
+
+
+class PassSearch(Protocol):
+    """How the scores of one pass are found.
+
+    parts: the images that are scored and kept together; the parts cover the batch, some may be
+        empty.
+    """
+
+    @property
+    def parts(self) -> Sequence[Part]: ...
+
+    def missing(self, absent: list[int]) -> list[int]:
+        """The parts to search, by their places, where the checkpoint lacks the parts `absent`."""
+
+    def scores(
+        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
+    ) -> Iterator[Tensor]:
+        """MSM of z [N, P, C], the pass's result of LNAMD -> [last - first, P] for each part."""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """LNAMD of layers on one grid, at several degrees.
+
+    folder: where the results go as mapped files, one degree at a time; None holds the results of
+        all degrees of a layer in memory.
+    """
+
+    operators: Operators
+    grid: tuple[int, int]
+    degrees: Sequence[int]
+    folder: str | None = None
+
+    def pool(self, layer: Tensor, wanted: Sequence[bool]) -> Iterator[Tensor | None]:
+        """LNAMD of layer [N, P, C] degree by degree; None at a degree that is not wanted."""
+        if not any(wanted):
+            yield from (None for _ in wanted)
+        elif len(layer) == 0:  # a process without images
+            yield from (layer.float() for _ in wanted)
+        elif self.folder is None:
+            yield from self.pool_in_memory(layer)
+        else:
+            for degree, needed in zip(self.degrees, wanted, strict=True):
+                yield self._pool_into_file(self.folder, layer, degree) if needed else None
+
+    def pool_in_memory(self, layer: Tensor) -> list[Tensor]:
+        """LNAMD of layer [N, P, C], one result in memory for each degree."""
+        return self.operators.lnamd(layer, self.grid, self.degrees)
+
+    def _pool_into_file(self, folder: str, layer: Tensor, degree: int) -> Tensor:
+        images, patches, channels = layer.shape
+        name = os.path.join(folder, "pooled")
+        Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
+        z = torch.from_file(
+            name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
+        ).view(images, patches, channels)
+        block = max(1, _BLOCK // (4 * patches * channels))
+        for first in range(0, images, block):
+            part = layer[first : first + block]
+            z[first : first + block] = self.operators.lnamd(part, self.grid, (degree,))[0]
+        return z
+
+
+@torch.no_grad()
+def mean_over_passes(
+    layers: Sequence[Tensor],
+    pooling: Pooling,
+    search: PassSearch,
+    *,
+    checkpoint: Checkpoint | None = None,
+    first_image: int = 0,
+    on_progress: Progress,
+) -> Tensor:
+    """Mean of MSM over all passes of layers [N, P, C] -> [N, P] float64.
+
+    checkpoint: where the scores of finished parts are kept, and taken from.
+    first_image: the place of image 0 in the whole batch, by which the checkpoint names a part.
+    """
+    degrees = len(pooling.degrees)
+    count = len(layers) * degrees
+    total = torch.zeros(layers[0].shape[:2], dtype=torch.float64, device=layers[0].device)
+    store = _PartStore(checkpoint, search.parts, first_image)
+    for index, layer in enumerate(layers):
+        places = [Pass(index * degrees + k, index, k) for k in range(degrees)]
+        todo = [search.missing(store.absent(place.index)) for place in places]
+        pooled = pooling.pool(layer, [bool(each) for each in todo])
+        for place, missing, z in zip(places, todo, pooled, strict=True):
+            for part in sorted(set(range(len(search.parts))) - set(missing)):
+                first, last = search.parts[part]
+                if first < last:
+                    total[first:last] += store.load(place.index, part).to(total.device)
+            if z is not None:
+                tell = _PassProgress(
+                    on_progress, place.index, count, len(search.parts), len(missing)
+                )
+                found = search.scores(place, z, missing, tell)
+                for part, scores in zip(missing, found, strict=True):
+                    first, last = search.parts[part]
+                    stored = store.keep(place.index, part, scores)
+                    total[first:last] += stored.to(total.device)
+                    tell.to_search -= 1
+            on_progress(_FRACTIONS * (place.index + 1), count * _FRACTIONS)
+    return total / count
+
+
+@dataclass(frozen=True)
+class _PartStore:
+    """A checkpoint, if there is one, asked by the places of passes and parts."""
+
+    checkpoint: Checkpoint | None
+    parts: Sequence[Part]
+    first_image: int
+
+    def _name(self, part: int) -> Part:
+        first, last = self.parts[part]
+        return self.first_image + first, self.first_image + last
+
+    def absent(self, index: int) -> list[int]:
+        """The parts of a pass whose scores are not stored; an empty part has none to store."""
+        return [
+            part
+            for part, (first, last) in enumerate(self.parts)
+            if self.checkpoint is None
+            or (first < last and not self.checkpoint.has(index, self._name(part)))
+        ]
+
+    def load(self, index: int, part: int) -> Tensor:
+        """The stored scores of a part [last - first, P]."""
+        assert self.checkpoint is not None  # without one every part is searched
+        return self.checkpoint.load(index, self._name(part))
+
+    def keep(self, index: int, part: int, scores: Tensor) -> Tensor:
+        """Store the scores of a part; those that were stored before stay, and are returned."""
+        if self.checkpoint is None or scores.shape[0] == 0:
+            return scores
+        if self.checkpoint.has(index, self._name(part)):
+            return self.load(index, part)
+        self.checkpoint.save(index, self._name(part), scores)
+        return scores
+
+
+@dataclass
+class _PassProgress:
+    """Progress within a pass, told as a share of all passes; each part begins at 0 anew."""
+
+    on_progress: Progress
+    index: int
+    passes: int
+    parts: int
+    to_search: int
+
+    def __call__(self, done: int, total: int) -> None:
+        within = (self.parts - self.to_search + done / max(total, 1)) / self.parts
+        self.on_progress(int(_FRACTIONS * (self.index + within)), self.passes * _FRACTIONS)
