@@ -1,6 +1,6 @@
 """`python -m musc_fast` is the `musc-fast` command."""
 
-from .cli.app import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

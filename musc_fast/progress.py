@@ -11,7 +11,10 @@ StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 @contextmanager
 def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
-    """Yield report(stage, done, total), which draws one bar a stage with the time still to go."""
+    """Yield a (stage, done, total) function that draws a bar a stage with the time remaining.
+
+    shown: False yields a function that draws nothing.
+    """
     if not shown:
         yield lambda stage, done, total: None
         return
@@ -36,12 +39,12 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
+        def on_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield report
+        yield on_progress
 
 
 @contextmanager

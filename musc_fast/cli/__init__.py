@@ -1,4 +1,4 @@
-"""The command `musc-fast`."""
+"""The command `musc-fast`: one file a command; importing this package imports no PyTorch."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What the commands share: where they print, how they load a backbone, how Ctrl-C ends them."""
+"""What the commands share: their consoles, the loading of a backbone, the end by Ctrl-C."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,18 +19,28 @@ errors = Console(stderr=True)
 
 
 @contextmanager
-def interruptible(word: str) -> Iterator[None]:
-    """Ctrl-C ends the command with `word` on the state of things."""
+def interruptible(message: str) -> Iterator[None]:
+    """End the command with `message` and exit status 130 on Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
-        errors.print(f"interrupted: {word}")
+        errors.print(f"interrupted: {message}")
         raise typer.Exit(130) from None
 
 
-def load(backbone: str, **settings: Any) -> MuSc:
-    """A MuSc with its backbone loaded, while a line tells what is being fetched."""
+def load(arguments: dict[str, Any]) -> MuSc:
+    """`MuSc(**arguments)`, while a line on standard error shows what is being fetched."""
     from ..musc import MuSc
 
-    with errors.status(f"loading {backbone}", spinner="line") as status:
-        return MuSc(backbone, notify=lambda text: status.update(escape(text)), **settings)
+    with errors.status(f"loading {arguments['backbone']}", spinner="line") as status:
+        return MuSc(**arguments, notify=lambda text: status.update(escape(text)))
+
+
+def print_plain(text: str, *, to: Console = console, wrap: bool = True) -> None:
+    """Print text as it is: no markup, no colours; `wrap`=False leaves long lines whole."""
+    to.print(text, markup=False, highlight=False, soft_wrap=not wrap)
+
+
+def print_place(results: Path) -> None:
+    """Print where the results are, in one line that can be copied."""
+    print_plain(f"results: {results}", wrap=False)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..errors import InputError
 from . import options
-from .console import console, errors, interruptible, load
-
-if TYPE_CHECKING:
-    from ..runs.evaluate import Result
-
-HEADINGS = ("I-AUROC", "I-F1max", "I-AP", "P-AUROC", "P-F1max", "P-AP", "PRO")
+from .console import interruptible, load, print_place
+from .tables import print_metrics
 
 
 def evaluate(
+    context: typer.Context,
     root: Annotated[Path, typer.Option(help="Folder of the dataset, or of one category.")],
     dataset: Annotated[
         str, typer.Option(help="Layout: mvtec (also MPDD, LOCO, ...), visa, btad or folder.")
@@ -62,30 +57,14 @@ def evaluate(
     from ..progress import stage_bars
     from ..runs.evaluate import evaluate as run
 
-    settings = options.scoring(
-        degrees=degrees,
-        topmin=topmin,
-        neighbors=neighbors,
-        rscin=rscin,
-        backend=backend,
-        precision=precision,
-        memory_limit=memory_limit,
-        device=device,
-        batch_size=batch_size,
-    )
+    arguments = options.musc_arguments(context)
     if protocol not in ("musc", "mvtec"):
         raise InputError(f"--protocol: found {protocol!r}, wanted musc or mvtec")
     categories = load_dataset(dataset, root, category)
     verify(categories)
     with interruptible("finished categories are kept; run the same command again to go on"):
-        musc = load(
-            backbone,
-            image_size=options.size("--size", size),
-            weights=weights,
-            offline=offline,
-            **settings,
-        )
-        with stage_bars() as report:
+        musc = load(arguments)
+        with stage_bars() as on_progress:
             results = run(
                 musc,
                 categories,
@@ -93,34 +72,8 @@ def evaluate(
                 protocol="mvtec" if protocol == "mvtec" else "musc",
                 cache=cache,
                 force=force,
-                progress=report,
+                progress=on_progress,
             )
     side = "x".join(map(str, musc.backbone.image_size))
-    print_results(results, f"{backbone} at {side}, {protocol} protocol")
-    console.print(f"results: {out}", markup=False, highlight=False, soft_wrap=True)
-
-
-def print_results(results: Sequence[Result], title: str) -> None:
-    """The table of a finished evaluation; an undefined metric is a dash with its reason below."""
-    from ..runs.evaluate import METRICS, mean_metrics
-
-    table = Table(title=title)
-    table.add_column("category")
-    table.add_column("images", justify="right")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
-
-    def cells(metrics: dict[str, float | None]) -> list[str]:
-        return [
-            "–" if (value := metrics[name]) is None else f"{100 * value:.2f}" for name in METRICS
-        ]
-
-    for result in results:
-        table.add_row(result["category"], str(result["images"]), *cells(result["metrics"]))
-    if len(results) > 1:
-        table.add_section()
-        table.add_row("mean", "", *cells(mean_metrics(results)), style="bold")
-    console.print(table)
-    for result in results:
-        for note in result["notes"]:
-            errors.print(f"{result['category']}: {note}", markup=False, highlight=False)
+    print_metrics(results, f"{backbone} at {side}, {protocol} protocol")
+    print_place(out)

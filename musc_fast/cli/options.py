@@ -1,11 +1,12 @@
-"""Options that the commands share, and the reading of their texts.
+"""Options that the commands share, and the reading of their values.
 
-Every function raises InputError naming the option.
+Every function that reads a text raises InputError naming the option.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,10 +97,8 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def size(option: str, text: str | None) -> int | tuple[int, int] | None:
+def size(option: str, text: str) -> int | tuple[int, int]:
     """ "392" -> 392, "392,784" -> (392, 784) as height, width."""
-    if text is None:
-        return None
     values = whole_numbers(option, text.replace("x", ","))
     if len(values) > 2 or min(values) < 1:
         raise InputError(f"{option}: found {text!r}, wanted one side or HEIGHT,WIDTH in pixels")
@@ -114,37 +113,50 @@ def pair(option: str, text: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def byte_count(option: str, text: str | None) -> int | None:
+def byte_count(option: str, text: str) -> int:
     """ "4GB", "500 MiB", "1e9" -> bytes."""
-    if text is None:
-        return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
     if match is None:
         raise InputError(f"{option}: found {text!r}, wanted a size as 4GB, 500MiB or bytes")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
-def scoring(
-    *,
-    degrees: str,
-    topmin: str,
-    neighbors: str,
-    rscin: bool,
-    backend: str,
-    precision: str,
-    memory_limit: str | None,
-    device: str,
-    batch_size: int,
-) -> dict[str, Any]:
-    """The option texts as arguments of `MuSc`."""
-    return {
-        "degrees": whole_numbers("--degrees", degrees),
-        "topmin": pair("--topmin", topmin),
-        "neighbors": whole_numbers("--neighbors", neighbors),
-        "use_cls": rscin,
-        "backend": backend,
-        "precision": precision,
-        "memory_limit": byte_count("--memory-limit", memory_limit),
-        "device": device,
-        "batch_size": batch_size,
-    }
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "size": size,
+    "degrees": whole_numbers,
+    "topmin": pair,
+    "neighbors": whole_numbers,
+    "memory_limit": byte_count,
+}
+_ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names differ
+_MUSC_OPTIONS = (
+    "backbone",
+    "size",
+    "degrees",
+    "topmin",
+    "neighbors",
+    "rscin",
+    "backend",
+    "precision",
+    "memory_limit",
+    "max_references",
+    "device",
+    "batch_size",
+    "weights",
+    "offline",
+)
+
+
+def musc_arguments(context: typer.Context) -> dict[str, Any]:
+    """The arguments of `MuSc` from the options of a command; those it does not have are left out.
+
+    A command declares the options as parameters, for Typer; their values are read from `context`.
+    """
+    arguments = {}
+    for name in _MUSC_OPTIONS:
+        if name in context.params:
+            value = context.params[name]
+            if value is not None and name in _READERS:
+                value = _READERS[name](f"--{name.replace('_', '-')}", value)
+            arguments[_ARGUMENTS.get(name, name)] = value
+    return arguments

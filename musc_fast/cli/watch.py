@@ -1,4 +1,4 @@
-"""`musc-fast watch`."""
+"""`musc-fast watch`: score the images of a folder as they appear."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from rich.markup import escape
 
 from ..errors import ImageError, InputError
 from . import options
-from .console import console, errors, interruptible, load
+from .console import console, errors, interruptible, load, print_plain
 
 if TYPE_CHECKING:
-    from ..runs.watch import Row
+    from ..runs.watch import Row, Watch
 
 
 def watch(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder that new images appear in.")],
     bank: Annotated[
         Path,
@@ -74,102 +75,108 @@ def watch(
 
     Ctrl-C or SIGTERM ends the watch after the image under way; a second one at once.
     """
-    from ..runs.watch import Settings, watching
+    from ..runs.watch import WatchSettings, watching
 
     if interval <= 0:
         raise InputError(f"--interval: found {interval:g}, wanted seconds above 0")
-    settings = options.scoring(
-        degrees=degrees,
-        topmin=topmin,
-        neighbors="1",
-        rscin=False,
-        backend=backend,
-        precision=precision,
-        memory_limit=memory_limit,
-        device=device,
-        batch_size=1,
-    )
+    # RsCIN and forward passes of several images need a whole batch.
+    arguments = {
+        **options.musc_arguments(context),
+        "neighbors": (1,),
+        "use_cls": False,
+        "batch_size": 1,
+    }
     record = bank.with_name("scores.csv") if out is None else out
-    how = Settings(capacity, evict, start, save_every, threshold)
+    settings = WatchSettings(capacity, evict, start, save_every, threshold)
     with interruptible("started again, the command goes on where it was"):
-        musc = load(
-            backbone,
-            image_size=options.size("--size", size),
-            weights=weights,
-            offline=offline,
-            **settings,
-        )
-        with watching(musc, folder, bank, record, how, shown=True) as watched, _stops() as stopped:
-            for name in watched.gone:
-                errors.print(
-                    f"{_shown(name)} was scored, but is gone: left out of the bank",
-                    markup=False,
-                    highlight=False,
-                )
-            held = watched.bank.added
-            begin = f"the bank has {held}" if held else f"the first {start} are scored together"
-            errors.print(
-                f"watching {_shown(folder)}: {len(watched.done)} images done, {begin}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-            watched.look()
-            while _waited(interval, stopped):
-                ready = watched.look()
-                for row in watched.score(ready, last=once):
-                    _tell(row, watched.folder)
-                    if stopped():
-                        break
-                if once:
-                    break
+        musc = load(arguments)
+        with (
+            watching(musc, folder, bank, record, settings, shown=True) as watched,
+            _stop_signals() as stop_signal,
+        ):
+            _print_start(watched, folder)
+            found = _score_until_stopped(watched, stop_signal, interval, once=once)
     count = len(watched.done)
-    if once and not count and not stopped():
-        raise ImageError(f"{folder}: {len(ready)} images, wanted two readable ones to begin with")
-    text = f"{count} images in {_shown(record)}, the bank has {watched.bank.added}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if stopped() == signal.SIGINT:
+    if once and not count and not stop_signal():
+        raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
+    text = f"{count} images in {_printable(record)}, the bank has {watched.bank.added}"
+    print_plain(text, wrap=False)
+    if stop_signal() == signal.SIGINT:
         raise typer.Exit(130)
 
 
-@contextmanager
-def _stops() -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the signal which asked to stop, 0: none; a second one kills."""
-    asked = [0]
+def _print_start(watched: Watch, folder: Path) -> None:
+    for name in watched.gone:
+        print_plain(f"{_printable(name)} was scored, but is gone: left out of the bank", to=errors)
+    count, start = watched.bank.added, watched.settings.start
+    begin = f"the bank has {count}" if count else f"the first {start} are scored together"
+    print_plain(
+        f"watching {_printable(folder)}: {len(watched.done)} images done, {begin}",
+        to=errors,
+        wrap=False,
+    )
 
-    def note(number: int, frame: object) -> None:
-        asked[0] = number
+
+def _score_until_stopped(
+    watched: Watch, stop_signal: Callable[[], int], interval: float, *, once: bool
+) -> int:
+    """Score new images until a signal comes, or `once`; the number found by the last look."""
+    found = 0
+    watched.look()
+    while _wait(interval, stop_signal):
+        ready = watched.look()
+        found = len(ready)
+        for row in watched.score(ready, last=once):
+            _print_row(row, watched.folder)
+            if stop_signal():
+                break
+        if once:
+            break
+    return found
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the signal that asked to stop, 0 for none.
+
+    A second signal of the same number acts as without this.
+    """
+    last = 0
+
+    def on_signal(number: int, frame: object) -> None:
+        nonlocal last
+        last = number
         signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, on_signal)
     try:
-        yield lambda: asked[0]
+        yield lambda: last
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _waited(seconds: float, stopped: Callable[[], int]) -> bool:
-    """Wait, in short naps since a signal does not end a sleep; False where one came."""
+def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
+    """Wait in short sleeps, since a signal does not end a sleep; False where a signal came."""
     end = time.monotonic() + seconds
-    while not stopped() and (left := end - time.monotonic()) > 0:
+    while not stop_signal() and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
-    return not stopped()
+    return not stop_signal()
 
 
-def _shown(name: str | Path) -> str:
-    """A file name as text that any terminal takes, on one line."""
+def _printable(name: str | Path) -> str:
+    """A file name on one line, in characters that any terminal takes."""
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return " ".join(text.splitlines())
 
 
-def _tell(row: Row, folder: Path) -> None:
-    """One line an image: its raw score, and what it was scored against."""
-    name = escape(_shown(Path(row.file).relative_to(folder)))
+def _print_row(row: Row, folder: Path) -> None:
+    """Print an image's raw score and the number of its references, or why it cannot be read."""
+    name = escape(_printable(Path(row.file).relative_to(folder)))
     if row.reason:
-        text = f"[yellow]unreadable[/]  {name}  {escape(_shown(row.reason))}"
+        text = f"[yellow]unreadable[/]  {name}  {escape(_printable(row.reason))}"
     else:
         mark = "  [red]flagged[/]" if row.flagged == "1" else ""
         text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"

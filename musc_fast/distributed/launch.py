@@ -1,4 +1,4 @@
-"""A run started by torchrun: joining the ranks, and scoring image files over them."""
+"""Processes started by torchrun: joining them, and sharing image files among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from time import perf_counter
 
 import torch
 import torch.distributed as dist
@@ -32,11 +31,18 @@ def launched() -> tuple[int, int]:
 
 
 @contextmanager
-def joined(timeout: float = TIMEOUT) -> Iterator[int]:
-    """Yield this process's rank, torch.distributed initialised where torchrun started several."""
-    rank, size = launched()
-    if size == 1:
-        yield 0
+def joined(timeout: float = TIMEOUT) -> Iterator[None]:
+    """Hold torch.distributed initialised where torchrun started several ranks.
+
+    With CUDA this process's current device becomes the one of its local rank, so a model loaded
+    within the block on "cuda" lies there.
+
+    timeout: seconds that a rank waits for another.
+
+    Raises InputError where torch was built without torch.distributed.
+    """
+    if launched()[1] == 1:
+        yield
         return
     if not dist.is_available():
         raise InputError("this build of torch has no torch.distributed; run without torchrun")
@@ -45,86 +51,88 @@ def joined(timeout: float = TIMEOUT) -> Iterator[int]:
         backend = "nccl"
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    yield rank
-    # Not after an error, when other ranks may wait for this one: the process ends then anyway.
+    yield
+    # After an error the group is not destroyed: that could wait for ranks that wait for this one.
+    # The process ends then anyway.
     dist.destroy_process_group()
 
 
-def score_over_ranks(
+def extract_share(
+    ranks: Ranks,
     musc: MuSc,
     paths: Sequence[Path],
-    references: Sequence[Path] | None,
     *,
     skip_bad: bool,
-    progress: StageProgress = lambda stage, done, total: None,
-) -> tuple[BatchFeatures, BatchFeatures | None, BatchScores] | None:
-    """Extract and score image files, a contiguous share on each rank.
+    on_progress: StageProgress,
+) -> tuple[BatchFeatures, BatchFeatures | None]:
+    """Extract this rank's contiguous share of the image files `paths`; every rank passes all paths.
 
-    On rank 0 what `MuSc.extract` tells of all images (without their tokens), the features of the
-    references, which every rank extracts, and the scores; None on the other ranks. Errors of one
-    rank are raised on all.
+    Returns a summary of all images and this rank's features. The summary has no tokens, and class
+    tokens [0, D] where the backbone has any. The features are None where the share has no image.
+
+    Raises ImageError on every rank where none of one rank's images can be read, or where any image
+    cannot be read and `skip_bad` is False.
     """
-    ranks = Ranks()
-    bounds = [len(paths) * k // ranks.size for k in range(ranks.size + 1)]
-    begin, end = bounds[ranks.rank], bounds[ranks.rank + 1]
-    own, error = _extracted(musc, paths[begin:end], progress)
-    about = None if own is None else replace(own, tokens=(), cls_tokens=None)
-    told = ranks.gather((error, about))
-    whole = _whole([each for _, each in told], bounds)
-    reasons = [text for text, _ in told if text is not None]
-    if reasons:
-        raise ImageError("\n".join(reasons))
-    if whole.bad and not skip_bad:
-        raise unreadable(whole.bad, len(paths), can_skip=True)
-    others = None
-    if references is not None:
-        others = musc.extract(
-            references,
-            skip_bad=skip_bad,
-            progress=lambda _, done, total: progress("reference features", done, total),
-        )
-    start = perf_counter()
-    scores = score_shard(
-        None if own is None else own.tokens,
-        cls_tokens=None if own is None or not musc.use_cls else own.cls_tokens,
-        references=None if others is None else others.tokens,
+    bounds = [len(paths) * rank // ranks.size for rank in range(ranks.size + 1)]
+    own_paths = paths[bounds[ranks.rank] : bounds[ranks.rank + 1]]
+    share, error = None, None
+    if own_paths:
+        try:
+            share = musc.extract(own_paths, skip_bad=True, progress=on_progress)
+        except ImageError as found:
+            error = str(found)
+    summary = None
+    if share is not None:
+        classes = None if share.cls_tokens is None else torch.empty(0, share.cls_tokens.shape[1])
+        summary = replace(share, tokens=(), cls_tokens=classes)
+    replies = ranks.gather((error, summary))
+    errors = [text for text, _ in replies if text is not None]
+    if errors:
+        raise ImageError("\n".join(errors))
+    batch = _join_summaries([summary for _, summary in replies], bounds)
+    if batch.bad and not skip_bad:
+        raise unreadable(batch.bad, len(paths), can_skip=True)
+    return batch, share
+
+
+def score_share(
+    musc: MuSc,
+    share: BatchFeatures | None,
+    references: BatchFeatures | None,
+    *,
+    on_progress: StageProgress,
+) -> BatchScores | None:
+    """`MuSc.score_features` over the ranks, of each rank's share from `extract_share`.
+
+    Returns the scores of the whole batch on rank 0, None on the other ranks.
+    """
+    return score_shard(
+        None if share is None else share.tokens,
+        cls_tokens=share.cls_tokens if share is not None and musc.use_cls else None,
+        references=None if references is None else references.tokens,
         grid=musc.backbone.grid,
         prefix_tokens=musc.backbone.prefix_tokens,
         image_size=musc.backbone.image_size,
-        progress=lambda done, total: progress("scoring", done, total),
+        progress=lambda done, total: on_progress("scoring", done, total),
         **musc.settings.keywords(),
     )
-    ranks.close()
-    musc.timings["features"] = whole.seconds + (0.0 if others is None else others.seconds)
-    musc.timings["scoring"] = perf_counter() - start
-    if scores is None:
-        return None
-    if own is not None:  # whether there are class tokens is what run.json tells
-        whole = replace(whole, cls_tokens=own.cls_tokens)
-    return whole, others, scores
 
 
-def _extracted(
-    musc: MuSc, paths: Sequence[Path], progress: StageProgress
-) -> tuple[BatchFeatures | None, str | None]:
-    """The features of this rank's images, or what is wrong with all of them."""
-    if not paths:
-        return None, None
-    try:
-        return musc.extract(paths, skip_bad=True, progress=progress), None
-    except ImageError as error:
-        return None, str(error)
-
-
-def _whole(parts: Sequence[BatchFeatures | None], bounds: Sequence[int]) -> BatchFeatures:
-    """What the ranks tell of their images, joined; the slowest rank's seconds."""
-    there = [(begin, part) for begin, part in zip(bounds, parts, strict=False) if part is not None]
+def _join_summaries(
+    summaries: Sequence[BatchFeatures | None], bounds: Sequence[int]
+) -> BatchFeatures:
+    """The summaries of all ranks as one; `seconds` is that of the slowest rank."""
+    starts = bounds[: len(summaries)]
+    parts = [
+        (start, part) for start, part in zip(starts, summaries, strict=True) if part is not None
+    ]
+    classes = [part.cls_tokens for _, part in parts if part.cls_tokens is not None]
     return BatchFeatures(
         tokens=(),
-        cls_tokens=None,
-        names=tuple(name for _, part in there for name in part.names),
-        sources=tuple(begin + source for begin, part in there for source in part.sources),
-        sizes=tuple(size for _, part in there for size in part.sizes),
-        bad=tuple(bad for _, part in there for bad in part.bad),
-        seconds=max((part.seconds for _, part in there), default=0.0),
+        cls_tokens=classes[0] if classes else None,
+        names=tuple(name for _, part in parts for name in part.names),
+        sources=tuple(start + source for start, part in parts for source in part.sources),
+        sizes=tuple(size for _, part in parts for size in part.sizes),
+        bad=tuple(bad for _, part in parts for bad in part.bad),
+        seconds=max((part.seconds for _, part in parts), default=0.0),
     )

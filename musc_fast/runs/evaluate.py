@@ -1,4 +1,4 @@
-"""Accuracy on labelled datasets: a result a category, resumable after an interruption."""
+"""Accuracy on labelled datasets: one result a category, kept for a run that is started again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..backends.registry import resolve
 from ..datasets.images import natural_key
 from ..datasets.layouts import Category, sample_mask
 from ..features.cache import extract_cached
@@ -27,7 +26,7 @@ from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
 from ..report.run import ScoredBatch
 from ..threshold import find_threshold
-from .score import run_settings
+from .record import chosen_backend, run_settings
 
 METRICS = (
     "image_auroc",
@@ -54,11 +53,17 @@ def evaluate(
 ) -> list[Result]:
     """Evaluate each category as one batch; write results.json and results.csv in `out`.
 
-    `out`/reports/NAME.html shows the images of a category with their curves and worst misses. A
-    finished category lies in `out`/categories/NAME.json and is not redone while its settings,
-    device type, backend, weights and files are the same and its report is there, unless `force`.
-    The tables also list the categories that earlier calls finished in `out`, see `write_tables`;
-    the returned list does not. Labels and masks are used after scoring alone.
+    categories: the images with their labels and masks, which are used after scoring alone.
+    out: a folder. `out`/reports/NAME.html shows the images of a category with their curves and
+        worst misses, `out`/categories/NAME.json has its result.
+    protocol: how PRO is measured, see `metrics`.
+    cache: a folder for features, see `extract_cached`; None keeps none.
+    force: evaluate every category. Otherwise a category is not redone while its settings, device
+        type, backend, weights and files are the same and its report is there.
+    progress: called with (stage, done, total).
+
+    Returns the results of `categories`. The tables also list the categories that earlier calls
+    evaluated in `out`, see `write_tables`.
     """
     results: list[Result] = []
     wanted = [category.name for category in categories]
@@ -67,7 +72,7 @@ def evaluate(
         file = out / "categories" / f"{category.name}.json"
         page = out / "reports" / f"{category.name}.html"
         key = result_key(musc, category, protocol)
-        result = None if force or not page.is_file() else _finished(file, key)
+        result = None if force or not page.is_file() else _stored_result(file, key)
         if result is None:
             result = {
                 "key": key,
@@ -98,36 +103,37 @@ def evaluate_category(
 ) -> Result:
     """Score one category and measure it: metrics, flagged images, seconds by stage.
 
-    `report` is where the HTML report goes; None writes none.
+    report: the file of the HTML report; None writes none.
+    protocol, cache, progress: as for `evaluate`.
     """
 
-    def stage(name: str, done: int, total: int) -> None:
-        progress(f"{category.name}: {name}", done, total)
+    def on_progress(stage: str, done: int, total: int) -> None:
+        progress(f"{category.name}: {stage}", done, total)
 
     start = perf_counter()
     features = extract_cached(
-        musc.extractor, [sample.image for sample in category.samples], cache, progress=stage
+        musc.extractor, [sample.image for sample in category.samples], cache, progress=on_progress
     )
     extracted = perf_counter()
-    scores = musc.score_features(features, progress=stage)
+    scores = musc.score_features(features, progress=on_progress)
     scored = perf_counter()
-    raw = scores.raw_image_scores.cpu().numpy()
-    run = ScoredBatch(
+    raw_scores = scores.raw_image_scores.cpu().numpy()
+    batch = ScoredBatch(
         paths=[sample.image for sample in category.samples],
         image_scores=scores.image_scores.cpu().numpy(),
-        raw_scores=raw,
+        raw_scores=raw_scores,
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-        settings=run_settings(musc, features),
-        threshold=find_threshold(raw),
+        settings=run_settings(musc, features, seconds=musc.timings),
+        threshold=find_threshold(raw_scores),
     )
     result: Result = {
         "category": category.name,
         "images": len(category.samples),
-        **measure(category, run, protocol),
+        **measure(category, batch, protocol),
     }
     measured = perf_counter()
     if report is not None:
-        write_category_report(report, category, run, result, stage)
+        write_category_report(report, category, batch, result, on_progress)
     result["seconds"] = {
         "features": round(extracted - start, 3),
         "scoring": round(scored - extracted, 3),
@@ -137,17 +143,17 @@ def evaluate_category(
     return result
 
 
-def measure(category: Category, run: ScoredBatch, protocol: Protocol) -> Result:
-    """Metrics of a scored category, whose run has its images in the same order."""
+def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Result:
+    """Metrics of a scored category; `batch` has the images in the category's order."""
     if not _labelled(category):
         reason = "no labels are known for these images"
         return {"defective": None, "metrics": dict.fromkeys(METRICS, None), "notes": [reason]}
     labels = _labels(category)
-    image = image_metrics(labels, run.image_scores, protocol)
-    plain = image_metrics(labels, run.raw_scores, protocol)
-    size = (run.anomaly_maps.shape[1], run.anomaly_maps.shape[2])
+    image = image_metrics(labels, batch.image_scores, protocol)
+    raw = image_metrics(labels, batch.raw_scores, protocol)
+    size = (batch.anomaly_maps.shape[1], batch.anomaly_maps.shape[2])
     masks = [sample_mask(sample, size) for sample in category.samples]
-    pixel = pixel_metrics(masks, run.anomaly_maps, protocol)
+    pixel = pixel_metrics(masks, batch.anomaly_maps, protocol)
     values = (
         image.auroc,
         image.f1_max,
@@ -157,11 +163,11 @@ def measure(category: Category, run: ScoredBatch, protocol: Protocol) -> Result:
         pixel.ap,
         pixel.pro,
     )
-    threshold = run.threshold
+    threshold = batch.threshold
     return {
         "defective": int(labels.sum()),
         "metrics": {name: _number(v) for name, v in zip(METRICS, values, strict=True)},
-        "raw_image_metrics": {name: _number(v) for name, v in asdict(plain).items()},
+        "raw_image_metrics": {name: _number(v) for name, v in asdict(raw).items()},
         "flagged": {
             "rule": threshold.rule,
             "value": threshold.value,
@@ -174,9 +180,9 @@ def measure(category: Category, run: ScoredBatch, protocol: Protocol) -> Result:
 
 
 def write_category_report(
-    path: Path, category: Category, run: ScoredBatch, result: Result, progress: StageProgress
+    path: Path, category: Category, batch: ScoredBatch, result: Result, progress: StageProgress
 ) -> None:
-    """The HTML report of a category; with labels also its curves, masks and worst misses."""
+    """Write the HTML report of a category; with labels also its curves, masks and worst misses."""
     evaluation = None
     if _labelled(category):
         masks = [None if s.mask is None else sample_mask(s) for s in category.samples]
@@ -184,7 +190,7 @@ def write_category_report(
         evaluation = Evaluation(_labels(category), masks, figures)
     write_report(
         path,
-        run,
+        batch,
         evaluation=evaluation,
         title=category.name,
         progress=lambda done, total: progress("report", done, total),
@@ -209,14 +215,17 @@ def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
 
 
 def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) -> None:
-    """results.json and results.csv of the categories finished so far.
+    """Write results.json and results.csv of the categories evaluated so far.
 
-    `results` come first, in their order, then what earlier calls finished in `out`/categories of
-    categories other than those `wanted` now, by name. "finished", "of" and the mean cover all that
-    are listed, whatever settings they were made with: give each configuration an `out` of its own.
+    results: of this call; they are listed first, in their order.
+    wanted: the names of all categories of this call. Stored results of further categories in
+        `out`/categories are listed after `results`, by name.
+
+    "finished", "of" and the mean cover all categories that are listed, whatever settings they were
+    made with: give each configuration an `out` of its own.
     """
-    others = _others(out, wanted)
-    total, results = len(wanted) + len(others), [*results, *others]
+    earlier = _earlier_results(out, wanted)
+    total, results = len(wanted) + len(earlier), [*results, *earlier]
     document = {
         "musc_fast": __version__,
         "finished": len(results),
@@ -231,20 +240,23 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
     ):
         writer = csv.writer(file)
         writer.writerow(["category", "images", "defective", *METRICS])
-        for r in results:
-            cells = ["" if v is None else f"{v:.6f}" for v in r["metrics"].values()]
-            writer.writerow([r["category"], r["images"], r["defective"], *cells])
-        means = ["" if v is None else f"{v:.6f}" for v in mean_metrics(results).values()]
-        writer.writerow(["mean", "", "", *means])
+        for result in results:
+            cells = _csv_cells(result["metrics"])
+            writer.writerow([result["category"], result["images"], result["defective"], *cells])
+        writer.writerow(["mean", "", "", *_csv_cells(mean_metrics(results))])
 
 
-def _others(out: Path, wanted: Sequence[str]) -> list[Result]:
+def _csv_cells(metrics: dict[str, float | None]) -> list[str]:
+    return ["" if value is None else f"{value:.6f}" for value in metrics.values()]
+
+
+def _earlier_results(out: Path, wanted: Sequence[str]) -> list[Result]:
     """Stored results of categories that are not among `wanted`; damaged files are left out."""
     files = sorted((out / "categories").glob("*.json"), key=natural_key)
-    found = (_stored(file) for file in files if file.stem not in wanted)
+    stored = (_read_object(file) for file in files if file.stem not in wanted)
     return [
         result
-        for result in found
+        for result in stored
         if {"category", "images", "defective", "metrics"} <= result.keys()
         and isinstance(result["metrics"], dict)
         and list(result["metrics"]) == list(METRICS)
@@ -252,9 +264,10 @@ def _others(out: Path, wanted: Sequence[str]) -> list[Result]:
 
 
 def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
-    """Changes with the code's version, settings, device type, backend, weights and the files.
+    """A hash of all that decides a category's result.
 
-    Devices and backends differ in the last digits, so that one's results are not the other's.
+    It covers the version, the settings, the weights, the files, and the device type and backend,
+    since those differ in the last digits.
     """
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
@@ -272,29 +285,29 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         musc.use_cls,
         sorted(musc.settings.keywords().items()),
         backbone.device.type,
-        resolve(musc.settings.backend, backbone.device).name,
+        chosen_backend(musc),
         files,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _finished(file: Path, key: str) -> Result | None:
-    """The stored result of a category if it has this key."""
-    stored = _stored(file)
-    return stored if stored.get("key") == key else None
+def _stored_result(file: Path, key: str) -> Result | None:
+    """The stored result of a category; None where it has another key."""
+    result = _read_object(file)
+    return result if result.get("key") == key else None
 
 
-def _stored(file: Path) -> Result:
-    """The JSON object in a file; empty where there is none that can be read."""
+def _read_object(file: Path) -> Result:
+    """The JSON object in a file; empty where the file is missing, damaged or has no object."""
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
         return {}
-    return stored if isinstance(stored, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> Any:
-    """NaN as None, which JSON can hold."""
+    """The value; None for NaN, which JSON lacks."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -1,136 +1,169 @@
-"""One run: images in, a results folder out. The command and the benchmarks share it."""
+"""One scoring job: image files in, a results folder out, in one process or over several ranks."""
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
-import torch
 
-from .._version import __version__
-from ..backends.registry import resolve
-from ..distributed.launch import launched, score_over_ranks
+from ..datasets.images import find_images
+from ..distributed.launch import extract_share, launched, score_share
+from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
 from ..features.extraction import BatchFeatures, check_apart
 from ..musc import MuSc
 from ..progress import StageProgress, stage_bars
-from ..report.folder import staged
+from ..report.folder import check_target, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.run import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
+from .record import run_settings
 
 
-def score_images(
-    musc: MuSc,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    references: Sequence[Path] | None = None,
-    maps: bool = True,
-    map_scale: MapScale = "batch",
-    threshold: float | None = None,
-    expected_defect_rate: float | None = None,
-    skip_bad: bool = False,
-    shown: bool = True,
-) -> ScoredBatch:
-    """Score image files and write the results folder `out` (see `report.results`).
+class ScoreJob:
+    """The scoring of image files into a results folder; inputs and target are checked when made.
 
-    `out` holds the complete results or what it held before. `shown` draws progress bars. Images
-    are flagged by the rule of `find_threshold` on the raw scores; `threshold` flags raw scores from
-    there on instead, `expected_defect_rate` that share of the batch. map_scale "image" gives each
-    picture a scale of its own.
-    Under torchrun this is for rank 0; the others call `score_over_ranks` meanwhile.
-    Raises ImageError listing the unreadable images unless `skip_bad`, InputError where an option is
-    out of range or `out` holds something else than an earlier run.
+    images: files and folders, which are searched as by `find_images`; two images or more, unless
+        there are references.
+    out: the results folder (see `report.folder`): absent, empty, or an earlier run, which is
+        replaced when the new one is complete.
+    references: files and folders of other images, against which each image is scored instead of
+        against the batch.
+    maps: also write pictures and the report. map_scale: "batch" gives all pictures one scale of
+        colours, "image" each picture its own.
+    threshold: flag raw scores from this value on; expected_defect_rate: flag this share of the
+        batch. Without either, the rule of `find_threshold` flags.
+    skip_bad: skip unreadable images instead of raising ImageError.
+
+    Raises ImageError where a path is missing or a folder has no images, InputError where an option
+    is out of range, an image is its own reference or `out` cannot take the results.
     """
-    flag = partial(find_threshold, value=threshold, expected_defect_rate=expected_defect_rate)
-    # A wrong option fails before the work, not after it.
-    flag(np.zeros(1))
-    scale_of(np.zeros((1, 1, 1)), map_scale)
-    if references is None and len(paths) < 2:
-        raise InputError(
-            "one image has no others to be scored against; give at least two, or references"
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        out: Path,
+        *,
+        references: Sequence[Path] | None = None,
+        maps: bool = True,
+        map_scale: MapScale = "batch",
+        threshold: float | None = None,
+        expected_defect_rate: float | None = None,
+        skip_bad: bool = False,
+    ) -> None:
+        self._flag = partial(
+            find_threshold, value=threshold, expected_defect_rate=expected_defect_rate
         )
-    check_apart(paths, references or ())
-    with staged(out, [*paths, *(references or ())]) as stage, stage_bars(shown) as report:
-        query, others, scores = _scored(musc, paths, references, skip_bad, report)
+        self._flag(np.zeros(1))
+        scale_of(np.zeros((1, 1, 1)), map_scale)
+        self.images = find_images(images)
+        self.references = None if references is None else find_images(references)
+        if self.references is None and len(self.images) < 2:
+            raise InputError(
+                "one image has no others to be scored against; give at least two, or references"
+            )
+        check_apart(self.images, self.references or ())
+        self.out, self.maps, self.map_scale, self.skip_bad = out, maps, map_scale, skip_bad
+        self._inputs = [*self.images, *(self.references or ())]
+        if launched()[0] == 0:  # the other ranks write nothing
+            check_target(out, self._inputs)
+            _check_writable(out)
+
+    def run(self, musc: MuSc, *, shown: bool = True) -> ScoredBatch | None:
+        """Score and write the results folder; `out` holds complete results or what it held before.
+
+        Under torchrun every rank calls this, with torch.distributed initialised (see
+        `distributed.launch.joined`): each extracts a share of the images and searches for it.
+        Rank 0 writes, the other ranks get None.
+
+        shown: draw progress bars.
+
+        Raises ImageError listing the unreadable images unless `skip_bad`, and InputError where
+        `out` has changed since the job was made and cannot take the results.
+        """
+        ranks = Ranks() if launched()[1] > 1 else None
+        if ranks is not None and ranks.rank > 0:
+            self._score(musc, ranks, lambda stage, done, total: None)
+            return None
+        with staged(self.out, self._inputs) as stage, stage_bars(shown) as on_progress:
+            batch = self._score(musc, ranks, on_progress)
+            assert batch is not None  # rank 0 has the scores
+            self._write(stage, batch, on_progress)
+        return batch
+
+    def _score(
+        self, musc: MuSc, ranks: Ranks | None, on_progress: StageProgress
+    ) -> ScoredBatch | None:
+        """Extract, score and flag; None on ranks other than 0."""
+        share: BatchFeatures | None
+        if ranks is None:
+            features = musc.extract(self.images, skip_bad=self.skip_bad, progress=on_progress)
+            share = features
+        else:
+            features, share = extract_share(
+                ranks, musc, self.images, skip_bad=self.skip_bad, on_progress=on_progress
+            )
+        references = None
+        if self.references is not None:
+            references = musc.extract(
+                self.references,
+                skip_bad=self.skip_bad,
+                progress=lambda _, done, total: on_progress("reference features", done, total),
+            )
+        elif len(features.sources) < 2:
+            raise ImageError(
+                f"only {len(features.sources)} of {len(self.images)} images can be read; 2 are "
+                "needed"
+            )
+        start = perf_counter()
+        scores: BatchScores | None
+        if ranks is None:
+            scores = musc.score_features(features, references, progress=on_progress)
+        else:
+            scores = score_share(musc, share, references, on_progress=on_progress)
+            ranks.close()
+        seconds = {
+            "loading": musc.timings["loading"],
+            "features": features.seconds + (references.seconds if references else 0.0),
+            "scoring": perf_counter() - start,
+        }
+        if scores is None:
+            return None
         raw_scores = scores.raw_image_scores.cpu().numpy()
-        run = ScoredBatch(
-            paths=[paths[source] for source in query.sources],
+        return ScoredBatch(
+            paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),
             raw_scores=raw_scores,
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-            settings=run_settings(musc, query, others),
-            threshold=flag(raw_scores),
+            settings=run_settings(musc, features, references, seconds=seconds),
+            threshold=self._flag(raw_scores),
         )
+
+    def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:
+        """Write the results into the empty folder `stage`, run.json last."""
         start = perf_counter()
         write_results(
             stage,
-            run,
-            maps=maps,
-            map_scale=map_scale,
-            progress=lambda done, total: report("pictures", done, total),
+            batch,
+            maps=self.maps,
+            map_scale=self.map_scale,
+            progress=lambda done, total: on_progress("pictures", done, total),
         )
-        run.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
-        write_settings(stage, run, map_scale)
-    return run
+        batch.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
+        write_settings(stage, batch, self.map_scale)
 
 
-def _scored(
-    musc: MuSc,
-    paths: Sequence[Path],
-    references: Sequence[Path] | None,
-    skip_bad: bool,
-    report: StageProgress,
-) -> tuple[BatchFeatures, BatchFeatures | None, BatchScores]:
-    """Features and scores, in this process or, on rank 0 of several, with the others."""
-    if launched()[1] > 1:
-        found = score_over_ranks(musc, paths, references, skip_bad=skip_bad, progress=report)
-        assert found is not None  # this is rank 0
-        return found
-    query = musc.extract(paths, skip_bad=skip_bad, progress=report)
-    others = (
-        None
-        if references is None
-        else musc.extract(
-            references,
-            skip_bad=skip_bad,
-            progress=lambda _, done, total: report("reference features", done, total),
+def _check_writable(folder: Path) -> None:
+    """Raise InputError where `folder`, which need not exist, cannot be made or replaced."""
+    parent = next(each for each in folder.resolve().parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{folder} cannot take the results: {parent} is no folder that can be written to; "
+            "choose another folder"
         )
-    )
-    if others is None and len(query.sources) < 2:
-        raise ImageError(
-            f"only {len(query.sources)} of {len(paths)} images can be read; 2 are needed"
-        )
-    return query, others, musc.score_features(query, others, progress=report)
-
-
-def run_settings(
-    musc: MuSc, query: BatchFeatures, others: BatchFeatures | None = None
-) -> dict[str, Any]:
-    """What run.json tells of a run, so that it can be repeated."""
-    backbone = musc.backbone
-    return {
-        "musc_fast": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "images": len(query.sources),
-        "references": None if others is None else len(others.sources),
-        "skipped": [reason for _, reason in [*query.bad, *(others.bad if others else ())]],
-        "backbone": backbone.spec.name,
-        "weights": backbone.source,
-        "image_size": list(backbone.image_size),
-        "blocks": list(backbone.blocks),
-        "device": str(backbone.device),
-        "chosen_backend": resolve(musc.settings.backend, backbone.device).name,
-        "rscin": musc.use_cls and query.cls_tokens is not None,
-        **musc.settings.keywords(),
-        "seconds": {name: round(value, 3) for name, value in musc.timings.items()},
-    }

@@ -1,10 +1,10 @@
-"""Scoring the images of a folder as they appear; what was scored survives a kill at any point.
+"""Scoring the images of a folder as they appear; scores survive a kill of the process at any point.
 
 scores.csv is the record: one line an image, in the order of scoring, written and synced before the
-next image is looked at. The bank is saved now and then; at the start, the images whose lines are
-younger than its file are given to it again with their recorded scores, which leaves it as it was.
-The first images have no bank: they are scored against each other, and their lines appear together
-or not at all.
+next image is read. The bank is saved less often. When a watch starts, the bank takes up the images
+whose lines are younger than its file, with their recorded scores; then it is as it was before.
+The first images have no bank to be scored against: they are scored against each other, and their
+lines are written together or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timezone
@@ -25,24 +25,25 @@ from ..bank.stream import StreamScore, score_first, score_next, source_of
 from ..datasets.images import walk_images
 from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
-from ..progress import stage_bars
+from ..progress import Progress, stage_bars
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..musc import MuSc
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Row:
-    """A line of scores.csv.
+    """A line of scores.csv, all text; the fields of a score are empty for an unreadable file.
 
-    file: its full path, since days and lines may share names. number: which image of the bank it
-    is, counted from 0, and references: how many images it was scored against; all of these,
-    raw_score and flagged (0 or 1, where there is a threshold) are empty for an unreadable file,
-    which `reason` tells. time: when it was read, UTC.
+    file: the full path, since two folders may have images of one name.
+    number: how many images the bank had been given before this one.
+    raw_score: the maximum of the anomaly map.
+    references: how many images it was scored against.
+    flagged: "1" from the threshold on, else "0"; empty without a threshold.
+    time: when the file was read, ISO 8601, UTC.
+    reason: why the file cannot be read; empty for an image.
     """
 
     file: str
@@ -58,14 +59,34 @@ _COLUMNS = [field.name for field in fields(Row)]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to watch; see the command's options."""
+class WatchSettings:
+    """How a folder is watched.
+
+    capacity: images that a new bank holds at most.
+    evict: what a full bank gives up, see `ReferenceBank`.
+    start: images that are scored against each other while the bank is empty.
+    save_every: images after which the bank is saved.
+    threshold: raw score from which an image is flagged; None flags none.
+
+    Raises InputError naming the setting.
+    """
 
     capacity: int = 200
     evict: Eviction = "oldest"
     start: int = 10
     save_every: int = 50
     threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 2:
+            raise InputError(f"start: found {self.start}, wanted 2 or more")
+        if self.save_every < 1:
+            raise InputError(f"save_every: found {self.save_every}, wanted 1 or more")
+        if self.capacity < self.start:
+            raise InputError(
+                f"capacity: found {self.capacity}, wanted {self.start} or more, the images of "
+                "the start"
+            )
 
 
 @contextmanager
@@ -74,28 +95,23 @@ def watching(
     folder: Path,
     bank: Path,
     out: Path,
-    settings: Settings,
+    settings: WatchSettings,
     *,
     shown: bool = False,
 ) -> Iterator[Watch]:
-    """A `Watch` of `folder` that records in the file `out` and saves its bank at the end.
+    """Yield a `Watch` of a folder; its bank is saved at the end.
 
-    Where an error or Ctrl-C comes amid an image, the bank's file stays as it was: the record has
-    the rest.
+    After an error or Ctrl-C between an image's score and its line, the bank's file stays as it
+    was: the next watch takes up the later images from the record.
 
-    shown: draw a bar while images scored since the last save are given to the bank again.
-    Raises InputError for wrong settings or where another process has the bank or the record,
-    BankError where the bank does not fit the backbone or the record.
+    folder: searched recursively for images.
+    bank: the file of the reference bank; a missing one is made.
+    out: the record, a CSV file with a line an image (`Row`).
+    shown: draw a bar while the bank takes up images of the record.
+
+    Raises ImageError where there is no such folder, InputError where another process has the bank
+    or the record, BankError where the bank does not fit the backbone or the record.
     """
-    if settings.start < 2:
-        raise InputError(f"start: found {settings.start}, wanted 2 or more")
-    if settings.save_every < 1:
-        raise InputError(f"save_every: found {settings.save_every}, wanted 1 or more")
-    if settings.capacity < settings.start:
-        raise InputError(
-            f"capacity: found {settings.capacity}, wanted {settings.start} or more, the images of "
-            "the start"
-        )
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
     bank.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +128,12 @@ def watching(
 
 
 class Watch:
-    """See `watching`."""
+    """Scores new images of a folder against a bank; made by `watching`, which has the arguments.
+
+    bank: the `ReferenceBank`.
+    done: the rows of the record by file.
+    gone: the files that were scored, but were missing when the bank should have taken them up.
+    """
 
     def __init__(
         self,
@@ -120,12 +141,12 @@ class Watch:
         folder: Path,
         bank: Path,
         out: Path,
-        settings: Settings,
+        settings: WatchSettings,
         *,
         shown: bool,
     ) -> None:
-        self.musc, self.folder, self.file, self.out = musc, folder.resolve(), bank, out
-        self.settings = settings
+        self.musc, self.folder, self.settings = musc, folder.resolve(), settings
+        self._bank_file, self._record_file = bank, out
         if bank.exists():
             self.bank = ReferenceBank.load(
                 bank,
@@ -137,37 +158,39 @@ class Watch:
             )
         else:
             self.bank = musc.new_bank(settings.capacity, evict=settings.evict)
-        self._saved = self.bank.added
-        self._recorded = True  # the bank holds nothing that the record does not tell
+        self._saved = self.bank.added  # images given to the bank when its file was written
+        self._recorded = True  # every image of the bank has its line
         self.gone: list[str] = []
-        self._seen: dict[str, tuple[int, int]] = {}
-        rows = _read(out)
+        self._sizes_and_times: dict[str, tuple[int, int]] = {}  # of new files, at the last look
+        rows = _read_record(out)
         self.done = {row.file: row for row in rows}
         missing = [row for row in rows if row.number and int(row.number) >= self.bank.added]
         if not bank.exists():
-            self._check_ours(missing)
-        with stage_bars(shown and bool(missing)) as report:
-            self._take_up(missing, lambda done, total: report("taking up", done, total))
+            self._check_folder(missing)
+        with stage_bars(shown and bool(missing)) as on_progress:
+            self._take_up(missing, lambda done, total: on_progress("taking up", done, total))
 
-    def _check_ours(self, rows: list[Row]) -> None:
-        """A record without its bank is that of another bank where its images lie elsewhere."""
+    def _check_folder(self, rows: list[Row]) -> None:
+        """Raise BankError where images of a record without a bank lie in another folder."""
         for row in rows:
             if self.folder not in Path(row.file).parents:
                 raise BankError(
-                    f"{self.file} does not exist, and {self.out} tells of {row.file}, which is not "
-                    f"in {self.folder}: it seems to be the record of another bank; name another"
+                    f"{self._bank_file} does not exist, and {self._record_file} tells of "
+                    f"{row.file}, which is not in {self.folder}: it seems to be the record of "
+                    "another bank; name another"
                 )
 
-    def _take_up(self, missing: list[Row], progress: Progress) -> None:
-        """Give the bank what was scored since it was saved, with the scores recorded.
+    def _take_up(self, missing: list[Row], on_progress: Progress) -> None:
+        """Give the bank the images scored since it was saved, with their recorded scores.
 
-        Images that are no longer there are left out of it; `gone` tells them.
+        Images whose files are missing are left out of the bank and listed in `gone`.
         """
-        wanted = list(range(self.bank.added, self.bank.added + len(missing)))
-        if [int(row.number) for row in missing] != wanted:
+        numbers = list(range(self.bank.added, self.bank.added + len(missing)))
+        if [int(row.number) for row in missing] != numbers:
             raise BankError(
-                f"{self.file} has been given {self.bank.added} images, {self.out} goes on with "
-                f"number {missing[0].number}: they do not belong together; name other files"
+                f"{self._bank_file} has been given {self.bank.added} images, "
+                f"{self._record_file} goes on with number {missing[0].number}: they do not belong "
+                "together; name other files"
             )
         for place, row in enumerate(missing):
             try:
@@ -177,85 +200,86 @@ class Watch:
                 self.bank.pass_over()
             else:
                 self.bank.add(tokens, [row.file], scores=[float(row.raw_score)])
-            progress(place + 1, len(missing))
+            on_progress(place + 1, len(missing))
 
     def look(self, *, settled: bool = False) -> list[Path]:
-        """The new files that have not changed since the look before, oldest first.
+        """The new files that have not changed since the last look, oldest first.
 
-        settled: take them as they are.
+        settled: also take files that the last look did not see, or saw otherwise.
         """
-        ready, seen = [], {}
+        ready, found = [], {}
         for path in walk_images(self.folder):
             name = str(path)
             row = self.done.get(name)
             if row is not None and row.number:
                 continue
             try:
-                state = path.stat()
-            except OSError:  # gone again
+                status = path.stat()
+            except OSError:  # removed since the folder was listed
                 continue
-            if row is not None and state.st_ctime <= datetime.fromisoformat(row.time).timestamp():
-                continue  # unreadable, and the same as then
-            seen[name] = (state.st_size, state.st_mtime_ns)
-            if settled or self._seen.get(name) == seen[name]:
-                ready.append((state.st_mtime_ns, name, path))
-        self._seen = seen
+            if row is not None and status.st_ctime <= datetime.fromisoformat(row.time).timestamp():
+                continue  # unreadable, and unchanged since its line was written
+            found[name] = (status.st_size, status.st_mtime_ns)
+            if settled or self._sizes_and_times.get(name) == found[name]:
+                ready.append((status.st_mtime_ns, name, path))
+        self._sizes_and_times = found
         return [path for _, _, path in sorted(ready)]
 
     def score(self, paths: list[Path], *, last: bool = False) -> Iterator[Row]:
         """Score files, record each, and yield its row.
 
-        With an empty bank nothing is scored until there are enough to start with; `last`: two are
-        enough then.
+        While the bank is empty, nothing is scored until there are `settings.start` images.
+
+        last: no more files will come, so two images are enough to start with.
         """
         if len(self.bank) == 0:
-            yield from self._start(paths, last)
+            yield from self._score_first(paths, 2 if last else self.settings.start)
             paths = [path for path in paths if str(path) not in self.done]
         if len(self.bank) == 0:
             return
         for path in paths:
-            yield self._next(path)
+            yield self._score_next(path)
             if self.bank.added - self._saved >= self.settings.save_every:
                 self.save()
 
     def save(self) -> None:
-        """Save the bank where it has changed, if the record tells of all that is in it."""
+        """Save the bank if it has changed, unless one of its images has no line yet."""
         if self._recorded and self.bank.added != self._saved:
-            self.bank.save(self.file)
+            self.bank.save(self._bank_file)
             self._saved = self.bank.added
 
-    def _start(self, paths: list[Path], last: bool) -> Iterator[Row]:
-        start = self.settings.start
-        if len(paths) < (2 if last else start):
+    def _score_first(self, paths: list[Path], wanted: int) -> Iterator[Row]:
+        """Score the first images against each other, where at least `wanted` can be read."""
+        if len(paths) < wanted:
             return
-        read: dict[str, tuple[Tensor, ...]] = {}
+        tokens: dict[str, tuple[Tensor, ...]] = {}
         times = []
         for path in paths:
             time = _now()
             try:
-                read[str(path)] = self.musc.extract([path]).tokens
+                tokens[str(path)] = self.musc.extract([path]).tokens
             except ImageError as error:
-                row = _failed(path, error, time)
+                row = _unreadable(path, error, time)
                 self._record([row])
                 yield row
                 continue
             times.append(time)
-            if len(read) == start:
+            if len(tokens) == self.settings.start:
                 break
-        if len(read) < (2 if last else start):
+        if len(tokens) < wanted:
             return
         self._recorded = False
-        found = score_first(self.bank, list(read), list(read.values()))
-        rows = [self._row(score, time) for score, time in zip(found, times, strict=True)]
+        scores = score_first(self.bank, list(tokens), list(tokens.values()))
+        rows = [self._row(score, time) for score, time in zip(scores, times, strict=True)]
         self._record(rows)
         yield from rows
 
-    def _next(self, path: Path) -> Row:
+    def _score_next(self, path: Path) -> Row:
         time = _now()
         try:
             tokens = self.musc.extract([path]).tokens
         except ImageError as error:
-            row = _failed(path, error, time)
+            row = _unreadable(path, error, time)
         else:
             self._recorded = False
             row = self._row(score_next(self.bank, str(path), tokens), time)
@@ -263,58 +287,65 @@ class Watch:
         return row
 
     def _record(self, rows: list[Row]) -> None:
-        """Write lines that are there, whole and synced, before anything else happens."""
+        """Append lines to the record; when this returns they are whole and synced to the disk."""
         text = io.StringIO()
         writer = csv.writer(text)
-        fresh = not self.out.exists()
-        if fresh:
+        is_new = not self._record_file.exists()
+        if is_new:
             writer.writerow(_COLUMNS)
         writer.writerows(astuple(row) for row in rows)
         data = text.getvalue().encode("utf-8", "surrogateescape")
-        if fresh or len(rows) > 1:  # several lines at once could be torn apart
-            before = b"" if fresh else self.out.read_bytes()
-            with replacing(self.out) as temporary, temporary.open("wb") as file:
+        if is_new or len(rows) > 1:  # appended, some of several lines could be lost in a crash
+            before = b"" if is_new else self._record_file.read_bytes()
+            with replacing(self._record_file) as temporary, temporary.open("wb") as file:
                 file.write(before + data)
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            with self.out.open("ab", buffering=0) as file:
-                if file.write(data) != len(data):  # the next start cuts the torn line
-                    raise OSError(errno.ENOSPC, "no room for a whole line", str(self.out))
+            with self._record_file.open("ab", buffering=0) as file:
+                if file.write(data) != len(data):  # `_read_record` cuts the torn line
+                    raise OSError(errno.ENOSPC, "no room for a whole line", str(self._record_file))
                 os.fsync(file.fileno())
         self._recorded = True
         self.done.update({row.file: row for row in rows})
 
-    def _row(self, found: StreamScore, time: str) -> Row:
-        level = self.settings.threshold
-        flagged = "" if level is None else str(int(found.raw_score >= level))
+    def _row(self, score: StreamScore, time: str) -> Row:
+        threshold = self.settings.threshold
         return Row(
-            found.name,
-            str(found.number),
-            repr(found.raw_score),
-            str(found.references),
-            flagged,
-            time,
-            "",
+            file=score.name,
+            number=str(score.number),
+            raw_score=repr(score.raw_score),
+            references=str(score.references),
+            flagged="" if threshold is None else str(int(score.raw_score >= threshold)),
+            time=time,
+            reason="",
         )
 
 
-def _failed(path: Path, error: ImageError, time: str) -> Row:
+def _unreadable(path: Path, error: ImageError, time: str) -> Row:
     reason = str(error).rpartition(f"{path}: ")[2]  # the path has a column of its own
-    return Row(str(path), "", "", "", "", time, " ".join(reason.split()))
+    return Row(
+        file=str(path),
+        number="",
+        raw_score="",
+        references="",
+        flagged="",
+        time=time,
+        reason=" ".join(reason.split()),
+    )
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
-def _read(file: Path) -> list[Row]:
-    """The rows of a record; a last line that a crash cut short is removed from it."""
+def _read_record(file: Path) -> list[Row]:
+    """The rows of a record; a last line that a crash cut short is removed from the file."""
     if not file.exists():
         return []
     data = file.read_bytes()
     end = data.rfind(b"\n") + 1
-    while end and data.count(b'"', 0, end) % 2:  # within a quoted name
+    while end and data.count(b'"', 0, end) % 2:  # this line break is part of a quoted name
         end = data.rfind(b"\n", 0, end - 1) + 1
     text = io.StringIO(data[:end].decode("utf-8", "surrogateescape"), newline="")
     lines = list(csv.reader(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ import ranks_run
 import torch
 import torch.distributed as dist
 from forked import CONTEXT
-from tiny import TINY, product_folder, tiny_weights
 
 from musc_fast import InputError, score_batch
 from musc_fast.distributed import score_shard
@@ -166,38 +164,3 @@ def test_the_scaling_model_counts_the_bytes_that_are_sent(tmp_path: Path, size: 
     sent = sum(int((tmp_path / f"out.{rank}").read_text()) for rank in range(size))
     results = (size - 1) * each * 4 * (2 * patches + 1)  # patch scores, maps, raw scores to rank 0
     assert sent == size * ring_bytes(each, size, patches, channels) + results
-
-
-def test_torchrun_writes_what_the_plain_command_writes(tmp_path: Path) -> None:
-    weights = tiny_weights(tmp_path)
-    product_folder(tmp_path / "images", count=7)
-    line = [
-        "-m",
-        "musc_fast",
-        "score",
-        str(tmp_path / "images"),
-        "--no-maps",
-        "--backbone",
-        TINY,
-        "--weights",
-        str(weights),
-        "--size",
-        "96",
-    ]
-    subprocess.run([sys.executable, *line, "--out", str(tmp_path / "one")], check=True)
-    ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*ranks, *line, "--out", str(tmp_path / "two")], check=True, capture_output=True, text=True
-    )
-    assert (tmp_path / "two" / "scores.csv").read_bytes() == (
-        tmp_path / "one" / "scores.csv"
-    ).read_bytes()
-    assert done.stdout.count("results:") == 1
-    wrong = subprocess.run(
-        [*ranks, "-m", "musc_fast", "watch", str(tmp_path), "--bank", str(tmp_path / "bank")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert wrong.returncode != 0
-    assert wrong.stderr.count("of the commands only score runs under torchrun") == 1

@@ -9,7 +9,7 @@ import torch
 from tiny import TINY
 
 from musc_fast import MuSc
-from musc_fast.runs.watch import Settings, watching
+from musc_fast.runs.watch import WatchSettings, watching
 from musc_fast.scoring import checkpoint, score_batch
 
 
@@ -23,7 +23,7 @@ def score(paths: list[Path], folder: Path, out: Path) -> None:
     out.with_suffix(".tmp").rename(out)
 
 
-def watch(folder: Path, bank: Path, weights: Path, settings: Settings) -> None:
+def watch(folder: Path, bank: Path, weights: Path, settings: WatchSettings) -> None:
     """Score what is in a folder, as `musc-fast watch --once`; the last file made is `done`."""
     torch.set_num_threads(1)
     musc = MuSc(TINY, weights=weights, image_size=96)

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs on every rank: importable from a process of its own."""
+"""What tests/distributed runs on every rank: importable from a process of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tiny import TINY
 
+from musc_fast import ImageError, MuSc
 from musc_fast.distributed import ring, score_shard
+from musc_fast.distributed.launch import extract_share
 from musc_fast.distributed.ranks import Ranks
 from musc_fast.scoring import checkpoint
 
@@ -53,6 +56,25 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
         out.with_suffix(f".error{rank}").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         os._exit(1)
+    dist.destroy_process_group()
+
+
+def extract(
+    rank: int, size: int, out: Path, weights: Path, paths: list[Path], skip_bad: bool
+) -> None:
+    """extract_share on every rank; each saves what it returns, or the text of its ImageError."""
+    join(rank, size, out.with_suffix(".meeting"))
+    ranks = Ranks()
+    result: Any
+    try:
+        musc = MuSc(TINY, weights=weights)
+        result = extract_share(
+            ranks, musc, paths, skip_bad=skip_bad, on_progress=lambda stage, done, total: None
+        )
+    except ImageError as error:
+        result = str(error)
+    torch.save(result, out.with_suffix(f".{rank}"))
+    ranks.close()
     dist.destroy_process_group()
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from musc_fast import MuSc
 from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
 from musc_fast.cli.app import app
-from musc_fast.datasets.layouts import Category, load_mvtec
+from musc_fast.datasets.layouts import Category, load_folder, load_mvtec
 from musc_fast.runs.evaluate import METRICS, evaluate, mean_metrics, result_key
 
 
@@ -101,7 +101,7 @@ def test_a_change_of_settings_or_files_redoes(
     categories = load_mvtec(dataset(tmp_path / "data", ("bolt",)))
     counting = Counting(musc, monkeypatch)
     evaluate(musc, categories, tmp_path / "out")
-    musc.settings["degrees"] = (1, 3)
+    musc = MuSc(musc.backbone, degrees=(1, 3))
     evaluate(musc, categories, tmp_path / "out")
     assert counting.images == 14
     Image.fromarray(product(99)).save(categories[0].samples[0].image)
@@ -166,9 +166,7 @@ def test_the_result_key_has_the_device_and_the_backend(
     assert len(set(keys.values())) == len(usable) > 1
     monkeypatch.delenv(ENVIRONMENT_VARIABLE)
     assert result_key(musc, category, "musc") == keys[chosen]
-    monkeypatch.setattr(
-        "musc_fast.runs.evaluate.resolve", lambda name, device: resolve(chosen, "cpu")
-    )
+    monkeypatch.setattr("musc_fast.runs.evaluate.chosen_backend", lambda musc: chosen)
     monkeypatch.setattr(musc.backbone, "device", torch.device("cuda"))
     assert result_key(musc, category, "musc") not in keys.values()
 
@@ -177,22 +175,9 @@ def test_only_good_images_give_dashes_with_a_reason(weights: Path, tmp_path: Pat
     root = dataset(tmp_path / "data", ("bolt",))
     for path in [*(root / "bolt" / "test" / "spot").iterdir()]:
         path.unlink()
-    result = CliRunner().invoke(
-        app,
-        [
-            "evaluate",
-            "--root",
-            str(root),
-            "--out",
-            str(tmp_path / "out"),
-            "--backbone",
-            TINY,
-            "--weights",
-            str(weights),
-            "--cache",
-            str(tmp_path / "cache"),
-        ],
-    )
+    line = ["evaluate", "--root", root, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+    line += ["--backbone", TINY, "--weights", weights]
+    result = CliRunner().invoke(app, [str(word) for word in line])
     assert result.exit_code == 0, result.output
     assert "–" in result.output
     stored = json.loads((tmp_path / "out" / "categories" / "bolt.json").read_text())
@@ -201,8 +186,6 @@ def test_only_good_images_give_dashes_with_a_reason(weights: Path, tmp_path: Pat
 
 
 def test_unlabelled_images_have_no_metrics(musc: MuSc, tmp_path: Path) -> None:
-    from musc_fast.datasets.layouts import load_folder
-
     product_folder(tmp_path / "images")
     categories: list[Category] = load_folder(tmp_path / "images")
     result = evaluate(musc, categories, tmp_path / "out")[0]

@@ -1,18 +1,20 @@
-"""score_images: the options reach the results folder, and wrong ones fail before the work."""
+"""ScoreJob: options reach the results folder; wrong inputs fail when the job is made."""
 
 from __future__ import annotations
 
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny import TINY, product_folder, tiny_weights
 
-from musc_fast.errors import InputError
+from musc_fast.errors import ImageError, InputError
 from musc_fast.musc import MuSc
-from musc_fast.runs.score import score_images
+from musc_fast.report.run import ScoredBatch
+from musc_fast.runs.score import ScoreJob
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +22,17 @@ def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
     return MuSc(TINY, weights=tiny_weights(tmp_path_factory.mktemp("weights")), device="cpu")
 
 
+def run(musc: MuSc, paths: list[Path], out: Path, **options: Any) -> ScoredBatch:
+    batch = ScoreJob(paths, out, **options).run(musc, shown=False)
+    assert batch is not None
+    return batch
+
+
 def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: MuSc) -> None:
     paths = product_folder(tmp_path / "images", count=8, defective=4)
     out = tmp_path / "out"
-    run = score_images(musc, paths, out, expected_defect_rate=1 / 8, shown=False)
-    assert run.threshold.flagged.tolist() == [k == 4 for k in range(8)]
+    batch = run(musc, paths, out, expected_defect_rate=1 / 8)
+    assert batch.threshold.flagged.tolist() == [k == 4 for k in range(8)]
     assert sorted(path.name for path in out.iterdir()) == [
         "maps",
         "maps_grey",
@@ -53,21 +61,21 @@ def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: Mu
     assert 20 <= peak_y <= 64
     settings = json.loads((out / "run.json").read_text())
     assert settings["threshold"]["rule"] == "expected_defect_rate"
-    assert settings["threshold"]["value"] == run.threshold.value
-    assert settings["threshold"]["pixel"] == pytest.approx(np.sort(run.raw_scores)[-2])
+    assert settings["threshold"]["value"] == batch.threshold.value
+    assert settings["threshold"]["pixel"] == pytest.approx(np.sort(batch.raw_scores)[-2])
     assert {"loading", "features", "scoring", "pictures"} <= set(settings["seconds"])
 
 
 def test_threshold_and_scale(tmp_path: Path, musc: MuSc) -> None:
     paths = product_folder(tmp_path / "images")
     out = tmp_path / "out"
-    run = score_images(musc, paths, out, threshold=0.0, map_scale="image", shown=False)
-    assert run.threshold.flagged.all()
+    batch = run(musc, paths, out, threshold=0.0, map_scale="image")
+    assert batch.threshold.flagged.all()
     settings = json.loads((out / "run.json").read_text())
     assert settings["threshold"]["value"] == 0
     assert settings["map_scale"]["of"] == "image"
-    run = score_images(musc, paths, out, threshold=np.inf, shown=False)
-    assert not run.threshold.flagged.any()
+    batch = run(musc, paths, out, threshold=np.inf)
+    assert not batch.threshold.flagged.any()
     assert json.loads((out / "run.json").read_text())["threshold"]["value"] == "inf"
 
 
@@ -79,10 +87,38 @@ def test_threshold_and_scale(tmp_path: Path, musc: MuSc) -> None:
         ({"map_scale": "both"}, "map_scale: found 'both'"),
     ],
 )
-def test_wrong_options_fail_before_the_work(
-    options: dict[str, object], message: str, tmp_path: Path, musc: MuSc
+def test_wrong_options_fail_when_the_job_is_made(
+    options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     missing = [tmp_path / "a.png", tmp_path / "b.png"]
     with pytest.raises(InputError, match=message):
-        score_images(musc, missing, tmp_path / "out", **options)  # type: ignore[arg-type]
+        ScoreJob(missing, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_inputs_and_targets_fail_when_the_job_is_made(tmp_path: Path) -> None:
+    paths = product_folder(tmp_path / "images", count=3)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine.txt").touch()
+    out = tmp_path / "out"
+    with pytest.raises(ImageError, match="no such file"):
+        ScoreJob([tmp_path / "nowhere"], out)
+    with pytest.raises(InputError, match="one image has no others"):
+        ScoreJob([paths[0], paths[0]], out)
+    with pytest.raises(InputError, match="own references"):
+        ScoreJob(paths[:2], out, references=[tmp_path / "images"])
+    with pytest.raises(InputError, match="holds no earlier run"):
+        ScoreJob(paths, tmp_path / "foreign")
+    with pytest.raises(InputError, match="no folder that can be written to"):
+        ScoreJob(paths, paths[0] / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "images"]
+
+
+def test_one_readable_image_is_not_enough(tmp_path: Path, musc: MuSc) -> None:
+    paths = product_folder(tmp_path / "images", count=2)
+    paths[1].write_bytes(b"no image")
+    with pytest.raises(ImageError, match="only 1 of 2 images can be read"):
+        run(musc, paths, tmp_path / "out", skip_bad=True)
+    batch = run(musc, paths[:1], tmp_path / "out", references=product_folder(tmp_path / "others"))
+    assert batch.settings["references"] == 6
+    assert list(batch.settings["seconds"]) == ["loading", "features", "scoring", "pictures"]
