@@ -94,7 +94,7 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _sides(z: Tensor) -> Iterator[operands.Operands]:
+def _sides(z: Tensor) -> Iterator[operands.RoundedImages]:
     """The operands that are timed: all channels, and subspaces in int8."""
     whole = [torch.float16, torch.bfloat16, torch.int8]
     if z.device.type != "cuda":
@@ -105,7 +105,7 @@ def _sides(z: Tensor) -> Iterator[operands.Operands]:
         yield operands.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: operands.Operands) -> dict[str, tuple[tiles.Config, bool | None]]:
+def _configs(side: operands.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
     """Configs to compare, and whether to load by descriptors; the usual one first."""
     _, p, depth = side.values.shape
     arch = arch_of(side.values.device)
@@ -117,7 +117,7 @@ def _configs(side: operands.Operands) -> dict[str, tuple[tiles.Config, bool | No
     found[", registers unbounded"] = (replace(usual, max_registers=0), None)
     found[", group x 2"] = (replace(usual, GROUP=2 * usual.GROUP), None)
     found[", by pointers"] = (usual, False)
-    specialised = tiles.specialised(usual, arch)
+    specialised = tiles.specialise_warps(usual, arch)
     if specialised is not None:
         found[", specialised warps"] = (specialised, None)
     return found
@@ -133,7 +133,7 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
         calls: dict[str, Call] = {}
         for suffix, (config, descriptors) in _configs(side).items():
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
-                min_distance.min_distance,
+                min_distance.find_nearest,
                 *both,
                 keys,
                 triangle=True,
@@ -142,22 +142,22 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
             )
         if depth <= resident.LARGEST_DEPTH:
             calls[f"resident search, {dtype}, {depth} channels"] = partial(
-                resident.resident_min_distance, *both, keys, triangle=True
+                resident.find_nearest_few_channels, *both, keys, triangle=True
             )
         wanted: Tensor | None = None
         for name, call in calls.items():
             keys.fill_(min_distance.UNSET)
             call()
-            found = min_distance.decode(keys, side.exact)[0]
+            found = min_distance.decode_keys(keys, side.exact)[0]
             wanted = found if wanted is None else wanted
-            allowed = 2 * side.error(side.largest()) / side.step**2
+            allowed = 2 * side.error(side.largest()) / side.scale**2
             same = torch.where(torch.isinf(wanted), 0.0, found - wanted).abs().max()
             if not float(same) <= allowed:
                 raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
         least = torch.full(keys.shape, -torch.inf, device=z.device)
         least[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
         calls[f"second pass, {dtype}, {depth} channels"] = partial(
-            candidates.candidates, *both, keys, least, 1 << 20, triangle=True
+            candidates.list_candidates, *both, keys, least, 1 << 20, triangle=True
         )
         work = n * (n - 1) * p * p * depth / 1e12
         for name, timing in timed(calls, z.device, runs).items():
@@ -187,19 +187,19 @@ def memory_rows(
         "LNAMD, 3 degrees": (16 * size, lambda: module.lnamd(tokens, grid, [1, 3, 5])),
         "rounding to int8": (
             (4 * c + depth + 8) * n * p,
-            lambda: quantise.quantise(rows, mean, torch.int8, 0.003, depth, spread=True),
+            lambda: quantise.quantise_rows(rows, mean, torch.int8, 0.003, depth, spread=True),
         ),
         "rounding to float16": (
             (4 * c + 2 * depth + 8) * n * p,
-            lambda: quantise.quantise(rows, mean, torch.float16, 1.0, depth, spread=False),
+            lambda: quantise.quantise_rows(rows, mean, torch.float16, 1.0, depth, spread=False),
         ),
         "interval mean, [N, P, M]": (
             4 * n * n * p,
-            lambda: interval_mean.interval_mean(distances, 0, k),
+            lambda: interval_mean.average_interval(distances, 0, k),
         ),
         "interval mean, [N, M, P]": (
             4 * n * n * p,
-            lambda: interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True),
+            lambda: interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True),
         ),
     }
     found = timed({name: call for name, (_, call) in calls.items()}, device, runs)
@@ -248,16 +248,16 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
 
 def memory_peak(z: Tensor) -> Row:
     """The peak of one exact msm on a GPU beside its plan."""
-    from musc_fast.backends.triton.operators import Search
+    from musc_fast.backends.triton.search import Search
 
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     k = max(1, int(0.3 * (z.shape[0] - 1)))
-    search = Search(z, None, k, "exact", None)
+    search = Search(z, None, k_max=k)
     for _, _, squared in search.chunks():
-        interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True)
+        interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True)
         del squared
     used = torch.cuda.max_memory_allocated() - before
     planned = search.plan.bytes

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
-from .backends.rounding import ieee_products
+from .backends.products import ieee_products
 from .checks import check_finite, check_tokens, describe
 from .errors import InputError
 from .progress import Progress
