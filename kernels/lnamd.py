@@ -2,7 +2,7 @@
 
     z_r[n, p, :] = v / max(|v|, 1e-12),   v = mean over the r x r box around p of LN(x[n])
 
-tokens: [N, P, C] of any float dtype, P = H W, strides of 1 along C and any others. Results: one
+tokens: [N, P, C] of any float dtype, P = H W, stride 1 along C, any other strides. Results: one
 float32 [N, P, C] a degree. LN runs over (C, H, W) of an image, eps 1e-5, no affine; the mean of a
 box divides by r x r at the edge too, where the box is padded with zeros.
 

@@ -33,9 +33,14 @@ def _settings_of_the_process() -> Iterator[None]:
 def test_settings_come_back_after_an_error_too() -> None:
     for setting in SETTINGS:
         setting.fp32_precision = "tf32"
-    with pytest.raises(KeyError), ieee_products():
-        assert values() == ["ieee", "ieee"]
-        raise KeyError
+
+    def fail() -> None:
+        with ieee_products():
+            assert values() == ["ieee", "ieee"]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert values() == ["tf32", "tf32"]
 
 
