@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 import triton
-from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, quantise, refine
-from musc_fast.kernels import min_distance_few_channels as resident
-from musc_fast.kernels.aot import Compiled, compile_kernel
-from musc_fast.kernels.tiles import Config, pick_config, specialised
 from rich.console import Console
 from rich.table import Table
 
 from lib.checkout import RESULTS
 from lib.program import make_parser
 from lib.results import write_results
+from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, quantise, refine
+from musc_fast.kernels import min_distance_few_channels as resident
+from musc_fast.kernels.aot import Compiled, compile_kernel
+from musc_fast.kernels.tiles import Config, pick_config, specialise_warps
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 PATCHES = 1369
@@ -108,14 +108,14 @@ def resident_launch(
     arch: int, dtype: torch.dtype, channels: int, *, triangle: bool = True, **fixed: int
 ) -> Launch:
     """The search over few channels for P = 1369."""
-    kernel = resident._resident_kernel
-    config = resident.pick_config(arch, dtype, PATCHES, PATCHES)
+    kernel = resident._few_channels_kernel
+    config = resident.pick_config(arch, dtype, PATCHES, PATCHES, channels)
     norms = "*i32" if dtype == torch.int8 else "*fp32"
     arguments = _integers(kernel)
     arguments |= {"x_ptr": _TYPES[dtype], "y_ptr": _TYPES[dtype], "key_ptr": "*i64"}
-    arguments |= {"x_norm_ptr": norms, "y_norm_ptr": norms, "K": channels, "BLOCK_K": channels}
-    arguments |= {"TRIANGLE": triangle, "GROUP": config.GROUP}
-    arguments |= {"BLOCK_P": config.BLOCK_P, "BLOCK_Q": config.BLOCK_Q}
+    arguments |= {"x_norm_ptr": norms, "y_norm_ptr": norms, "K": channels}
+    arguments |= {"INTEGERS": dtype == torch.int8, "TRIANGLE": triangle, "GROUP": config.GROUP}
+    arguments |= {name: getattr(config, name) for name in ("BLOCK_P", "BLOCK_Q", "BLOCK_K")}
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     name = f"resident search, {str(dtype).removeprefix('torch.')}, {channels} channels"
     return Launch(name, kernel, {**arguments, **fixed}, options, asdict(config))
@@ -130,7 +130,7 @@ def interval_launch(images: int, **fixed: int) -> Launch:
     config = interval_mean.pick_config(True, images)
     arguments = _integers(interval_mean._interval_mean_kernel)
     arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "stride_r": 1}
-    arguments |= {"SQUARED": True, "RANK": False, "RESIDENT": images <= config.BLOCK_M}
+    arguments |= {"SQUARED": True, "KTH_ONLY": False, "RESIDENT": images <= config.BLOCK_M}
     arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_M": config.BLOCK_M}
     return Launch(
         f"interval mean, {images} images",
@@ -165,8 +165,9 @@ def quantise_launch(
     stages = (channels & -channels).bit_length() - 1 if dtype == torch.int8 else 0
     arguments = _integers(quantise._quantise_kernel)
     arguments |= {"x_ptr": token, "mean_ptr": "*fp32", "value_ptr": _TYPES[dtype]}
-    arguments |= {"norm_ptr": "*i32" if dtype == torch.int8 else "*fp32", "rho_ptr": "*fp32"}
-    arguments |= {"C": "i32:16", "STEP": "fp32", "SCALE": "fp32", "K": channels, "STAGES": stages}
+    arguments |= {"norm_ptr": "*i32" if dtype == torch.int8 else "*fp32", "error_ptr": "*fp32"}
+    arguments |= {"C": "i32:16", "SCALE": "fp32", "HADAMARD_FACTOR": "fp32"}
+    arguments |= {"K": channels, "STAGES": stages}
     arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_K": config.BLOCK_K}
     return Launch(
         f"rounding to {str(dtype).removeprefix('torch.')}, {channels} channels",
@@ -200,7 +201,7 @@ def launches(arch: int) -> Iterator[Launch]:
         yield search_launch(arch, torch.bfloat16, channels)
         yield search_launch(arch, torch.int8, channels)
     for dtype in (torch.float16, torch.int8):
-        config = specialised(pick_config(arch, dtype, PATCHES, PATCHES, 1024), arch)
+        config = specialise_warps(pick_config(arch, dtype, PATCHES, PATCHES, 1024), arch)
         if config is not None:
             yield search_launch(arch, dtype, 1024, config=config)
     for channels in (64, 128, 256):

@@ -1,5 +1,5 @@
 """Triton kernels, one operator a file; installed as `musc_fast.kernels`.
 
-They import torch and triton alone. Arguments are valid, contiguous where the docstring says so and
-on one device: `musc_fast.triton_backend` sees to that.
+The kernels import torch and triton alone, and do not check arguments: tensors must be valid, on one
+device, and contiguous where a docstring says so. `musc_fast.backends.triton` passes such tensors.
 """

@@ -1,6 +1,6 @@
 """Compile a kernel ahead of time, without a GPU, and read what the machine code uses.
 
-For tests and `benchmarks/static_report.py`: instructions, registers, spills, shared memory.
+Tests and the static report of benchmarks/ read instructions, registers, spills and shared memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 @dataclass(frozen=True)
 class Compiled:
-    """Machine code and what it uses; `spills` are bytes of STACK and LOCAL a thread."""
+    """Machine code and what it uses.
+
+    arch: 10 * major + minor of the compute capability.
+    shared: bytes of shared memory a block.
+    registers: of a thread.
+    spills: bytes of stack and local memory a thread.
+    """
 
     arch: int
     ptx: str
@@ -36,7 +42,7 @@ class Compiled:
 
     @property
     def occupancy(self) -> float:
-        """Resident threads of a multiprocessor over the most it can hold, an estimate."""
+        """Estimated share of a multiprocessor's threads that are resident at a time."""
         limit = THREADS.get(self.arch, 2048)
         registers = -(-self.registers // 8) * 8 * self.threads
         blocks = min(
@@ -54,10 +60,12 @@ class Compiled:
 def compile_kernel(
     kernel: Any, arch: int, arguments: Mapping[str, str | int | bool], **options: int
 ) -> Compiled:
-    """Compile `kernel` for `arch`: each argument is a Triton type ("*fp16", "i32") or a constant.
+    """The machine code of `kernel` for `arch`.
 
-    Pointers are taken as 16-byte aligned, as torch allocates them; a type ending in ":16" says
-    that the integer divides by 16. `options` are those of a launch (num_warps, num_stages).
+    arguments: for each argument a Triton type ("*fp16", "i32") or the value of a constant. Pointers
+        are taken as 16-byte aligned, as torch allocates memory; a type that ends in ":16" says that
+        the integer divides by 16.
+    options: options of a launch (num_warps, num_stages).
     """
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -71,20 +79,21 @@ def compile_kernel(
         if value.startswith("*") or value.endswith(":16"):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    # As every launch here asks for: Triton 3.9 warns where none says, 3.10 is to change it.
+    # Every launch in kernels/ asks for fusion: Triton 3.9 warns where a launch
+    # does not say, and 3.10 is to change the default.
     target, options = GPUTarget("cuda", arch, 32), {"enable_fp_fusion": True, **options}
-    done = triton.compile(source, target=target, options=options)
-    cubin = done.asm["cubin"]
+    binary = triton.compile(source, target=target, options=options)
+    cubin = binary.asm["cubin"]
     usage = _cuobjdump(cubin, "--dump-resource-usage")
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    threads = 32 * done.metadata.num_warps * getattr(done.metadata, "num_ctas", 1)
-    found = re.search(r"\.reqntid\s+(\d+)", done.asm["ptx"])  # includes specialised warps
+    threads = 32 * binary.metadata.num_warps * getattr(binary.metadata, "num_ctas", 1)
+    declared = re.search(r"\.reqntid\s+(\d+)", binary.asm["ptx"])  # includes specialised warps
     return Compiled(
         arch,
-        done.asm["ptx"],
+        binary.asm["ptx"],
         cubin,
-        done.metadata.shared,
-        int(found[1]) if found else threads,
+        binary.metadata.shared,
+        int(declared[1]) if declared else threads,
         numbers["REG"],
         numbers["STACK"] + numbers["LOCAL"],
     )

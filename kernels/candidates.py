@@ -2,15 +2,15 @@
 
     list all (i, j, p, q) with s(x[i, p], y[j, q]) <= limits[i, j, p] and q != winner[i, j, p]
 
-s, x, y and norms as in `min_distance`, whose keys [N, M, P] name the winners (they are recomputed
-anyway). limits: [N, M, P] float32 in the units of s, -inf where nothing is wanted. Within a batch a
-tile again serves both of its images.
+s, x, y and norms are as in `min_distance`, whose keys [N, M, P] name the winners (winners are
+recomputed in any case). limits: [N, M, P] float32 in the units of s, -inf where no candidate is
+wanted. Within a batch a tile serves both of its images, as in `min_distance`.
 
-Candidates are appended through one counter: their order differs from run to run, and the minimum
-that `refine` takes over them does not. What exceeds the room is counted but not stored; the caller
-sees that and asks for fewer pairs at a time.
+Candidates are appended through one counter. Their order differs from run to run; the minimum that
+`recompute` takes over them does not. Candidates beyond the room are counted but not stored; the
+caller compares the count with the room and then asks for fewer pairs at a time.
 
-Memory: as `min_distance`, and 12 bytes a candidate. A tile none of whose limits is set returns
+Memory: as `min_distance`, and 12 bytes a candidate. A tile all of whose limits are -inf returns
 before its product.
 """
 
@@ -24,17 +24,35 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import arch_of
-from .tiles import Config, locate, operand, pick_config, programs, squared_tile, use_descriptors
+from .pairs import plan_pairs
+from .tiles import Config, locate, pick_config, squared_tile
 
 
 @triton.jit
-def _append(count_ptr, slot_ptr, q_ptr, ROOM, s, limit, index, winner, slot, AXIS: tl.constexpr):
-    """List the entries of s within `limit`, the next of every row (AXIS 1) or column at a time.
+def _append(
+    count_ptr,
+    slot_ptr,
+    q_ptr,
+    key_ptr,
+    ROOM,
+    s,
+    limit,
+    slot,
+    inside,
+    index,
+    AXIS: tl.constexpr,
+):
+    """List the entries of s within `limit`, but for winners: one of every row or column a turn.
 
-    s, limit, index and winner broadcast to the tile; slot is a vector along the other axis. Only
-    vectors are addressed: a tile of pointers would not fit in registers.
+    AXIS 1: limit, slot and inside (whether there is such a patch) belong to rows, index to columns;
+    AXIS 0: the reverse. Memory is addressed by vectors alone, since a tile of pointers would not
+    fit in registers.
     """
     far = 0x7FFFFFFF
+    winner = (tl.load(key_ptr + slot, mask=inside, other=0) & 0x7FFFFFFF).to(tl.int32)
+    limit = tl.expand_dims(limit, AXIS)
+    winner = tl.expand_dims(winner, AXIS)
+    index = tl.expand_dims(index, 1 - AXIS)
     following = tl.min(tl.where((s <= limit) & (index != winner), index, far), axis=AXIS)
     while tl.min(following, axis=0) < far:
         some = following < far
@@ -81,12 +99,12 @@ def _candidates_kernel(
         p = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)
         q = tile_q * BLOCK_Q + tl.arange(0, BLOCK_Q)
         slot = (i.to(tl.int64) * ALL + FIRST + j) * P + p
-        back = (j.to(tl.int64) * ALL + FIRST + i) * Q + q
+        reverse_slot = (j.to(tl.int64) * ALL + FIRST + i) * Q + q
         limit = tl.load(limit_ptr + slot, mask=p < P, other=float("-inf"))
         highest = tl.max(limit, axis=0)
         if TRIANGLE:
-            limit_back = tl.load(limit_ptr + back, mask=q < Q, other=float("-inf"))
-            highest = tl.maximum(highest, tl.max(limit_back, axis=0))
+            reverse_limit = tl.load(limit_ptr + reverse_slot, mask=q < Q, other=float("-inf"))
+            highest = tl.maximum(highest, tl.max(reverse_limit, axis=0))
         if highest > float("-inf"):
             s = squared_tile(
                 x_ptr,
@@ -108,37 +126,25 @@ def _candidates_kernel(
                 BLOCK_K,
             )
             s = s.to(tl.float32)
-            # Patches beyond their image are +inf or far beyond any limit.
-            winner = (tl.load(key_ptr + slot, mask=p < P, other=0) & 0x7FFFFFFF).to(tl.int32)
-            _append(
-                count_ptr,
-                slot_ptr,
-                q_ptr,
-                ROOM,
-                s,
-                limit[:, None],
-                q[None, :],
-                winner[:, None],
-                slot,
-                1,
-            )
+            # Entries of patches beyond their image are +inf or far beyond any limit.
+            _append(count_ptr, slot_ptr, q_ptr, key_ptr, ROOM, s, limit, slot, p < P, q, 1)
             if TRIANGLE:
-                winner = (tl.load(key_ptr + back, mask=q < Q, other=0) & 0x7FFFFFFF).to(tl.int32)
                 _append(
                     count_ptr,
                     slot_ptr,
                     q_ptr,
+                    key_ptr,
                     ROOM,
                     s,
-                    limit_back[None, :],
-                    p[:, None],
-                    winner[None, :],
-                    back,
+                    reverse_limit,
+                    reverse_slot,
+                    q < Q,
+                    p,
                     0,
                 )
 
 
-def candidates(
+def list_candidates(
     x: Tensor,
     x_norms: Tensor,
     y: Tensor,
@@ -152,47 +158,32 @@ def candidates(
     config: Config | None = None,
     descriptors: bool | None = None,
 ) -> tuple[Tensor, Tensor, int]:
-    """Slots [L] int64, patches [L] int32 and how many there are: beyond `room` they are lost.
+    """Slots [L] int64 and patches [L] int32 of the candidates, and how many there are.
 
-    Arguments as `min_distance`. `room` < 2^31.
+    limits: [N, ALL, P] float32 as `keys`.
+    room: how many candidates can be stored, less than 2^31; more are counted and lost.
+
+    The other arguments are those of `find_nearest`.
     """
-    n, p, k = x.shape
-    m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q, k, listing=True)
-    tiles = triton.cdiv(p, chosen.BLOCK_P), triton.cdiv(q, chosen.BLOCK_Q)
-    tma = use_descriptors(arch_of(x.device), x.dtype, x, y) if descriptors is None else descriptors
-    group = min(chosen.GROUP, max(n, m))  # no larger than there are images
+    config = config or pick_config(
+        arch_of(x.device), x.dtype, x.shape[1], y.shape[1], x.shape[2], listing=True
+    )
+    launch = plan_pairs(x, y, config, triangle=triangle, descriptors=descriptors)
     slots = torch.empty(room, dtype=torch.int64, device=x.device)
     patches = torch.empty(room, dtype=torch.int32, device=x.device)
     counter = torch.zeros(1, dtype=torch.int64, device=x.device)
-    programs_needed = programs(n, m, *tiles, group, triangle)
-    if programs_needed:
-        _candidates_kernel[(programs_needed,)](
-            operand(x, chosen.BLOCK_P, chosen, tma),
-            operand(y, chosen.BLOCK_Q, chosen, tma),
-            x_norms,
-            y_norms,
-            keys,
-            limits,
-            counter,
-            slots,
-            patches,
-            room,
-            n,
-            m,
-            p,
-            q,
-            keys.shape[1],
-            first,
-            K=k,
-            INTEGERS=x.dtype == torch.int8,
-            DESCRIPTORS=tma,
-            TRIANGLE=triangle,
-            GROUP=group,
-            BLOCK_P=chosen.BLOCK_P,
-            BLOCK_Q=chosen.BLOCK_Q,
-            BLOCK_K=chosen.BLOCK_K,
-            **chosen.launch(),
-        )
+    launch.run(
+        _candidates_kernel,
+        x_norms,
+        y_norms,
+        keys,
+        first,
+        limits,
+        counter,
+        slots,
+        patches,
+        room,
+        DESCRIPTORS=launch.descriptors,
+    )
     count = int(counter)
     return slots[:count], patches[:count], count

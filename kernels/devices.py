@@ -1,4 +1,4 @@
-"""What a launch config must know of a GPU: its architecture and its shared memory."""
+"""Properties of GPUs that launch configs depend on: architecture, shared memory, instructions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ REGISTERS = 65536
 
 
 def shared_memory(arch: int) -> int:
-    """Bytes of shared memory a block may use; an unknown architecture is taken as its elder."""
+    """Bytes of shared memory that a block may use on `arch`.
+
+    An architecture that the table lacks is taken as the nearest older one.
+    """
     known = [each for each in SHARED_MEMORY if each <= arch]
     return SHARED_MEMORY[max(known)] if known else 48 << 10
 
@@ -40,19 +43,21 @@ def arch_of(device: torch.device) -> int:
 def int8_by_tcgen05(arch: int) -> bool:
     """Whether Triton multiplies int8 by tcgen05, sm_100's own instruction.
 
-    From Triton 3.8 on (triton-lang/triton#8463), and not on sm_103, which has none (#9773).
+    Triton does so from 3.8 on (triton-lang/triton#8463), but not for sm_103, whose tcgen05 has no
+    int8 (#9773).
     """
     major, minor = (int(part) for part in triton.__version__.split(".")[:2])
     return arch == 100 and (major, minor) >= (3, 8)
 
 
 def int8_gain(arch: int) -> float:
-    """int8 operations in the time of one in 16 bits, about: twice by the data sheets.
+    """How many times as fast an int8 product is as one in 16 bits: 2 by the data sheets.
 
-    Where float16 has tcgen05 and int8 only the elder mma.sync, it is the slower one (an estimate).
+    Where float16 has tcgen05 and int8 only the older mma.sync, int8 is slower; 0.5 is an estimate.
     """
     return 0.5 if 100 <= arch < 120 and not int8_by_tcgen05(arch) else 2.0
 
 
 def next_power_of_2(value: int) -> int:
+    """The least power of 2 that is at least `value`."""
     return 1 << max(0, value - 1).bit_length()

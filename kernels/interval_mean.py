@@ -6,14 +6,14 @@ x: [B, R, M] float32 in any layout; +inf entries (images that do not count) sort
 out: [B, R] float32. k_min < k_max <= M are known at run time.
 
 Floats compare as integers once their bits are put in order, so 32 halvings of the integer range
-find the value of a rank exactly: the count of values below the middle decides which half holds it.
-With lo and hi the values at ranks k_min and k_max - 1, the sum is that of the values strictly
-between, plus lo and hi as often as the ranks say: exact under ties, whatever their order. Roots
-are taken of what is summed only. A program holds BLOCK_R rows in registers where M fits, so x is
-read once; larger M is read again in every halving. Sums run in a fixed order.
+find the value at a place of the sorted row exactly: the count of values below the middle decides
+which half holds the value. With lo and hi the values at places k_min and k_max - 1, the sum is the
+sum of the values strictly between, plus lo and hi as often as the places say: ties are exact in any
+order. Roots are taken of summed values alone. A program holds BLOCK_R rows in registers where M
+fits, so x is read once; larger M is read again in every halving. Sums run in a fixed order.
 
-Memory: 4 B R M bytes read, 4 B R written, none beside. Floor on an H100 (3.35 TB/s) for
-B R = 200 * 1369, M = 200: 66 us; the halvings (64 integer operations a value) may take longer.
+Memory: 4 B R M bytes are read, 4 B R written. Floor on an H100 (3.35 TB/s) for B R = 200 * 1369,
+M = 200: 66 us; the halvings (64 integer operations a value) may take longer.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -29,12 +29,12 @@ from torch import Tensor
 
 from .devices import next_power_of_2
 
-_RESIDENT = 8192  # values a program holds
+_RESIDENT = 8192  # largest row that a program holds in registers
 
 
 @dataclass(frozen=True)
 class Config:
-    """BLOCK_R rows of BLOCK_M columns at a time."""
+    """A program takes BLOCK_R rows, BLOCK_M columns at a time."""
 
     BLOCK_R: int
     BLOCK_M: int
@@ -42,7 +42,10 @@ class Config:
 
 
 def pick_config(rows_adjacent: bool, columns: int) -> Config:
-    """`rows_adjacent`: neighbouring rows lie side by side in memory, so take many of them."""
+    """The config for rows of `columns` values.
+
+    rows_adjacent: neighbouring rows lie side by side in memory, so a program takes many rows.
+    """
     block_m = min(next_power_of_2(columns), _RESIDENT)
     block_r = max(1, min(128 if rows_adjacent else 8, 4096 // block_m))
     return Config(block_r, block_m, 8 if block_r * block_m > 4096 else 4)
@@ -81,35 +84,37 @@ def _interval_mean_kernel(
     K_MIN,
     K_MAX,
     SQUARED: tl.constexpr,
-    RANK: tl.constexpr,
+    KTH_ONLY: tl.constexpr,
     RESIDENT: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
+    """KTH_ONLY: store the value at place K_MAX - 1 instead of the mean."""
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     x_ptr += tl.program_id(1).to(tl.int64) * stride_b
     out_ptr += tl.program_id(1).to(tl.int64) * R
     keys = _keys(x_ptr, rows, 0, R, M, stride_r, stride_m, BLOCK_M)
-    # Invariant: the key at the rank lies in [low, high]. All finite floats and +inf fit.
+    # Invariant: the key at place K_MIN lies in [low_a, high_a], the key at place K_MAX - 1 in
+    # [low_b, high_b]. The keys of all finite floats and of +inf lie within the first bounds.
     low_a = tl.full([BLOCK_R], -2139095041, tl.int32)
     low_b = low_a
     high_a = tl.full([BLOCK_R], 2139095040, tl.int32)
     high_b = high_a
     for _ in range(32):
-        # The upper middle m: at most `rank` keys below m means that the rank's key is at least m.
+        # With m the upper middle: the key at place k is at least m if at most k keys are below m.
         middle_a = _middle(low_a, high_a) + ((low_a ^ high_a) & 1)
         middle_b = _middle(low_b, high_b) + ((low_b ^ high_b) & 1)
         count_a = tl.zeros([BLOCK_R], tl.int32)
         count_b = tl.zeros([BLOCK_R], tl.int32)
         if RESIDENT:
             count_b += tl.sum((keys < middle_b[:, None]).to(tl.int32), axis=1)
-            if not RANK:
+            if not KTH_ONLY:
                 count_a += tl.sum((keys < middle_a[:, None]).to(tl.int32), axis=1)
         else:
             for start in range(0, M, BLOCK_M):
                 part = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
                 count_b += tl.sum((part < middle_b[:, None]).to(tl.int32), axis=1)
-                if not RANK:
+                if not KTH_ONLY:
                     count_a += tl.sum((part < middle_a[:, None]).to(tl.int32), axis=1)
         above_a = count_a <= K_MIN
         above_b = count_b <= K_MAX - 1
@@ -118,7 +123,7 @@ def _interval_mean_kernel(
         low_b = tl.where(above_b, middle_b, low_b)
         high_b = tl.where(above_b, high_b, middle_b - 1)
     last = ordered(low_b.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-    if RANK:
+    if KTH_ONLY:
         tl.store(out_ptr + rows, last, mask=rows < R)
     else:
         first = ordered(low_a.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
@@ -131,9 +136,9 @@ def _interval_mean_kernel(
         for start in range(0, M, BLOCK_M):
             if not RESIDENT:
                 keys = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
-            between = (keys > low_a[:, None]) & (keys < low_b[:, None])
+            inside = (keys > low_a[:, None]) & (keys < low_b[:, None])
             x = ordered(keys.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-            x = tl.where(between, x, 0.0)
+            x = tl.where(inside, x, 0.0)
             if SQUARED:
                 x = tl.sqrt_rn(x)
             total += tl.sum(x, axis=1)
@@ -145,7 +150,7 @@ def _interval_mean_kernel(
         tl.store(out_ptr + rows, mean, mask=rows < R)
 
 
-def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, rank: bool) -> Tensor:
+def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, kth_only: bool) -> Tensor:
     batch, rows, columns = x.shape
     out = torch.empty(batch, rows, dtype=torch.float32, device=x.device)
     config = pick_config(x.stride(1) == 1 and columns > 1, columns)
@@ -158,7 +163,7 @@ def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, rank: bool) -> Ten
         k_min,
         k_max,
         SQUARED=squared,
-        RANK=rank,
+        KTH_ONLY=kth_only,
         RESIDENT=columns <= config.BLOCK_M,
         BLOCK_R=config.BLOCK_R,
         BLOCK_M=config.BLOCK_M,
@@ -168,11 +173,15 @@ def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, rank: bool) -> Ten
     return out
 
 
-def interval_mean(x: Tensor, k_min: int, k_max: int, *, squared: bool = False) -> Tensor:
-    """x [B, R, M] float32 in any layout -> [B, R] float32; `squared`: roots after selection."""
+def average_interval(x: Tensor, k_min: int, k_max: int, *, squared: bool = False) -> Tensor:
+    """Mean of places k_min to k_max - 1 of sorted x [B, R, M] float32 -> [B, R] float32.
+
+    x: in any layout.
+    squared: x holds squares, and the mean is of their roots.
+    """
     return _launch(x, k_min, k_max, squared, False)
 
 
-def kth_smallest(x: Tensor, k: int) -> Tensor:
-    """The k-th smallest value (from 1) along the last axis of x [B, R, M] -> [B, R], to the bit."""
+def select_kth(x: Tensor, k: int) -> Tensor:
+    """The k-th smallest value (from 1) of each row of x [B, R, M] float32 -> [B, R], exact."""
     return _launch(x, k - 1, k, False, True)

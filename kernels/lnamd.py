@@ -2,23 +2,23 @@
 
     z_r[n, p, :] = v / max(|v|, 1e-12),   v = mean over the r x r box around p of LN(x[n])
 
-tokens: [N, P, C] of any float dtype, P = H W, any strides but 1 along C. Results: one float32
-[N, P, C] a degree. LN runs over (C, H, W) of an image, eps 1e-5, no affine; the box counts its zero
-padding.
+tokens: [N, P, C] of any float dtype, P = H W, stride 1 along C, any other strides. Results: one
+float32 [N, P, C] a degree. LN runs over (C, H, W) of an image, eps 1e-5, no affine; the mean of a
+box divides by r x r at the edge too, where the box is padded with zeros.
 
-LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): what remains for the
-second pass is a box sum, and rstd only matters against the 1e-12. The first pass sums an image in
-parts (mean, spread, least and greatest); parts are added in float64 in a fixed order. The mean is
-kept between least and greatest, so that a constant image gives zeros and not noise. The box sums
-take x - mean token by token: no cancellation under a hot channel.
+LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): the second pass takes
+a box sum, and rstd only matters against the 1e-12. The first pass sums an image in parts (mean,
+spread, least and greatest value); parts are added in float64 in a fixed order. The mean is clamped
+between the least and the greatest value, so that a constant image gives zeros and not noise. The
+box sums take x - mean token by token, so that a hot channel causes no cancellation.
 
 Memory: tokens are read twice, the second time mostly from the L2 cache if an image fits there
-(1369 * 1024 * 4 = 5.6 MB); shifted tokens come from L1 and L2. 4 N P C bytes written a degree.
+(1369 * 1024 * 4 = 5.6 MB); shifted tokens come from L1 and L2. 4 N P C bytes are written a degree.
 Floor on an H100 for N = 200, P = 1369, C = 1024, three degrees, float32: 4.5 GB, 1.3 ms.
 
-The float32 results are what refinement needs. The search's operands are rounded from them by
-`quantise`, one more reading of each (1.1 GB, 0.33 ms a degree): the mean, the step and whether a
-basis pays are known only when all images are through, and the search takes rows from anywhere.
+The float32 results are the rows that `refine` recomputes distances from. `quantise` rounds them in
+one more reading (1.1 GB, 0.33 ms a degree) and not here, since the mean, the scale and the choice
+of a basis depend on all images, and since the search also takes rows that LNAMD did not make.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -35,12 +35,12 @@ from torch import Tensor
 
 from .devices import next_power_of_2
 
-_DEGREES = 3  # a launch
+_DEGREES = 3  # of one launch
 
 
 @dataclass(frozen=True)
 class Config:
-    """BLOCK_X tokens of a grid row by all channels a program; BLOCK_S values a partial sum."""
+    """A program takes BLOCK_X tokens of a grid row, all channels; a partial sum BLOCK_S values."""
 
     BLOCK_X: int
     BLOCK_C: int
@@ -49,7 +49,7 @@ class Config:
 
 
 def pick_config(width: int, channels: int) -> Config:
-    """As many tokens of a row as keep three accumulators and one load in registers."""
+    """The config with which three accumulators and one load stay in registers."""
     block_c = next_power_of_2(channels)
     block_x = max(1, min(next_power_of_2(width), 4096 // block_c))
     return Config(block_x, block_c, 4096, 8 if block_x * block_c > 2048 else 4)
@@ -66,15 +66,16 @@ def _moments_kernel(x_ptr, sums_ptr, P, C, stride_n, stride_p, PARTS, BLOCK_S: t
     base = x_ptr + image * stride_n
     x = tl.load(base + token * stride_p + at % C, mask=mask, other=0.0).to(tl.float32)
     out = sums_ptr + image * PARTS + part
-    step = tl.num_programs(0).to(tl.int64) * PARTS
+    stride = tl.num_programs(0).to(tl.int64) * PARTS
     tl.store(out, tl.sum(x, axis=0))
-    tl.store(out + step, tl.sum(x * x, axis=0))
-    tl.store(out + 2 * step, tl.min(tl.where(mask, x, float("inf")), axis=0))
-    tl.store(out + 3 * step, tl.max(tl.where(mask, x, float("-inf")), axis=0))
+    tl.store(out + stride, tl.sum(x * x, axis=0))
+    tl.store(out + 2 * stride, tl.min(tl.where(mask, x, float("inf")), axis=0))
+    tl.store(out + 3 * stride, tl.max(tl.where(mask, x, float("-inf")), axis=0))
 
 
 @triton.jit
 def _store_normalised(out_ptr, v, rows, mask, C, channels, rstd, count):
+    """Store v * rstd / count [BLOCK_X, BLOCK_C], each row scaled to norm 1."""
     v = v * (rstd / count)
     norm = tl.sqrt_rn(tl.sum(v * v, axis=1))  # [BLOCK_X]
     z = v / tl.maximum(norm, 1e-12)[:, None]
@@ -162,8 +163,15 @@ def _moments(tokens: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-5).rsqrt().float()
 
 
-def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
-    """tokens [N, P, C], adjacent along C -> one float32 [N, P, C] a degree."""
+def aggregate_neighbourhoods(
+    tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]
+) -> list[Tensor]:
+    """LNAMD of tokens [N, P, C], one float32 [N, P, C] for each degree.
+
+    tokens: any float dtype, stride 1 along C.
+    grid: (H, W) with H W = P.
+    degrees: side lengths r of the boxes, odd, in any order.
+    """
     n, p, c = tokens.shape
     height, width = grid
     config = pick_config(width, c)

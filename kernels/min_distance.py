@@ -4,17 +4,17 @@
 
 x: [N, P, K] and y: [M, Q, K], float32, float16, bfloat16 or int8 operands, contiguous; norms
 [N, P], [M, Q] float32, int32 for int8. No distance is stored: each tile of the product is reduced
-where it was computed. Within a batch the tile (i, j), i < j, serves both: its rows i against j, its
-columns j against i, which halves the arithmetic.
+where it was computed. Within a batch the tile (i, j), i < j, serves both images: its rows give i
+against j, its columns j against i, which halves the arithmetic.
 
 A key is (s as an ordered 32-bit integer) << 32 | q in int64. Tiles combine by an integer atomic
 minimum: the order of tiles cannot matter, ties go to the smaller q, and the result is the same to
-the bit in every run, for every grouping and chunk. int8 adds exactly; floats add in the order of
-channels that BLOCK_K fixes.
+the bit in every run, for every grouping and chunk. int8 products add exactly; float products add
+in the order of channels that BLOCK_K fixes.
 
-From Hopper on the operands come by TMA (tensor descriptors), elsewhere by pointers.
+From Hopper on the operands come by TMA (tensor descriptors), on older GPUs by pointers.
 
-Memory: operands once or twice from DRAM through L2, 8 bytes a (patch, image) for the keys.
+Memory: operands are read once or twice from DRAM through L2; keys take 8 bytes a (patch, image).
 Work: 2 N M P Q K operations, half of it for a batch. Floors for N = 200, P = 1369, K = 1024 by
 symmetry, 77 TFLOP (dense peaks): H100 0.078 s in 16 bits (989 TFLOPS), 0.039 s in int8; RTX 4090
 0.47 s in 16 bits with 32-bit sums (165 TFLOPS), 0.12 s in int8 (661 TOPS).
@@ -31,16 +31,15 @@ from torch import Tensor
 
 from .devices import arch_of
 from .interval_mean import ordered
-from .tiles import Config, locate, operand, pick_config, programs, squared_tile, use_descriptors
+from .pairs import plan_pairs
+from .tiles import Config, locate, pick_config, squared_tile
 
-__all__ = ["Config", "decode", "min_distance", "new_keys", "pick_config"]
-
-UNSET = 2**63 - 1
+UNSET = 2**63 - 1  # the key of a pair that no search has taken: farther than any distance
 
 
 @triton.jit
 def key_of(s, index):
-    """(s, index) -> int64 in the order of s, then of the index."""
+    """(s, index) -> int64 that orders by s, then by the index."""
     bits = s if s.dtype == tl.int32 else ordered(s)
     return (bits.to(tl.int64) << 32) | index.to(tl.int64)
 
@@ -68,7 +67,7 @@ def _min_distance_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Keys are [N, ALL, P]; image j of y is image FIRST + j of ALL."""
+    """Lower the keys [N, ALL, P] by one tile; image j of y is image FIRST + j of ALL."""
     i, j, tile_p, tile_q, valid = locate(
         tl.program_id(0), N, M, tl.cdiv(P, BLOCK_P), tl.cdiv(Q, BLOCK_Q), GROUP, TRIANGLE
     )
@@ -94,7 +93,7 @@ def _min_distance_kernel(
             BLOCK_Q,
             BLOCK_K,
         )
-        # Two plain reductions are cheaper than one that carries the index through every step.
+        # Two plain reductions are cheaper than one reduction of (value, index) pairs.
         least = tl.min(s, axis=1)
         local = tl.arange(0, BLOCK_Q)[None, :]
         nearest = tl.min(tl.where(s == least[:, None], local, BLOCK_Q), axis=1)
@@ -111,19 +110,22 @@ def _min_distance_kernel(
 
 
 def new_keys(images: int, others: int, patches: int, device: torch.device) -> Tensor:
-    """Keys [images, others, patches] int64 of pairs that no search has seen: farthest of all."""
+    """Keys [images, others, patches] int64 before any search: every entry is UNSET."""
     return torch.full((images, others, patches), UNSET, dtype=torch.int64, device=device)
 
 
-def decode(keys: Tensor, integers: bool) -> tuple[Tensor, Tensor]:
-    """Keys -> squared distances float32 (+inf where none) and patch indices int32."""
+def decode_keys(keys: Tensor, integers: bool) -> tuple[Tensor, Tensor]:
+    """Keys -> squared distances float32 (+inf where UNSET) and patch indices int32.
+
+    integers: the search had int8 operands.
+    """
     high = (keys >> 32).to(torch.int32)
     squared = high.float() if integers else (high ^ ((high >> 31) & 0x7FFFFFFF)).view(torch.float32)
     unset = keys == UNSET
     return squared.masked_fill(unset, torch.inf), (keys & 0x7FFFFFFF).to(torch.int32)
 
 
-def min_distance(
+def find_nearest(
     x: Tensor,
     x_norms: Tensor,
     y: Tensor,
@@ -135,40 +137,22 @@ def min_distance(
     config: Config | None = None,
     descriptors: bool | None = None,
 ) -> None:
-    """Lower `keys` [N, all, P] for the images of x against those of y, its [first, first + M).
+    """Lower `keys` for the images of x [N, P, K] against the images of y [M, Q, K].
 
-    `triangle`: x and y are the same images, pairs i < j serve both; M = N, Q = P. `descriptors`
-    None: where they can be used.
+    x_norms, y_norms: [N, P] and [M, Q], squared norms.
+    keys: [N, ALL, P] int64, see `new_keys`; image j of y is image `first` + j of ALL.
+    triangle: x and y are the same images; each pair i < j is multiplied once, for both directions.
+    config: None picks by device, dtype and sizes.
+    descriptors: whether tiles come by TMA; None uses it where it can be used.
     """
-    n, p, k = x.shape
-    m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q, k)
-    tiles = triton.cdiv(p, chosen.BLOCK_P), triton.cdiv(q, chosen.BLOCK_Q)
-    tma = use_descriptors(arch_of(x.device), x.dtype, x, y) if descriptors is None else descriptors
-    group = min(chosen.GROUP, max(n, m))  # no larger than there are images
-    count = programs(n, m, *tiles, group, triangle)
-    if count == 0:
-        return
-    _min_distance_kernel[(count,)](
-        operand(x, chosen.BLOCK_P, chosen, tma),
-        operand(y, chosen.BLOCK_Q, chosen, tma),
+    config = config or pick_config(arch_of(x.device), x.dtype, x.shape[1], y.shape[1], x.shape[2])
+    launch = plan_pairs(x, y, config, triangle=triangle, descriptors=descriptors)
+    launch.run(
+        _min_distance_kernel,
         x_norms,
         y_norms,
         keys,
-        n,
-        m,
-        p,
-        q,
-        keys.shape[1],
         first,
-        K=k,
-        INTEGERS=x.dtype == torch.int8,
-        DESCRIPTORS=tma,
-        TRIANGLE=triangle,
-        SPECIALIZE=chosen.warp_specialize and tma,
-        GROUP=group,
-        BLOCK_P=chosen.BLOCK_P,
-        BLOCK_Q=chosen.BLOCK_Q,
-        BLOCK_K=chosen.BLOCK_K,
-        **chosen.launch(),
+        DESCRIPTORS=launch.descriptors,
+        SPECIALIZE=config.warp_specialize and launch.descriptors,
     )

@@ -1,12 +1,13 @@
-"""The nearest-patch search over few channels: one side stays on the chip for a whole image.
+"""The nearest-patch search over few channels: rows of i stay on the chip for all patches of j.
 
-The same keys as `min_distance`, for K <= 256 (the principal subspace of the certified search). With
-so few channels the product is short and the reductions count: a program holds BLOCK_P rows of image
-i and walks all patches of image j. The running minimum is a tile, lane by lane (each entry keeps
-its own candidate and the tile that it came from), so that rows are reduced across lanes once an
-image instead of once a tile; columns are reduced tile by tile, as they must be.
+The keys are as in `min_distance`, for K <= 256 (the principal subspace of the certified search).
+With so few channels the product is short and the reductions dominate: a program holds BLOCK_P rows
+of image i and walks all patches of image j. The running minimum is a tile, in which each entry
+holds a candidate and the tile that the candidate came from, so that rows are reduced across lanes
+once an image instead of once a tile. Columns are reduced in every tile.
 
-Memory: rows of i once, rows of j once a row tile, through L2; 8 bytes a (patch, image) of keys.
+Memory: rows of i are read once, rows of j once a row tile, through L2; keys take 8 bytes a
+(patch, image).
 Floor for N = 200, P = 1369, K = 128 in int8 by symmetry, 9.5 TOP: H100 5 ms, RTX 4090 14 ms; the
 reductions are about 9 operations an entry, 75e9 entries: 24 ms of the H100's 28e12 a second.
 """
@@ -15,8 +16,6 @@ reductions are about 9 operations an entry, 75e9 entries: 24 ms of the H100's 28
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
@@ -24,33 +23,33 @@ from torch import Tensor
 
 from .devices import arch_of, next_power_of_2
 from .min_distance import key_of
-from .tiles import locate, programs
+from .pairs import plan_pairs
+from .tiles import Config, locate
 
-LARGEST_DEPTH = 256
-
-
-@dataclass(frozen=True)
-class Config:
-    """BLOCK_P rows stay, BLOCK_Q come at a time, GROUP images a block."""
-
-    BLOCK_P: int
-    BLOCK_Q: int
-    GROUP: int
-    num_warps: int
-    num_stages: int
+LARGEST_DEPTH = 256  # channels K
 
 
-def pick_config(arch: int, dtype: torch.dtype, patches: int, others: int) -> Config:
-    """Three tiles of 32 bits an entry (product, minimum, origin) must fit in registers."""
+def pick_config(arch: int, dtype: torch.dtype, patches: int, others: int, depth: int) -> Config:
+    """The config for images of `patches` and `others` patches with `depth` channels.
+
+    Three tiles of 32 bits an entry (product, minimum, origin) must fit in registers. BLOCK_K takes
+    all channels at once.
+    """
     wide = arch >= 80
     rows = min(128 if wide else 32, max(16, next_power_of_2(patches)))
     columns = min(64 if wide else 32, max(32, next_power_of_2(others)))
-    group = max(1, min(8, 4096 // max(patches, others)))
-    return Config(rows, columns, group, 8 if rows * columns >= 64 * 128 else 4, 3)
+    return Config(
+        BLOCK_P=rows,
+        BLOCK_Q=columns,
+        BLOCK_K=max(32, next_power_of_2(depth)),
+        GROUP=max(1, min(8, 4096 // max(patches, others))),
+        num_warps=8 if rows * columns >= 64 * 128 else 4,
+        num_stages=3,
+    )
 
 
 @triton.jit
-def _resident_kernel(
+def _few_channels_kernel(
     x_ptr,
     y_ptr,
     x_norm_ptr,
@@ -63,16 +62,17 @@ def _resident_kernel(
     ALL,
     FIRST,
     K: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    INTEGERS: tl.constexpr,
     TRIANGLE: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
+    """Lower the keys [N, ALL, P] by a row of tiles; image j of y is image FIRST + j of ALL."""
     i, j, tile_p, _, valid = locate(tl.program_id(0), N, M, tl.cdiv(P, BLOCK_P), 1, GROUP, TRIANGLE)
     if valid:
-        integers: tl.constexpr = x_ptr.dtype.element_ty == tl.int8
-        far: tl.constexpr = (1 << 29) if integers else float("inf")
+        far: tl.constexpr = (1 << 29) if INTEGERS else float("inf")
         p = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)
         k = tl.arange(0, BLOCK_K)
         row = i.to(tl.int64) * P + p
@@ -81,8 +81,8 @@ def _resident_kernel(
         x_norm = tl.load(x_norm_ptr + row, mask=p < P, other=far)
         best = tl.full(
             [BLOCK_P, BLOCK_Q],
-            0x7FFFFFFF if integers else float("inf"),
-            tl.int32 if integers else tl.float32,
+            0x7FFFFFFF if INTEGERS else float("inf"),
+            tl.int32 if INTEGERS else tl.float32,
         )
         origin = tl.zeros([BLOCK_P, BLOCK_Q], tl.int32)
         local = tl.arange(0, BLOCK_Q)
@@ -92,7 +92,7 @@ def _resident_kernel(
             listed = (q < Q)[:, None] & (k < K)[None, :]
             y = tl.load(y_ptr + column[:, None] * K + k[None, :], mask=listed, other=0.0)
             y_norm = tl.load(y_norm_ptr + column, mask=q < Q, other=far)
-            if integers:
+            if INTEGERS:
                 product = tl.dot(x, tl.trans(y), out_dtype=tl.int32)
             else:
                 product = tl.dot(x, tl.trans(y), input_precision="ieee")
@@ -114,7 +114,7 @@ def _resident_kernel(
         tl.atomic_min(key_ptr + slot, key, mask=p < P, sem="relaxed")
 
 
-def resident_min_distance(
+def find_nearest_few_channels(
     x: Tensor,
     x_norms: Tensor,
     y: Tensor,
@@ -125,34 +125,7 @@ def resident_min_distance(
     triangle: bool = False,
     config: Config | None = None,
 ) -> None:
-    """`min_distance` for operands of at most LARGEST_DEPTH channels; the same arguments."""
-    n, p, k = x.shape
-    m, q = y.shape[:2]
-    chosen = config or pick_config(arch_of(x.device), x.dtype, p, q)
-    tiles = -(-p // chosen.BLOCK_P)
-    group = min(chosen.GROUP, max(n, m))  # no larger than there are images
-    count = programs(n, m, tiles, 1, group, triangle)
-    if count == 0:
-        return
-    _resident_kernel[(count,)](
-        x,
-        y,
-        x_norms,
-        y_norms,
-        keys,
-        n,
-        m,
-        p,
-        q,
-        keys.shape[1],
-        first,
-        K=k,
-        BLOCK_K=max(32, next_power_of_2(k)),
-        TRIANGLE=triangle,
-        GROUP=group,
-        BLOCK_P=chosen.BLOCK_P,
-        BLOCK_Q=chosen.BLOCK_Q,
-        num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages,
-        enable_fp_fusion=True,
-    )
+    """`find_nearest` for operands of at most LARGEST_DEPTH channels; the same arguments."""
+    config = config or pick_config(arch_of(x.device), x.dtype, x.shape[1], y.shape[1], x.shape[2])
+    launch = plan_pairs(x, y, config, triangle=triangle, descriptors=False, whole_rows=True)
+    launch.run(_few_channels_kernel, x_norms, y_norms, keys, first)

@@ -1,20 +1,20 @@
-"""Rounded operands of the search and the bound of what rounding took, in one reading of the rows.
+"""Rounded rows of the search and bounds on their rounding errors, in one reading of the rows.
 
-    w = T(x - mean),   values = round(w / step),   norms = |values|^2,
-    rho >= |T(x - mean) - step * values|   with the rounding of this arithmetic itself
+    w = T(x - mean),   values = round(w / scale),   norms = |values|^2,
+    errors >= |w - scale * values|,   which also covers the rounding of this arithmetic
 
 x: [R, C] rows of any float dtype, contiguous; mean: [C] float32. values: [R, K] int8, float16 or
-bfloat16, K a multiple of 32 and at least C (zeros follow); norms: [R] float32, int32 for int8; rho:
-[R] float32. T is the identity or, with `spread`, Hadamard matrices on blocks of the largest power
-of 2 dividing K, which spread outlier channels. See `musc_fast.operands` for what the bound is for;
-its `_round` is the same in PyTorch.
+bfloat16, K a multiple of 32 and at least C (zeros follow); norms: [R] float32, int32 for int8;
+errors: [R] float32. T is the identity or, with `spread`, Hadamard matrices on blocks of the largest
+power of 2 dividing K, which spread outlier channels. `musc_fast.backends.rounding` says what the
+bound is for; `round_rows` there does the same in PyTorch.
 
 A row stays in the registers of a warp; a stage of the Hadamard product adds and subtracts pairs
 half a block apart by shuffles and needs no shared memory.
 
-Memory: x is read once, 4 C bytes a row, K or 2 K written and 8 of norm and bound. Floor on an H100
-(3.35 TB/s) for 200 * 1369 rows, C = 1024: 0.42 ms to int8, 0.50 ms to float16. The same in PyTorch
-passes over the rows about 20 times, and 5 times a stage more with `spread`: about 24 ms.
+Memory: for each row 4 C bytes are read, K or 2 K written, and 8 bytes of norm and bound. Floor on
+an H100 (3.35 TB/s) for 200 * 1369 rows, C = 1024: 0.42 ms to int8, 0.50 ms to float16. PyTorch
+passes over the rows about 20 times, and 5 times more a stage with `spread`: about 24 ms.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -33,7 +33,7 @@ from .devices import next_power_of_2
 
 @dataclass(frozen=True)
 class Config:
-    """BLOCK_R rows of BLOCK_K channels a program."""
+    """A program takes BLOCK_R rows of BLOCK_K channels."""
 
     BLOCK_R: int
     BLOCK_K: int
@@ -41,7 +41,7 @@ class Config:
 
 
 def pick_config(depth: int) -> Config:
-    """A thousand values a warp, 32 a thread: one row or several, so that no two warps share one."""
+    """The config for rows of `depth` values: about 1024 values a warp, and no row in two warps."""
     block_k = max(32, next_power_of_2(depth))
     return Config(max(1, 1024 // block_k), block_k, max(1, min(8, block_k // 1024)))
 
@@ -62,17 +62,17 @@ def _quantise_kernel(
     mean_ptr,
     value_ptr,
     norm_ptr,
-    rho_ptr,
+    error_ptr,
     R,
     C,
-    STEP,
     SCALE,
+    HADAMARD_FACTOR,
     K: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """STAGES: log2 of the Hadamard block, 0 for none; SCALE: 2^(-STAGES / 2)."""
+    """STAGES: log2 of the Hadamard block, 0 for none. HADAMARD_FACTOR: 2^(-STAGES / 2)."""
     unit: tl.constexpr = 2.0**-24
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     channel = tl.arange(0, BLOCK_K)
@@ -83,38 +83,44 @@ def _quantise_kernel(
     length = tl.sqrt_rn(tl.sum(x * x, axis=1))
     for stage in tl.static_range(STAGES):
         x = _sums_and_differences(x, 1 << stage, BLOCK_R * BLOCK_K)
-    x *= SCALE
-    scaled = x / STEP
-    kept = (row < R)[:, None] & (channel < K)[None, :]
+    x *= HADAMARD_FACTOR
+    scaled = x / SCALE
+    stored = (row < R)[:, None] & (channel < K)[None, :]
     if value_ptr.dtype.element_ty == tl.int8:
         scaled = tl.minimum(tl.maximum(tl.floor(scaled + 0.5), -127.0), 127.0)
         values = scaled.to(tl.int8)
-        whole = values.to(tl.int32)
-        norms = tl.sum(whole * whole, axis=1)
+        levels = values.to(tl.int32)
+        norms = tl.sum(levels * levels, axis=1)
     else:
         scaled = tl.minimum(tl.maximum(scaled, -60000.0), 60000.0)
         values = scaled.to(value_ptr.dtype.element_ty)
         scaled = values.to(tl.float32)
         norms = tl.sum(scaled * scaled, axis=1)
-    left = x - scaled * STEP
-    left = tl.sqrt_rn(tl.sum(left * left, axis=1))
-    # K u: the norm itself. Then two roundings a stage, and one or two each of mean, SCALE, STEP,
-    # the product with it, the difference and `length`.
-    rho = left * (1.0 + K * unit) + (2 * STAGES + 12) * unit * length
-    tl.store(value_ptr + row[:, None] * K + channel[None, :], values, mask=kept)
+    residual = x - scaled * SCALE
+    residual = tl.sqrt_rn(tl.sum(residual * residual, axis=1))
+    # K u covers the norm of the residual. The second term covers two roundings a stage, and one or
+    # two each of mean, HADAMARD_FACTOR, SCALE, the product with SCALE, the difference and `length`.
+    error = residual * (1.0 + K * unit) + (2 * STAGES + 12) * unit * length
+    tl.store(value_ptr + row[:, None] * K + channel[None, :], values, mask=stored)
     tl.store(norm_ptr + row, norms, mask=row < R)
-    tl.store(rho_ptr + row, rho, mask=row < R)
+    tl.store(error_ptr + row, error, mask=row < R)
 
 
-def quantise(
-    x: Tensor, mean: Tensor, dtype: torch.dtype, step: float, depth: int, *, spread: bool
+def quantise_rows(
+    x: Tensor, mean: Tensor, dtype: torch.dtype, scale: float, depth: int, *, spread: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x [R, C] -> values [R, depth] of `dtype`, norms [R], rho [R]."""
+    """Rows x [R, C] -> values [R, depth] of `dtype`, norms [R] and bounds on rounding errors [R].
+
+    mean: [C] float32, subtracted before.
+    scale: what a value of 1 stands for.
+    depth: K, a multiple of 32, at least C.
+    spread: rotate by Hadamard matrices before rounding.
+    """
     rows, channels = x.shape
     values = torch.empty(rows, depth, dtype=dtype, device=x.device)
     integers = dtype == torch.int8
     norms = torch.empty(rows, dtype=torch.int32 if integers else torch.float32, device=x.device)
-    rho = torch.empty(rows, dtype=torch.float32, device=x.device)
+    errors = torch.empty(rows, dtype=torch.float32, device=x.device)
     stages = (depth & -depth).bit_length() - 1 if spread else 0
     config = pick_config(depth)
     _quantise_kernel[(triton.cdiv(rows, config.BLOCK_R),)](
@@ -122,10 +128,10 @@ def quantise(
         mean,
         values,
         norms,
-        rho,
+        errors,
         rows,
         channels,
-        step,
+        scale,
         2.0 ** (-stages / 2),
         K=depth,
         STAGES=stages,
@@ -134,4 +140,4 @@ def quantise(
         num_warps=config.num_warps,
         enable_fp_fusion=True,
     )
-    return values, norms, rho
+    return values, norms, errors

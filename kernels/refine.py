@@ -3,13 +3,13 @@
     out[i, j, p] = min(out[i, j, p], sum over c of (x[i, p, c] - y[j, q, c])^2)
 
 for a list of (slot, q), slot = (i M + j) P + p. x: [N, P, C], y: [M, Q, C], contiguous, any float
-dtype; out: [N, M, P] float32, at least 0 (or +inf). y may hold a run of the M images alone (rows
-streamed from host memory): candidates of others are passed over. A float32 at least 0 orders as its
-bits, so an integer minimum combines candidates of one slot: no order among them matters. All
-differences and sums are float32 and summed in an order that C alone fixes.
+dtype; out: [N, M, P] float32, at least 0 (or +inf). y may hold a part of the M images (rows
+streamed from host memory); candidates of other images are passed over. A float32 that is at least 0
+orders as its bits do, so an integer minimum combines the candidates of a slot, in whatever order
+they come. Differences and sums are float32, summed in an order that C alone fixes.
 
-Memory: two gathered rows of C a candidate, 12 bytes of the list. Floor on an H100: 8 C bytes a
-candidate from L2 (about 5.5 TB/s where the rows fit there) or from memory (3.35 TB/s).
+Memory: a candidate takes two gathered rows of C values and 12 bytes of the list. Floor on an H100:
+8 C bytes a candidate from L2 (about 5.5 TB/s where the rows fit there) or from memory (3.35 TB/s).
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -28,7 +28,7 @@ from .devices import next_power_of_2
 
 @dataclass(frozen=True)
 class Config:
-    """BLOCK_L candidates a program, BLOCK_C channels at a time."""
+    """A program takes BLOCK_L candidates, BLOCK_C channels at a time."""
 
     BLOCK_L: int
     BLOCK_C: int
@@ -36,7 +36,7 @@ class Config:
 
 
 def pick_config(channels: int) -> Config:
-    """Equal on every device: BLOCK_C and the warps decide the order of the sum."""
+    """The config for rows of `channels`: one for all devices, since it fixes the order of sums."""
     return Config(16, min(128, max(16, next_power_of_2(channels))), 4)
 
 
@@ -53,10 +53,11 @@ def _refine_kernel(
     Q,
     C,
     FIRST,
-    HELD,
+    IMAGES,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    """Lower out by BLOCK_L candidates; y holds the images FIRST to FIRST + IMAGES - 1 of M."""
     at = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     listed = at < COUNT
     slot = tl.load(slot_ptr + at, mask=listed, other=0)
@@ -64,7 +65,7 @@ def _refine_kernel(
     p = slot % P
     j = slot // P % M - FIRST
     i = slot // P // M
-    listed = listed & (j >= 0) & (j < HELD)
+    listed = listed & (j >= 0) & (j < IMAGES)
     x_row = x_ptr + (i * P + p) * C  # [BLOCK_L]
     y_row = y_ptr + (j * Q + q) * C
     total = tl.zeros([BLOCK_L, BLOCK_C], tl.float32)
@@ -78,11 +79,13 @@ def _refine_kernel(
     tl.atomic_min(out_ptr + slot, squared.to(tl.int32, bitcast=True), mask=listed)
 
 
-def refine(x: Tensor, y: Tensor, slots: Tensor, q: Tensor, out: Tensor, first: int = 0) -> None:
-    """Lower `out` [N, M, P] float32 to the listed candidates' squared distances.
+def recompute(x: Tensor, y: Tensor, slots: Tensor, q: Tensor, out: Tensor, first: int = 0) -> None:
+    """Lower `out` [N, M, P] float32 to the squared distances of the listed candidates.
 
-    slots: [L] int64. q: [L] int32 or int64, the patch of image j. y: images first to
-    first + y.shape[0] - 1 of the M.
+    x: [N, P, C], the queries.
+    y: [m, Q, C], the images `first` to `first` + m - 1 of the M references.
+    slots: [L] int64, (i M + j) P + p.
+    q: [L] int32 or int64, the patch of image j.
     """
     count = slots.shape[0]
     if count == 0:

@@ -1,9 +1,9 @@
-"""What the kernels over pairs of images share: which tile a program takes, and its distances.
+"""Tiles of the kernels over pairs of images: their sizes, their programs and their distances.
 
-A tile is BLOCK_P patches of image i by BLOCK_Q patches of image j; tiles never cross images, and
-the last of an image is masked. Programs walk blocks of GROUP x GROUP image pairs: within one, all
-row tiles before the next column tile, so that the operands of a block stay in the L2 cache.
-`TRIANGLE` takes i < j alone, and only the blocks of the upper triangle.
+A tile is BLOCK_P patches of image i by BLOCK_Q patches of image j. A tile never crosses images, and
+the last tile of an image is masked. Programs walk blocks of GROUP x GROUP image pairs: within a
+block, all row tiles come before the next column tile, so that the operands of the block stay in the
+L2 cache. `TRIANGLE` takes pairs i < j alone, and only the blocks of the upper triangle.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -12,23 +12,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .devices import next_power_of_2, shared_memory
 
 
 @dataclass(frozen=True)
 class Config:
-    """The tile, the depth of a step of the product, GROUP images a block, and the launch.
+    """The tile, its loop over channels, and the options of the launch.
 
-    max_registers a thread (0: no bound) is what lets two blocks share a multiprocessor, one
-    multiplying while the other reduces. `warp_specialize`: warps of their own load and multiply
-    (see `specialised`).
+    BLOCK_P, BLOCK_Q: patches of image i and of image j in a tile.
+    BLOCK_K: channels that one turn of the product's loop multiplies.
+    GROUP: a block is GROUP x GROUP image pairs.
+    max_registers: bound on the registers of a thread, 0 for none. A bound lets two blocks share a
+        multiprocessor, so that one multiplies while the other reduces.
+    warp_specialize: loads and products run in warps of their own (see `specialise_warps`).
     """
 
     BLOCK_P: int
@@ -41,7 +42,7 @@ class Config:
     warp_specialize: bool = False
 
     def shared_memory(self, size: int) -> int:
-        """Bytes of shared memory of the pipelined operands, `size` bytes an entry."""
+        """Bytes of shared memory that the pipelined operands take, with `size` bytes an entry."""
         return (self.BLOCK_P + self.BLOCK_Q) * self.BLOCK_K * size * self.num_stages
 
     def launch(self) -> dict[str, int]:
@@ -59,17 +60,22 @@ def pick_config(
 ) -> Config:
     """The config for images of `patches` and `others` patches with `depth` channels.
 
-    `listing`: for `candidates`, whose epilogue holds more, so its tiles are narrower. Sizes are
-    those that compile without spills (tests/kernels/test_compiled.py, benchmarks/static_report.py).
+    The sizes compile without spills of registers, which tests/kernels/test_compiled.py checks.
+
+    arch: 10 * major + minor of the compute capability.
+    dtype: of the operands.
+    listing: the config is for `candidates`, whose tiles are narrower, since its epilogue holds
+        more in registers.
     """
     size = torch.empty((), dtype=dtype).element_size()
-    rows, columns = (_side(patches, 128), _side(others, 64 if listing else 128))
+    rows, columns = (_block(patches, 128), _block(others, 64 if listing else 128))
     wide = 90 <= arch < 120  # wgmma and tcgen05 take 128 bytes of a row at a time
-    step = (128 if wide else 64 if arch < 120 or size > 1 else 32) // size
-    # In int8 on Ampere and Ada the bound itself makes ptxas spill (Triton 3.9); 128 suffice there.
+    block_k = (128 if wide else 64 if arch < 120 or size > 1 else 32) // size
+    # No bound for int8 on Ampere and Ada: ptxas spills under a bound (Triton 3.9), and needs no
+    # more than 128 registers without.
     warps, bound = 8, 128 if not listing and (wide or size > 1) else 0
     if size == 4:  # float32 multiplies on the ordinary units, sum by sum
-        rows, columns, step = min(64, rows), min(64, columns), 32
+        rows, columns, block_k = min(64, rows), min(64, columns), 32
         bound = 0
     elif arch < 80:  # Triton has no tensor cores for Turing
         rows, columns, warps, bound = min(64, rows), min(32, columns), 4, 0
@@ -77,45 +83,45 @@ def pick_config(
         columns = min(64, columns)
     elif listing and not wide:
         rows, warps = min(64, rows), 4
-    while depth % step and step > (32 if size == 1 else 16):
-        step //= 2
+    while depth % block_k and block_k > (32 if size == 1 else 16):
+        block_k //= 2
     if rows * columns < 64 * 64:
         warps = 4
     group = max(1, min(8, 4096 // max(patches, others)))
     for stages in (4, 3, 2, 1):
-        config = Config(rows, columns, step, group, warps, stages, bound)
+        config = Config(rows, columns, block_k, group, warps, stages, bound)
         if 2 * config.shared_memory(size) <= shared_memory(arch):
             break
     return config
 
 
-def specialised(config: Config, arch: int) -> Config | None:
-    """`config` with specialised warps, or None where Triton (3.6 to 3.9) has none that serve.
+def specialise_warps(config: Config, arch: int) -> Config | None:
+    """`config` with specialised warps, or None where Triton (3.6 to 3.9) cannot specialise them.
 
-    sm_100 and kin: four warps more load by TMA and issue the product; 80 registers a thread (moved
-    between the roles at run time) let two blocks share a multiprocessor, without spills. Compiled
-    and inspected, never run: `pick_config` does not choose it, benchmarks/kernels.py times it.
-    sm_90: ignored with 8 warps; with 4 the compiler fails on 128 rows and on 64 rows drops the
-    product (no wgmma is left). Nothing else has such warps.
+    On sm_100 to sm_119 four additional warps load by TMA and issue the product; 80 registers a
+    thread (moved between the roles at run time) let two blocks share a multiprocessor, without
+    spills. This config has been compiled and inspected but never run, so `pick_config` does not
+    choose it; benchmarks/kernels.py times it. On sm_90 Triton ignores specialisation with 8 warps;
+    with 4 it fails to compile 128 rows, and its code for 64 rows lacks the product (no wgmma).
     """
     if not 100 <= arch < 120 or "warp_specialize" not in signature(tl.range.__init__).parameters:
         return None
     return replace(config, num_warps=8, max_registers=80, warp_specialize=True)
 
 
-def _side(patches: int, largest: int) -> int:
+def _block(patches: int, largest: int) -> int:
     return min(largest, max(16, next_power_of_2(patches)))
 
 
 @triton.jit
 def locate(pid, IMAGES, OTHERS, TILES_P, TILES_Q, GROUP: tl.constexpr, TRIANGLE: tl.constexpr):
-    """Program -> (i, j, tile of i, tile of j, whether there is such a pair)."""
+    """Program -> (i, j, tile of i, tile of j, whether the pair (i, j) is wanted)."""
     blocks_j = tl.cdiv(OTHERS, GROUP)
     rows = GROUP * TILES_P
     inside = pid % (rows * GROUP * TILES_Q)
     block = pid // (rows * GROUP * TILES_Q)
     if TRIANGLE:
-        # block = J (J + 1) / 2 + I with I <= J; the root is off by at most one.
+        # block = J (J + 1) / 2 + I with I <= J; J by the root is off by at most one.
         block_j = ((tl.sqrt(8.0 * block.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
         block_j -= (block_j * (block_j + 1) // 2 > block).to(tl.int32)
         block_j += ((block_j + 1) * (block_j + 2) // 2 <= block).to(tl.int32)
@@ -133,8 +139,8 @@ def locate(pid, IMAGES, OTHERS, TILES_P, TILES_Q, GROUP: tl.constexpr, TRIANGLE:
     return i, j, row % TILES_P, column % TILES_Q, valid
 
 
-def programs(
-    images: int, others: int, tiles_p: int, tiles_q: int, group: int, triangle: bool
+def count_programs(
+    *, images: int, others: int, tiles_p: int, tiles_q: int, group: int, triangle: bool
 ) -> int:
     """How many programs `locate` spreads over the pairs."""
     blocks_i, blocks_j = -(-images // group), -(-others // group)
@@ -164,10 +170,10 @@ def squared_tile(
 ):
     """|x|^2 + |y|^2 - 2xy of patches p [BLOCK_P] of i and q [BLOCK_Q] of j.
 
-    int32 for INTEGERS (int8 operands), otherwise float32; the same to the bit with x and y
-    exchanged. A patch beyond its image is farther than any other. With DESCRIPTORS x_ptr and y_ptr
-    are tensor descriptors of [N P, K] and [M Q, K]: a tile's tail then reads rows of the next
-    image, which the norms mask.
+    The result is int32 for INTEGERS (int8 operands), otherwise float32, and the same to the bit
+    with x and y exchanged. A patch beyond its image is farther than any patch within. With
+    DESCRIPTORS x_ptr and y_ptr are tensor descriptors of [N P, K] and [M Q, K]; the last tile of an
+    image then reads rows of the next image, which the norms mask.
     """
     p = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)
     q = tile_q * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -195,27 +201,6 @@ def squared_tile(
     far: tl.constexpr = (1 << 29) if INTEGERS else float("inf")
     x_norm = tl.load(x_norm_ptr + row, mask=p < P, other=far)
     y_norm = tl.load(y_norm_ptr + column, mask=q < Q, other=far)
-    if INTEGERS:  # exact in any order; this one needs the fewest registers
+    if INTEGERS:  # exact in any order of the terms; this order needs the fewest registers
         return (y_norm[None, :] - 2 * acc) + x_norm[:, None]
     return (y_norm[None, :] + x_norm[:, None]) - 2 * acc
-
-
-def use_descriptors(arch: int, dtype: torch.dtype, x: Tensor, y: Tensor) -> bool:
-    """Whether tiles come by TMA: from Hopper on, where Triton takes descriptors, within int32.
-
-    A row must be a multiple of 16 bytes and the data aligned to it.
-    """
-    if arch < 90 or not hasattr(tl, "make_tensor_descriptor"):
-        return False
-    rows = max(x.shape[0] * x.shape[1], y.shape[0] * y.shape[1])
-    aligned = x.shape[2] * dtype.itemsize % 16 == 0
-    return aligned and rows < 2**31 and (x.data_ptr() | y.data_ptr()) % 16 == 0
-
-
-def operand(x: Tensor, rows: int, config: Config, descriptors: bool) -> Any:
-    """What a kernel gets for x [N, P, K]: itself, or a descriptor of tiles [rows, BLOCK_K]."""
-    if not descriptors:
-        return x
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    return TensorDescriptor.from_tensor(x.view(-1, x.shape[2]), [rows, config.BLOCK_K])

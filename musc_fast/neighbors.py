@@ -3,10 +3,10 @@
 Patch features of one layer come in, [N, P, C] of any floating dtype (prefix tokens dropped, LNAMD
 or not), patch scores [N, P] float32 come out; `top_mean` makes image scores of them.
 
-"cosine" distance is 1 - cos = |x - y|^2 / 2 of the L2-normalised rows, which are normalised here;
-a zero row stays zero and is 1/2 from every other. "euclidean" takes the features as they are. Only
-the scoring is here: rotated references, background masks and coresets (AnomalyDINO, PatchCore) and
-text prompts (Dual-Image) change what is passed in or how scores are joined; that is the caller's.
+"cosine" distance is 1 - cos = |x - y|^2 / 2 of the L2-normalised rows. The functions normalise the
+rows; a zero row stays zero and has distance 1/2 to every other row. "euclidean" takes the features
+as they are. This module scores alone: the caller rotates references, masks backgrounds and chooses
+coresets (AnomalyDINO, PatchCore), and joins scores of text prompts (Dual-Image).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
-from .backends.rounding import ieee_products
+from .backends.products import ieee_products
 from .checks import check_finite, check_tokens, describe
 from .errors import InputError
 from .progress import Progress
@@ -135,6 +135,8 @@ def batched_zero_shot(
     |x - y|^2 / 2, so duplicates are at 0 and small distances keep their digits. The choice can
     mistake distances for equal that differ by less than the rounding of a product, at most
     2 (C + 2) 2^-24 and about 1e-7 in practice: a score is never more than that above the truth.
+
+    Raises InputError naming the argument, and BackendError where torch is older than 2.9.
     """
     check_tokens("z", z)
     check_memory_limit(memory_limit)

@@ -31,14 +31,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
-from musc_fast.kernels import min_distance_few_channels as resident
-from musc_fast.kernels.devices import arch_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from musc_fast.backends import rounding
+from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
+from musc_fast.kernels import min_distance_few_channels as resident
+from musc_fast.kernels.devices import arch_of
 
 from .gpu_parity import backends_of, load_backend, runs_triton
 from .official import count_lowest, distances_by_pairs, mean_of_lowest, other_images
@@ -68,7 +68,7 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _operands(z: Tensor) -> Iterator[rounding.Operands]:
+def _operands(z: Tensor) -> Iterator[rounding.RoundedImages]:
     """The operands that are timed: all channels, and subspaces in int8."""
     whole = [torch.float16, torch.bfloat16, torch.int8]
     if z.device.type != "cuda":
@@ -79,7 +79,7 @@ def _operands(z: Tensor) -> Iterator[rounding.Operands]:
         yield rounding.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: rounding.Operands) -> dict[str, tuple[tiles.Config, bool | None]]:
+def _configs(side: rounding.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
     """Configs to compare, and whether to load by descriptors; first the one that `msm` takes."""
     _, p, depth = side.values.shape
     arch = arch_of(side.values.device)
@@ -91,7 +91,7 @@ def _configs(side: rounding.Operands) -> dict[str, tuple[tiles.Config, bool | No
     found[", registers unbounded"] = (replace(usual, max_registers=0), None)
     found[", group x 2"] = (replace(usual, GROUP=2 * usual.GROUP), None)
     found[", by pointers"] = (usual, False)
-    specialised = tiles.specialised(usual, arch)
+    specialised = tiles.specialise_warps(usual, arch)
     if specialised is not None:
         found[", specialised warps"] = (specialised, None)
     return found
@@ -107,7 +107,7 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
         calls: dict[str, Call] = {}
         for suffix, (config, descriptors) in _configs(side).items():
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
-                min_distance.min_distance,
+                min_distance.find_nearest,
                 *both,
                 keys,
                 triangle=True,
@@ -116,22 +116,22 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
             )
         if depth <= resident.LARGEST_DEPTH:
             calls[f"resident search, {dtype}, {depth} channels"] = partial(
-                resident.resident_min_distance, *both, keys, triangle=True
+                resident.find_nearest_few_channels, *both, keys, triangle=True
             )
         wanted: Tensor | None = None
         for name, call in calls.items():
             keys.fill_(min_distance.UNSET)
             call()
-            found = min_distance.decode(keys, side.exact)[0]
+            found = min_distance.decode_keys(keys, side.exact)[0]
             wanted = found if wanted is None else wanted
-            allowed = 2 * side.error(side.largest()) / side.step**2
+            allowed = 2 * side.error(side.largest()) / side.scale**2
             same = torch.where(torch.isinf(wanted), 0.0, found - wanted).abs().max()
             if not float(same) <= allowed:
                 raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
         least = torch.full(keys.shape, -torch.inf, device=z.device)
         least[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
         calls[f"second pass, {dtype}, {depth} channels"] = partial(
-            candidates.candidates, *both, keys, least, 1 << 20, triangle=True
+            candidates.list_candidates, *both, keys, least, 1 << 20, triangle=True
         )
         work = n * (n - 1) * p * p * depth / 1e12
         for name, timing in time_on_device(calls, z.device, runs).items():
@@ -161,19 +161,19 @@ def memory_rows(
         "LNAMD, 3 degrees": (16 * size, lambda: module.lnamd(tokens, grid, [1, 3, 5])),
         "rounding to int8": (
             (4 * c + depth + 8) * n * p,
-            lambda: quantise.quantise(rows, mean, torch.int8, 0.003, depth, spread=True),
+            lambda: quantise.quantise_rows(rows, mean, torch.int8, 0.003, depth, spread=True),
         ),
         "rounding to float16": (
             (4 * c + 2 * depth + 8) * n * p,
-            lambda: quantise.quantise(rows, mean, torch.float16, 1.0, depth, spread=False),
+            lambda: quantise.quantise_rows(rows, mean, torch.float16, 1.0, depth, spread=False),
         ),
         "interval mean, [N, P, M]": (
             4 * n * n * p,
-            lambda: interval_mean.interval_mean(distances, 0, k),
+            lambda: interval_mean.average_interval(distances, 0, k),
         ),
         "interval mean, [N, M, P]": (
             4 * n * n * p,
-            lambda: interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True),
+            lambda: interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True),
         ),
     }
     found = time_on_device({name: call for name, (_, call) in calls.items()}, device, runs)
@@ -222,16 +222,16 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
 
 def memory_peak(z: Tensor) -> Row:
     """The peak memory of one exact msm on a GPU beside the bytes that its plan names."""
-    from musc_fast.backends.triton.operators import Search
+    from musc_fast.backends.triton.search import Search
 
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     k = count_lowest(len(z) - 1)
-    search = Search(z, None, k, "exact", None)
+    search = Search(z, None, k_max=k)
     for _, _, squared in search.chunks():
-        interval_mean.interval_mean(squared.transpose(1, 2), 0, k, squared=True)
+        interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True)
         del squared
     used = torch.cuda.max_memory_allocated() - before
     planned = search.plan.bytes

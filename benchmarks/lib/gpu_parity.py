@@ -111,17 +111,17 @@ def chunk_checks(device: torch.device) -> Iterator[Check]:
     """Check that the Triton search in chunks with streamed rows gives the same bits."""
     if not runs_triton(device):
         return
-    from musc_fast.backends.triton.operators import Search
+    from musc_fast.backends.triton.search import Search
 
     side = 6 if device.type == "cuda" else 3
     p = side * side
     z = reference.lnamd(draw_tokens(6, p, 72, device), (side, side), [1])[0]
     plans = [
-        device_planning.Plan(chunk, 2 * p * p, 0, block) for chunk, block in ((6, None), (4, 3))
+        device_planning.Plan(chunk=chunk, room=2 * p * p, bytes=0, block=block)
+        for chunk, block in ((6, None), (4, 3))
     ]
     whole, parts = (
-        torch.cat([s for *_, s in Search(z, None, None, "exact", None, plan=plan).chunks()])
-        for plan in plans
+        torch.cat([s for *_, s in Search(z, None, plan=plan).chunks()]) for plan in plans
     )
     yield Check("chunks and streamed rows", difference(parts, whole), 0.0)
 

@@ -18,6 +18,7 @@ import torch
 
 from ..errors import BackendError
 from .base import Operators
+from .products import ieee_products_why_not
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,7 @@ def _triton_why_not(device: torch.device) -> str | None:
 def _torch_why_not(device: torch.device) -> str | None:
     if device.type not in ("cuda", "cpu"):
         return f"it works on CUDA and CPU tensors, not on {device.type}"
-    if not hasattr(torch.backends, "fp32_precision"):
-        return f"torch {torch.__version__} is older than 2.9, and exact fp32 products need it"
-    return None
+    return ieee_products_why_not()
 
 
 def _reference_why_not(device: torch.device) -> str | None:

@@ -1,117 +1,106 @@
-"""Rounded operands of the search on tensor cores, and how far rounding can mislead it.
+"""Rounded images for the search on tensor cores, and how far rounding can mislead the search.
 
-A row x becomes `step * values`, close to T(x - mean), where T keeps every distance (the identity
-or a rotation) or loses little of it (principal components and the norm of what they leave out).
-`rho` bounds what was lost on the way: with d the true distance of x and y and s the exact squared
-distance of their rounded rows,
+A row x is rounded to `scale * values`, close to T(x - mean), where T keeps every distance (the
+identity or a rotation) or loses little of it (principal components, and the norm of the residual
+outside them). `rounding_error` bounds the norm of what a row lost. With d the true distance of x
+and y, s the exact squared distance of their rounded rows, and rho their rounding errors,
 
     sqrt(max(s - e, 0)) - rho_x - rho_y <= d,
 
-where e also covers the arithmetic of the search (`Operands.error`). This is the certificate: a
-candidate whose left side exceeds a distance already found cannot be nearest. Nothing here affects
-a result, only how many candidates are left to recompute.
+where e also covers the arithmetic of the search (`RoundedImages.error`). This is the certificate: a
+candidate whose left side exceeds a distance already found cannot be nearest. Rounding affects no
+result, only how many candidates must be recomputed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-UNIT = 2.0**-24  # the rounding unit of float32
+UNIT = 2.0**-24  # the rounding unit u of float32
 _INT8 = 127
 _SAMPLE_IMAGES = 64
 _GROUP_BYTES = 64 << 20  # rows rounded at a time
 
 
-@contextmanager
-def ieee_products() -> Iterator[None]:
-    """Matrix products of float32 in float32, whatever the process allows elsewhere (TF32, bf16)."""
-    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
-
-
 @dataclass(frozen=True)
-class Operands:
-    """The rounded rows of [N, P, C]: `step * values[n, p]` stands for row p of image n.
+class RoundedImages:
+    """The rounded rows of [N, P, C]: `scale * values[n, p]` stands for row p of image n.
 
     values: [N, P, K], float32, float16, bfloat16 or int8; K is a multiple of 16 except for float32.
     norms: [N, P], the squared norms of `values`: float32, or int32 (exact) for int8.
-    rho: [N, P] float32, see above. tail: [N, P] float32, what the values hold of a row only as a
-    norm (0 where they hold all of it): upper bounds need it.
-    basis_error: |B^T B - I| of the principal components and what their rounding adds to second
-    order, 0 without. With w = B^T x off by delta and r = x - B w,
+    rounding_error: [N, P] float32, rho of the certificate above.
+    residual_norm: [N, P] float32, norm of the part of a row outside the principal components, of
+        which `values` hold the norm alone; 0 without components. Upper bounds need it.
+    basis_error: |B^T B - I| of the principal components B and what their rounding adds to second
+        order; 0 without. With w = B^T x off by delta and r = x - B w,
         |x - y|^2 >= |dw|^2 + |dr|^2 - 3 |B^T B - I| |dw|^2 - 2 |dw| |d delta|.
     """
 
     values: Tensor
     norms: Tensor
-    rho: Tensor
-    tail: Tensor
-    step: float
+    rounding_error: Tensor
+    residual_norm: Tensor
+    scale: float
     basis_error: float = 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether the search adds these without rounding."""
+        """Whether the search adds products of `values` without rounding."""
         return self.values.dtype == torch.int8
 
     def error(self, largest: float) -> float:
-        """e for rows whose norms (in true units) are at most `largest`.
+        """e of the certificate, for rows whose norms (in true units) are at most `largest`.
 
         |x|^2 + |y|^2 - 2xy over K channels in float32, whatever the order of the sum, is off by at
-        most (K + 3) u (|x| + |y|)^2. Tensor cores align and truncate where the standard rounds;
-        four times that covers them.
+        most (K + 3) u (|x| + |y|)^2. Tensor cores align and truncate where the standard rounds; a
+        factor of four covers tensor cores.
         """
-        reach = (2 * largest) ** 2
+        squared = (2 * largest) ** 2
         factor = 1 if self.values.dtype == torch.float32 else 4
         rounding = 0.0 if self.exact else factor * (self.values.shape[2] + 3) * UNIT
-        return (rounding + 4 * self.basis_error) * reach
+        return (rounding + 4 * self.basis_error) * squared
 
     def largest(self) -> float:
         """The largest norm of a rounded row, in true units."""
-        return self.step * math.sqrt(float(self.norms.max()))
+        return self.scale * math.sqrt(float(self.norms.max()))
 
-    def images(self, first: int, last: int) -> Operands:
-        """The operands of images first to last - 1, sharing memory."""
+    def images(self, first: int, last: int) -> RoundedImages:
+        """Images first to last - 1, sharing memory."""
         part = slice(first, last)
-        return Operands(
-            self.values[part],
-            self.norms[part],
-            self.rho[part],
-            self.tail[part],
-            self.step,
-            self.basis_error,
+        return replace(
+            self,
+            values=self.values[part],
+            norms=self.norms[part],
+            rounding_error=self.rounding_error[part],
+            residual_norm=self.residual_norm[part],
         )
 
 
 @dataclass(frozen=True)
-class Space:
-    """The map T and the rounding, fitted to a sample of the rows; equal for both sides.
+class RoundingSpace:
+    """The map T and the rounding, fitted to a sample of the rows; equal for both sides of a search.
 
-    mean [C]; basis [C, m] or None (all channels). dtype float32, float16 or int8. `spread`: rotate
-    by Hadamard blocks, which spreads outlier channels before int8.
+    mean: [C] float32.
+    basis: [C, m] principal components, or None for all channels.
+    dtype: float32, float16, bfloat16 or int8.
+    scale: what a value of 1 stands for.
+    spread: rotate by Hadamard blocks, which spreads outlier channels before int8.
+    residual_centre: mean norm of the residuals; the same for all rows, so that it cancels in
+        differences.
     """
 
     mean: Tensor
     basis: Tensor | None
     dtype: torch.dtype
-    step: float
+    scale: float
     spread: bool
     basis_error: float = 0.0
-    tail_centre: float = 0.0
+    residual_centre: float = 0.0
 
     @property
     def depth(self) -> int:
@@ -119,27 +108,29 @@ class Space:
         channels = self.mean.shape[0] if self.basis is None else self.basis.shape[1] + 1
         return channels if self.dtype == torch.float32 else -(-channels // 32) * 32
 
-    def apply(self, z: Tensor, rounding: Rounding | None = None) -> Operands:
+    def apply(self, z: Tensor, rounding: Rounding | None = None) -> RoundedImages:
         """Round the rows of z [N, P, C], some images at a time, on the device of the space.
 
-        `rounding`: in place of `round_rows`, with the same arguments and results.
+        rounding: called in place of `round_rows`, with the same arguments and results.
         """
         n, p, c = z.shape
         device = self.mean.device
         group = max(1, _GROUP_BYTES // (4 * p * c))
-        found: list[Tensor] = []
+        results: list[Tensor] = []
         for first in range(0, n, group):
             rows = z[first : first + group].to(device).reshape(-1, c)
             parts = (rounding or round_rows)(self, rows)
-            if not found:
-                found = [part.new_empty((n, p, *part.shape[1:])) for part in parts]
-            for whole, part in zip(found, parts, strict=True):
-                whole[first : first + group] = part.view(-1, p, *part.shape[1:])
-        values, norms, rho, tail = found
-        return Operands(values, norms, rho, tail, self.step, self.basis_error)
+            if not results:
+                results = [part.new_empty((n, p, *part.shape[1:])) for part in parts]
+            for result, part in zip(results, parts, strict=True):
+                result[first : first + group] = part.view(-1, p, *part.shape[1:])
+        values, norms, rounding_error, residual_norm = results
+        return RoundedImages(
+            values, norms, rounding_error, residual_norm, self.scale, self.basis_error
+        )
 
 
-Rounding = Callable[[Space, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+Rounding = Callable[[RoundingSpace, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 def fit_space(
@@ -148,20 +139,21 @@ def fit_space(
     dtype: torch.dtype,
     channels: int | None = None,
     device: torch.device | None = None,
-) -> Space:
+) -> RoundingSpace:
     """The space for searching z [N, P, C] in itself or in references [M, Q, C].
 
-    `channels`: keep that many principal components (and a tail norm); None keeps all C. `device`:
-    where the operands will be, if not with z.
+    channels: how many principal components are kept (beside the norm of the residual); None keeps
+        all C channels.
+    device: where the rounded images will be; None means the device of z.
     """
-    mean, centred = _centred_sample(z, references, device or z.device)
+    mean, centred = centred_sample(z, references, device or z.device)
     basis = None
     if channels is not None and channels < z.shape[2]:
         basis = principal_directions(centred, channels)
-    return _fit(mean, centred, dtype, basis)
+    return fit_sample(mean, centred, dtype, basis)
 
 
-def _centred_sample(
+def centred_sample(
     z: Tensor, references: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The mean [C] and the centred rows [R, C] of a sample, float32 on `device`."""
@@ -171,103 +163,33 @@ def _centred_sample(
     return mean, sample - mean
 
 
-def _fit(mean: Tensor, centred: Tensor, dtype: torch.dtype, basis: Tensor | None) -> Space:
+def fit_sample(
+    mean: Tensor, centred: Tensor, dtype: torch.dtype, basis: Tensor | None
+) -> RoundingSpace:
+    """The space for a sample from `centred_sample`, with the principal components `basis`."""
     error = centre = 0.0
     if basis is not None:
         gram = basis.double().T @ basis.double()
         error = float(torch.linalg.matrix_norm(gram - torch.eye(basis.shape[1]).to(gram)))
-        # B^T x is off by up to C u sqrt(m) |x|: to first order in rho, to second order here.
+        # B^T x is off by up to C u sqrt(m) |x|: `rounding_error` has the first order, this the
+        # second.
         error += (basis.shape[0] * UNIT) ** 2 * basis.shape[1]
-        # The same for all rows: takes no part in differences.
         centre = float(torch.linalg.vector_norm(centred - centred @ basis @ basis.T, dim=1).mean())
-    space = Space(mean, basis, dtype, 1.0, dtype == torch.int8, error, centre)
-    rows = _mapped(space, centred)[0]
+    space = RoundingSpace(mean, basis, dtype, 1.0, dtype == torch.int8, error, centre)
+    rows = _map_rows(space, centred)[0]
     largest = float(rows.abs().max())
     if dtype == torch.float32 or largest < 1e-30:
         return space
-    # float16: the largest entry becomes 1 (up to the sample), far from overflow and underflow.
-    step = _int8_step(rows, largest) if dtype == torch.int8 else largest
-    return replace(space, step=step)
-
-
-def choose_space(
-    z: Tensor,
-    references: Tensor,
-    symmetric: bool,
-    device: torch.device | None = None,
-    int8_gain: float = 2.0,
-) -> Space:
-    """The space in which the certified search is expected to be quickest: int8 or float16.
-
-    For 64 patches and up to two reference images it counts the candidates that each space would
-    leave, and adds the time of two passes over the pairs and of recomputing those candidates.
-    `int8_gain`: int8 operations in the time of one in 16 bits.
-    """
-    device = device or z.device
-    query = z[:1, :: max(1, z.shape[1] // 64)].to(device)
-    chosen = [references.shape[0] - 1, references.shape[0] // 2]
-    images = references[sorted({each for each in chosen if each > 0 or not symmetric})].to(device)
-    truth = torch.stack([_nearest(query[0], image) for image in images.float()], dim=1)
-    options = _options(z.shape[2], torch.int8 if int8_gain > 1 else torch.float16)
-    mean, centred = _centred_sample(z, None if symmetric else references, device)
-    sizes = [channels for _, channels in options if channels is not None]
-    basis = principal_directions(centred, max(sizes)) if sizes else None
-    best, best_cost = None, math.inf
-    for dtype, channels in options:
-        part = None if channels is None or basis is None else basis[:, :channels].contiguous()
-        space = _fit(mean, centred, dtype, part)
-        x, y = space.apply(query), space.apply(images)
-        survivors = _survivors(x, y, truth)
-        depth = x.values.shape[2]
-        operation = _OPERATION / (int8_gain if dtype == torch.int8 else 1)
-        cost = 2 * references.shape[1] * (2 * depth * operation + _EPILOGUE)
-        cost += _RECOMPUTED * survivors * 8 * z.shape[2] * _BYTE
-        if cost < best_cost:
-            best, best_cost = space, cost
-    assert best is not None
-    return best
-
-
-# Seconds on an H100 from its data sheet (two thirds of the peak; 16 operations an entry of the
-# epilogue; gathers through L2). Only their ratios matter, and only to speed.
-_OPERATION = 1 / 0.65e15  # in 16 bits
-_EPILOGUE = 16 / 28e12
-_BYTE = 1 / 2.5e12
-_RECOMPUTED = 0.4  # of the images of a patch
-
-
-def _options(channels: int, low: torch.dtype) -> list[tuple[torch.dtype, int | None]]:
-    """`low` in 64, 128 or 256 channels (one of them the tail), int8 and float16 in all.
-
-    float16 and not bfloat16: both run at one rate, float16 has three bits more, hence an eighth of
-    rho, and its range is no matter, since the step makes the largest entry 1.
-    """
-    sizes = [size - 1 for size in (64, 128, 256) if 2 * size <= channels]
-    return [*((low, size) for size in sizes), (torch.int8, None), (torch.float16, None)]
-
-
-def _nearest(x: Tensor, image: Tensor) -> Tensor:
-    """Distance of rows x [R, C] to the nearest of image [Q, C], by differences -> [R]."""
-    pairs = torch.cdist(x.float(), image, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest: Tensor = pairs.amin(dim=1)
-    return nearest
-
-
-def _survivors(x: Operands, y: Operands, truth: Tensor) -> float:
-    """Mean number of candidates of (row, image) that the bound leaves; truth [R, images]."""
-    values = y.values.float().flatten(0, 1)
-    squared = torch.cdist(x.values[0].double(), values.double()).square() * x.step**2
-    error = x.error(max(x.largest(), y.largest()))
-    lower = (squared - error).clamp_min(0).sqrt().view(-1, *y.rho.shape)
-    lower = lower - x.rho[0, :, None, None] - y.rho.amax(dim=1)[None, :, None]
-    return float((lower <= truth[:, :, None]).sum(dim=2).double().mean())
+    # float16: the largest entry of the sample becomes 1, far from overflow and underflow.
+    scale = _int8_scale(rows, largest) if dtype == torch.int8 else largest
+    return replace(space, scale=scale)
 
 
 def principal_directions(centred: Tensor, count: int) -> Tensor:
-    """About the first `count` principal directions of [rows, C], as columns [C, count] float32.
+    """Nearly the first `count` principal directions of rows [R, C], columns of [C, count] float32.
 
-    A randomised range finder (Halko, Martinsson, Tropp 2011), two power iterations. Any basis is
-    valid for the search; a better one leaves fewer candidates.
+    A randomised range finder (Halko, Martinsson, Tropp 2011) with two power iterations. Any basis
+    is valid for the search; with a better one fewer candidates must be recomputed.
     """
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(centred.shape[1], count, generator=generator).to(centred)
@@ -279,28 +201,29 @@ def principal_directions(centred: Tensor, count: int) -> Tensor:
     inside = (centred @ basis).double()
     _, vectors = torch.linalg.eigh(inside.T @ inside)
     ordered = basis.double() @ vectors.flip(1)
-    # Once more, so that |B^T B - I| (it widens the bound) is that of rounding to float32 alone.
+    # A second QR, so that |B^T B - I|, which widens the bound, is that of rounding to float32.
     orthonormal: Tensor = torch.linalg.qr(ordered).Q.float().contiguous()
     return orthonormal
 
 
 def _sample(z: Tensor) -> Tensor:
-    """About 4096 rows, spread evenly over images and patches -> [rows, C] float32."""
+    """About 4096 rows, spread evenly over images and patches -> [R, C] float32."""
     images = z[:: max(1, z.shape[0] // _SAMPLE_IMAGES)]
-    stride = max(1, images.shape[0] * images.shape[1] // 4096) | 1  # odd: out of step with grids
+    # An odd stride, so that the sample does not follow the columns of a patch grid.
+    stride = max(1, images.shape[0] * images.shape[1] // 4096) | 1
     rows = torch.arange(0, images.shape[0] * images.shape[1], stride, device=z.device)
     return images[rows // z.shape[1], rows % z.shape[1]].float()
 
 
-def _int8_step(rows: Tensor, largest: float) -> float:
-    """The int8 step that keeps rounding (and clipping) error small."""
+def _int8_scale(rows: Tensor, largest: float) -> float:
+    """The int8 scale at which rows lose least to rounding and clipping."""
     best, best_error = largest / _INT8, math.inf
     for share in (1.0, 0.8, 0.65, 0.5, 0.4):
-        step = largest * share / _INT8
-        error = (rows - step * (rows / step).round().clamp(-_INT8, _INT8)).norm(dim=1)
+        scale = largest * share / _INT8
+        error = (rows - scale * (rows / scale).round().clamp(-_INT8, _INT8)).norm(dim=1)
         cost = float(error.mean() + 0.5 * error.max())
         if cost < best_error:
-            best, best_error = step, cost
+            best, best_error = scale, cost
     return best
 
 
@@ -317,53 +240,62 @@ def hadamard(rows: Tensor) -> Tensor:
         rows = torch.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), 2)
         rows = rows.view(count, channels)
         half *= 2
-    # 2^(-k/2): a power of 2 wherever the block is a power of 4, otherwise one more rounding.
+    # The factor is a power of 2 where the block is a power of 4; elsewhere it rounds once more.
     return rows * float(block**-0.5)
 
 
-def _mapped(space: Space, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """T of the rows [R, C] -> rows [R, K], their tail norms and the error's bound, [R] each."""
+def _map_rows(space: RoundingSpace, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """T of centred rows [R, C] -> rows [R, K], residual norms [R], bounds on errors of T [R]."""
     norms = torch.linalg.vector_norm(centred, dim=1)
     # Subtracting the mean and summing the norm itself: relative errors of u and C u / 2.
-    lost = 4 * UNIT * norms
-    tail = torch.zeros_like(norms)
+    errors = 4 * UNIT * norms
+    residual_norm = torch.zeros_like(norms)
     rows = centred
     if space.basis is not None:
-        rows, tail, lost = project(space.basis, space.tail_centre, centred)
+        rows, residual_norm, errors = project_rows(space.basis, space.residual_centre, centred)
     if rows.shape[1] < space.depth:
         rows = torch.nn.functional.pad(rows, (0, space.depth - rows.shape[1]))
     if space.spread:
         stages = int(math.log2(rows.shape[1] & -rows.shape[1])) + 2
-        rows, lost = hadamard(rows), lost + stages * UNIT * norms
-    return rows.contiguous(), tail, lost
+        rows, errors = hadamard(rows), errors + stages * UNIT * norms
+    return rows.contiguous(), residual_norm, errors
 
 
-def project(basis: Tensor, tail_centre: float, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred rows [R, C] -> components and tail [R, m + 1], tail norms and lost norms [R]."""
+def project_rows(
+    basis: Tensor, residual_centre: float, centred: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Components of centred rows [R, C] and their residuals.
+
+    Gives [R, m + 1] (m components and the residual's norm less `residual_centre`), the norms of the
+    residuals [R] and bounds on the errors of the arithmetic [R].
+    """
     channels, size = basis.shape
     norms = torch.linalg.vector_norm(centred, dim=1)
     inside = centred @ basis
-    tail = torch.linalg.vector_norm(torch.addmm(centred, inside, basis.T, alpha=-1), dim=1)
-    # |fl(B^T x) - B^T x| <= C u | |B|^T |x| | <= C u sqrt(m) |x|, and again for the tail.
-    lost = (4 + 3 * channels * math.sqrt(size)) * UNIT * norms
-    return torch.cat([inside, tail[:, None] - tail_centre], dim=1), tail, lost
+    residual_norm = torch.linalg.vector_norm(torch.addmm(centred, inside, basis.T, alpha=-1), dim=1)
+    # |fl(B^T x) - B^T x| <= C u | |B|^T |x| | <= C u sqrt(m) |x|, and again for the residual.
+    errors = (4 + 3 * channels * math.sqrt(size)) * UNIT * norms
+    rows = torch.cat([inside, residual_norm[:, None] - residual_centre], dim=1)
+    return rows, residual_norm, errors
 
 
-def round_rows(space: Space, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows [R, C] -> values [R, K], norms, rho, tail, [R] each."""
-    rows, tail, lost = _mapped(space, rows.float() - space.mean)
+def round_rows(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows [R, C] -> values [R, K], norms, rounding errors and residual norms, [R] each."""
+    rows, residual_norm, errors = _map_rows(space, rows.float() - space.mean)
     if space.dtype == torch.float32:
-        return rows, (rows * rows).sum(1), lost, tail
-    scaled = rows / space.step
+        return rows, (rows * rows).sum(1), errors, residual_norm
+    scaled = rows / space.scale
     if space.dtype == torch.int8:
         values = scaled.round().clamp(-_INT8, _INT8).to(torch.int8)
         norms = values.int().square().sum(1, dtype=torch.int32)
     else:
         values = scaled.clamp(-60000, 60000).to(space.dtype)
         norms = values.float().square().sum(1)
-    left = torch.linalg.vector_norm(rows - values.float() * space.step, dim=1)
+    difference = torch.linalg.vector_norm(rows - values.float() * space.scale, dim=1)
     # The norm of the difference was itself rounded: C u relative is ample, and a little of rows.
-    rho = (
-        left * (1 + rows.shape[1] * UNIT) + lost + 2 * UNIT * torch.linalg.vector_norm(rows, dim=1)
+    rounding_error = (
+        difference * (1 + rows.shape[1] * UNIT)
+        + errors
+        + 2 * UNIT * torch.linalg.vector_norm(rows, dim=1)
     )
-    return values, norms, rho, tail
+    return values, norms, rounding_error, residual_norm

@@ -1,13 +1,13 @@
 """The backend of torch.matmul: one product a tile of images, then reductions; any device.
 
-The yardstick that fused kernels must beat, and what runs where there are none. Each pair of images
-is multiplied once: the rows of the product serve one image, its columns the other.
+The fused kernels are measured against this backend, and it runs where the kernels cannot. Each pair
+of images is multiplied once: the rows of the product serve one image, its columns the other.
 
 `precision="exact"`: the product is float32 (never TF32); every candidate that its error bound
-(`operands`) cannot exclude is recomputed as sum((x - y)^2) from the original rows, so distances
-are right near zero too. `"fast"`: float16 products with float32 sums on CUDA, float32 elsewhere;
-the best candidate is recomputed. Memory beyond input and output: the operands, a tile of one image
-by several and the distances of a chunk of queries, within `memory_limit`.
+(`rounding`) cannot exclude is recomputed as sum((x - y)^2) from the original rows, so distances
+are right near zero too. `"fast"`: products are float16 with float32 sums on CUDA, float32 on other
+devices; the best candidate is recomputed. Memory beyond input and output: the rounded images, a
+tile of one image by several and the distances of a chunk of queries, within `memory_limit`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from ..errors import InputError
 from ..settings import DEFAULT_OPTIONS, SearchOptions
 from .defaults import with_defaults
 from .memory import free_memory
-from .rounding import UNIT, Operands, Space, fit_space, ieee_products
+from .products import ieee_products
+from .rounding import UNIT, RoundedImages, RoundingSpace, fit_space
 
 _SHARE = 0.5  # of the free memory, where no limit is given
 _ENTRY = 16  # bytes an entry of a tile: the product, masks, the list of candidates and its rows
-_MANY = 16  # candidates a row, on average, above which a pair of images is computed directly
+_MANY = 16  # candidates a row on average; with more, all differences of a pair are quicker
 _CUDA_TILE = 256 << 20
 _CPU_TILE = 32 << 20
 
 
 def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
-    """See `reference.lnamd`; image by image, float64 where the device has it, results float32."""
+    """See `reference.lnamd`; float64 image by image (float32 on "mps"), results are float32."""
     dtype = torch.float32 if tokens.device.type == "mps" else torch.float64
     results = [
         torch.empty(tokens.shape, dtype=torch.float32, device=tokens.device) for _ in degrees
@@ -48,7 +49,7 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
 
 
 def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
-    """See `reference.interval_mean`; selection without a full sort, results float32."""
+    """See `reference.interval_mean`; selects without a full sort, results are float32."""
     lowest = distances.float().topk(k_max, dim=-1, largest=False, sorted=True).values
     return lowest[..., k_min:].mean(dim=-1)
 
@@ -58,13 +59,13 @@ def patch_to_image(
     references: Tensor | None = None,
     options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
-    """See `reference.patch_to_image`; results float32."""
+    """See `reference.patch_to_image`; results are float32."""
     search = _Search(z, references, options)
-    found = search.empty(z.shape[0])
-    for step in search.fill(found, 0, z.shape[0]):
+    distances = search.empty(z.shape[0])
+    for done, total in search.fill(distances, 0, z.shape[0]):
         if options.on_progress is not None:
-            options.on_progress(*step)
-    return found.transpose(1, 2).contiguous()
+            options.on_progress(done, total)
+    return distances.transpose(1, 2).contiguous()
 
 
 def msm(
@@ -74,32 +75,36 @@ def msm(
     k_max: int,
     options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
-    """See `reference.msm`; the distances of a chunk of queries at a time, results float32."""
+    """See `reference.msm`; takes a chunk of queries at a time, results are float32."""
     search = _Search(z, references, options)
     images = z.shape[0]
     chunk = search.chunk()
     results = []
     for first in range(0, images, chunk):
         last = min(images, first + chunk)
-        found = search.empty(last - first)
-        for done, total in search.fill(found, first, last):
+        distances = search.empty(last - first)
+        for done, total in search.fill(distances, first, last):
             if options.on_progress is not None:
                 options.on_progress(first * total + done * (last - first), images * total)
-        results += [interval_mean(image.T, k_min, k_max) for image in found]
-        del found
+        results += [interval_mean(image.T, k_min, k_max) for image in distances]
+        del distances
     return torch.stack(results)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One set of images: the original rows in float32 and the operands of the product."""
+class _Images:
+    """Images as the search needs them.
 
-    rows: Tensor  # [N, P, C]
-    operands: Operands
+    rows: [N, P, C], the original rows in float32.
+    rounded: the operands of the product.
+    """
+
+    rows: Tensor
+    rounded: RoundedImages
 
 
-def _side(space: Space, z: Tensor) -> _Side:
-    return _Side(z.float(), space.apply(z))
+def _prepare(space: RoundingSpace, z: Tensor) -> _Images:
+    return _Images(z.float(), space.apply(z))
 
 
 class _Search:
@@ -116,48 +121,58 @@ class _Search:
         self.span = max(1, min(self.budget // 2, preferred) // pair)
         with ieee_products():
             space = fit_space(z, references, torch.float16 if low else torch.float32)
-            self.left = _side(space, z)
-            self.right = self.left if references is None else _side(space, others)
-        largest = max(self.left.operands.largest(), self.right.operands.largest())
-        self.error = self.left.operands.error(largest)
+            self.queries = _prepare(space, z)
+            self.references = self.queries if references is None else _prepare(space, others)
+        largest = max(self.queries.rounded.largest(), self.references.rounded.largest())
+        self.error = self.queries.rounded.error(largest)
 
     def chunk(self) -> int:
         """Queries whose distances to all references fit half the budget, in even chunks."""
-        images, patches = self.left.rows.shape[:2]
-        each = 4 * patches * self.right.rows.shape[0]
+        images, patches = self.queries.rows.shape[:2]
+        each = 4 * patches * self.references.rows.shape[0]
         chunk = max(1, min(images, self.budget // 2 // each))
         return -(-images // -(-images // chunk))
 
     def empty(self, images: int) -> Tensor:
-        """Room for distances, [images, M, P]: +inf, as an image's own stay."""
-        shape = (images, self.right.rows.shape[0], self.left.rows.shape[1])
-        return torch.full(shape, math.inf, dtype=torch.float32, device=self.left.rows.device)
+        """Distances [images, M, P] for `fill`: +inf, which an image's distance to itself stays."""
+        shape = (images, self.references.rows.shape[0], self.queries.rows.shape[1])
+        return torch.full(shape, math.inf, dtype=torch.float32, device=self.queries.rows.device)
 
-    def fill(self, found: Tensor, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Fill found [last - first, M, P] for the queries first to last - 1; yields progress."""
+    def fill(self, distances: Tensor, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Fill distances [last - first, M, P] of the queries first to last - 1.
+
+        Yields (queries done, queries in all) after each query.
+        """
         for i in range(first, last):
             for start, end, mirrored in self._spans(i, first, last):
                 with ieee_products():
                     row, column = self._tile(i, start, end, mirrored)
-                found[i - first, start:end] = row
+                distances[i - first, start:end] = row
                 if column is not None:
-                    found[start - first : end - first, i] = column
+                    distances[start - first : end - first, i] = column
             yield i + 1 - first, last - first
 
     def _spans(self, i: int, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
-        """Runs of references for query i; `mirrored` where they are queries of the chunk too."""
-        count = self.right.rows.shape[0]
+        """(start, end, mirrored) of the references for query i.
+
+        mirrored: references start to end - 1 are queries of the chunk too.
+        """
+        count = self.references.rows.shape[0]
         runs = [(0, count, False)]
-        if self.symmetric:  # queries of the chunk before i have filled their share
+        if self.symmetric:  # queries of the chunk before i have filled their pairs with i
             runs = [(0, first, False), (i + 1, last, True), (last, count, False)]
         for begin, stop, mirrored in runs:
             for start in range(begin, stop, self.span):
                 yield start, min(stop, start + self.span), mirrored
 
     def _tile(self, i: int, start: int, end: int, mirrored: bool) -> tuple[Tensor, Tensor | None]:
-        """Distances of image i to references start to end - 1 [b, P], and theirs to i [b, Q]."""
-        x, y = self.left.operands.images(i, i + 1), self.right.operands.images(start, end)
-        rows, others = self.left.rows[i], self.right.rows[start:end]
+        """Distances between image i and the references start to end - 1.
+
+        From image i to the references [b, P] and, with `mirrored`, from the references to image i
+        [b, Q].
+        """
+        x, y = self.queries.rounded.images(i, i + 1), self.references.rounded.images(start, end)
+        rows, others = self.queries.rows[i], self.references.rows[start:end]
         squared = _squared(x, y)  # [P, b, Q]
         if not self.exact:
             index = torch.arange(end - start, device=rows.device)
@@ -165,25 +180,28 @@ class _Search:
             row = torch.stack([_direct(rows, others[b, nearest[:, b]]) for b in index]).sqrt()
             if not mirrored:
                 return row, None
-            back = squared.argmin(dim=0)  # [b, Q]
-            column = torch.stack([_direct(others[b], rows[back[b]]) for b in index]).sqrt()
+            nearest = squared.argmin(dim=0)  # [b, Q]
+            column = torch.stack([_direct(others[b], rows[nearest[b]]) for b in index]).sqrt()
             return row, column
-        slack = x.rho.amax() + y.rho.amax(dim=1)  # [b]
-        window = self._window(squared.amin(dim=2), slack)  # [P, b]
-        row = _refined(squared <= window[:, :, None], rows, others, columns=False)
+        slack = x.rounding_error.amax() + y.rounding_error.amax(dim=1)  # [b]
+        limits = self._limits(squared.amin(dim=2), slack)  # [P, b]
+        row = _recompute(squared <= limits[:, :, None], rows, others, columns=False)
         if not mirrored:
             return row, None
-        window = self._window(squared.amin(dim=0), slack[:, None])  # [b, Q]
-        return row, _refined(squared <= window[None], rows, others, columns=True)
+        limits = self._limits(squared.amin(dim=0), slack[:, None])  # [b, Q]
+        return row, _recompute(squared <= limits[None], rows, others, columns=True)
 
-    def _window(self, best: Tensor, slack: Tensor) -> Tensor:
-        """What the search may find for the nearest, where the best that it found is `best`."""
-        reach = (best + self.error).clamp_min(0).sqrt() + 2 * slack
-        return reach.square() * (1 + 16 * UNIT) + self.error
+    def _limits(self, best: Tensor, slack: Tensor) -> Tensor:
+        """The largest value in `squared` of a candidate that can be nearest; the least is `best`.
+
+        slack: the sum of both rounding errors.
+        """
+        limit_distance = (best + self.error).clamp_min(0).sqrt() + 2 * slack
+        return limit_distance.square() * (1 + 16 * UNIT) + self.error
 
 
-def _squared(x: Operands, y: Operands) -> Tensor:
-    """|x|^2 + |y|^2 - 2xy of the operands of one image and of b images -> [P, b, Q] float32."""
+def _squared(x: RoundedImages, y: RoundedImages) -> Tensor:
+    """|x|^2 + |y|^2 - 2xy of the rows of one image and of b images -> [P, b, Q] float32."""
     images, patches, channels = y.values.shape
     left, right = x.values[0], y.values.reshape(images * patches, channels).T
     if x.values.dtype == torch.float32:
@@ -199,32 +217,38 @@ def _direct(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square_().sum(dim=-1)
 
 
-def _refined(mask: Tensor, rows: Tensor, others: Tensor, *, columns: bool) -> Tensor:
-    """Least distance among the candidates of `mask` [P, b, Q] -> [b, P], with `columns` [b, Q].
+def _recompute(mask: Tensor, rows: Tensor, others: Tensor, *, columns: bool) -> Tensor:
+    """Least distance among the candidates of `mask` [P, b, Q], from the original rows.
 
-    rows [P, C] and others [b, Q, C] are the original rows. Consumes `mask`.
+    mask: overwritten.
+    rows: [P, C] of the query.
+    others: [b, Q, C] of the references.
+    columns: gives the distances of the references' patches, [b, Q], else of the query's, [b, P].
     """
     patches, images, channels = rows.shape[0], others.shape[0], rows.shape[1]
     size = others.shape[1] if columns else patches
     least = torch.full((images, size), math.inf, dtype=torch.float32, device=rows.device)
     crowded = mask.sum(dim=(0, 2)) > _MANY * size
     for b in crowded.nonzero()[:, 0].tolist():
-        # All differences of the pair: quicker than a list where nearly everything is a tie.
+        # All differences of the pair are quicker than a list of nearly all candidates.
         all_pairs = torch.cdist(rows, others[b], compute_mode="donot_use_mm_for_euclid_dist")
         least[b] = all_pairs.amin(dim=0 if columns else 1).square()
         mask[:, b] = False
     p, b, q = mask.nonzero(as_tuple=True)
     slots = b * size + (q if columns else p)
-    step = max(1, mask.numel() * 4 // (8 * channels))
-    for first in range(0, p.shape[0], step):
-        part = slice(first, first + step)
+    stride = max(1, mask.numel() * 4 // (8 * channels))
+    for first in range(0, p.shape[0], stride):
+        part = slice(first, first + stride)
         squared = _direct(rows[p[part]], others[b[part], q[part]])
         least.view(-1).scatter_reduce_(0, slots[part], squared, "amin")
     return least.sqrt_()
 
 
 def _budget(z: Tensor, others: Tensor, low: bool, memory_limit: int | None) -> int:
-    """Bytes for tiles and distances: the limit less operands and copies; InputError if too few."""
+    """Bytes for tiles and distances: the limit less rounded images and copies.
+
+    Raises InputError where the limit is too small.
+    """
     sides = [z] if others is z else [z, others]
     entries = sum(side.numel() for side in sides)
     fixed = entries * (2 if low else 4) + sum(

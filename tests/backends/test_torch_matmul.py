@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from golden_files import golden
-from torch import Tensor
+from hot_rows import hot_rows, largest_error
 
 from musc_fast import reference
 from musc_fast.backends import torch_matmul as torch_backend
@@ -17,51 +17,35 @@ from musc_fast.settings import SearchOptions
 SHAPES = [(2, 1, 40), (5, 37, 40), (11, 37, 72), (3, 256, 384)]
 
 
-def rows(n: int, p: int, c: int, seed: int = 0) -> Tensor:
-    """Normalised rows with a hot channel, a duplicate image and a near-duplicate."""
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, p, c, generator=generator)
-    z[..., c // 3] *= 100
-    if n > 2:
-        z[1] = z[0]
-        z[2] = z[0] + 1e-4 * z[2]
-    return torch.nn.functional.normalize(z, dim=2)
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    assert found.dtype == torch.float32
-    assert found.shape == wanted.shape
-    assert torch.equal(torch.isinf(found), torch.isinf(wanted))
-    return float((found - wanted).nan_to_num(0, 0, 0).abs().max())
-
-
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize(("n", "p", "c"), SHAPES)
 def test_distances(n: int, p: int, c: int, precision: str) -> None:
-    z = rows(n, p, c)
+    z = hot_rows(n, p, c)
     found = torch_backend.patch_to_image(z, None, SearchOptions(precision))
     limit = 1e-5 if precision == "exact" else 1e-3
-    assert error(found, reference.patch_to_image(z.double())) < limit
-    others = rows(3, p + 5, c, seed=1)
+    assert largest_error(found, reference.patch_to_image(z.double())) < limit
+    others = hot_rows(3, p + 5, c, seed=1)
     others[0, :p] = z[0]
     found = torch_backend.patch_to_image(z, others, SearchOptions(precision))
-    assert error(found, reference.patch_to_image(z.double(), others.double())) < limit
+    assert largest_error(found, reference.patch_to_image(z.double(), others.double())) < limit
     assert not found[0, :, 0].any()
 
 
 @pytest.mark.parametrize("k", [(0, 1), (0, 3), (2, 7), (9, 10)])
 def test_msm(k: tuple[int, int]) -> None:
-    z = rows(11, 37, 72)
+    z = hot_rows(11, 37, 72)
     wanted = reference.msm(z.double(), None, *k)
-    assert error(torch_backend.msm(z, None, *k), wanted) < 1e-5
+    assert largest_error(torch_backend.msm(z, None, *k), wanted) < 1e-5
     wanted = reference.msm(z[:4].double(), z.double(), *k)
-    assert error(torch_backend.msm(z[:4], z, *k), wanted) < 1e-5
+    assert largest_error(torch_backend.msm(z[:4], z, *k), wanted) < 1e-5
 
 
 def test_ties_everywhere_take_the_direct_way() -> None:
-    z = rows(4, 64, 40)
+    z = hot_rows(4, 64, 40)
     z[1:3] = z[1, :1]  # two images of one patch, repeated
-    assert error(torch_backend.patch_to_image(z), reference.patch_to_image(z.double())) < 1e-5
+    assert (
+        largest_error(torch_backend.patch_to_image(z), reference.patch_to_image(z.double())) < 1e-5
+    )
     assert not torch_backend.msm(z[1:3], None, 0, 1).any()
     zero = torch.zeros(3, 5, 7)
     assert not torch_backend.msm(zero, None, 0, 2).any()
@@ -78,14 +62,14 @@ def test_the_certificate_and_not_luck_makes_it_exact() -> None:
     truth = reference.patch_to_image(z.double())
     close = truth[:3, :, :3]
     assert float(close.min()) < 1e-3
-    assert error(found[:3, :, :3], close) < 1e-5
+    assert largest_error(found[:3, :, :3], close) < 1e-5
     squared = (z[0] ** 2).sum(1)[:, None] + (z[1] ** 2).sum(1) - 2 * z[0] @ z[1].T
     expansion = squared.clamp_min(0).amin(1).sqrt()
     assert float((expansion - truth[0, :, 1]).abs().max()) > 1e-2  # what a plain product gives
 
 
 def test_the_result_does_not_depend_on_the_memory_limit() -> None:
-    z = rows(11, 37, 72)
+    z = hot_rows(11, 37, 72)
     wanted = torch_backend.msm(z, None, 0, 3)
     least = 11 * 37 * 72 * 4 + 2 * 37 * 37 * 16
     for limit in (least, least + 30_000, 10**6):
@@ -97,7 +81,7 @@ def test_the_result_does_not_depend_on_the_memory_limit() -> None:
 
 
 def test_low_precision_products_elsewhere_do_not_matter() -> None:
-    z = rows(5, 37, 40)
+    z = hot_rows(5, 37, 40)
     wanted = torch_backend.patch_to_image(z)
     before = torch.get_float32_matmul_precision()
     try:
@@ -125,7 +109,7 @@ def test_golden(name: str) -> None:
 def test_progress_reaches_its_total() -> None:
     calls: list[tuple[int, int]] = []
     torch_backend.msm(
-        rows(5, 3, 40),
+        hot_rows(5, 3, 40),
         None,
         0,
         1,

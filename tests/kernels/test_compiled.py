@@ -9,11 +9,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+import static_report
 from musc_fast.kernels.aot import TOOLS, Compiled
 from musc_fast.kernels.devices import SHARED_MEMORY, int8_by_tcgen05, int8_gain, shared_memory
-from musc_fast.kernels.tiles import pick_config, specialised
-
-import static_report
+from musc_fast.kernels.tiles import pick_config, specialise_warps
 
 pytestmark = pytest.mark.skipif(
     not (TOOLS / "cuobjdump").is_file(), reason="this Triton ships no cuobjdump"
@@ -91,8 +90,8 @@ def test_second_pass(arch: int, dtype: torch.dtype, channels: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
 def test_specialised_warps(dtype: torch.dtype) -> None:
     usual = pick_config(100, dtype, 1369, 1369, 768)
-    assert specialised(usual, 90) is None
-    config = specialised(usual, 100)
+    assert specialise_warps(usual, 90) is None
+    config = specialise_warps(usual, 100)
     assert config is not None
     launch = static_report.search_launch(100, dtype, 768, config=config)
     found = launch.compile(100)

@@ -1,42 +1,40 @@
-"""Device memory budget -> chunks of the search on a GPU: pure arithmetic but for `limit_of`.
+"""Device memory budget -> chunks of the search on a GPU: arithmetic alone.
 
-The search holds beyond input and output
+Beyond input and output the search needs memory for
 
-- the operands: K bytes or 2 K a patch and 12 bytes of norms and bounds;
-- for a chunk of query images, 16 bytes a (patch, image): key, squared distance, limit;
-- beside them, one after the other: temporaries of a group of images (GROUP_BYTES; with the marks of
-  the chunk, a byte each, while there are no limits yet), or the list of candidates;
-- for rows in host memory: two blocks of them and the rows of the chunk.
+- the rounded images: K bytes or 2 K a patch, and 12 bytes of norms and bounds;
+- for a chunk of query images, 16 bytes a (patch, image): key, squared distance and limit;
+- either temporaries of a group of images (GROUP_BYTES; a mark of one byte for each (patch, image)
+  of the chunk is alive at that time, the limits are not), or the list of candidates;
+- for rows in host memory, two blocks of these rows and the rows of the chunk.
 
-Before that, it fits a sample and rounds the rows. The plan's `bytes` is the largest of these. A
-chunk of all images uses every pair of images once; smaller chunks compute pairs across chunks
-twice. Results do not depend on the chunk, to the bit.
+Before the search, a sample is fitted and the rows are rounded. A plan's `bytes` is the largest of
+these needs. A chunk of all images uses every pair of images once; with smaller chunks, pairs across
+chunks are computed twice. Results do not depend on the chunk, to the bit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ...errors import InputError
-from ..memory import free_memory
 
 GROUP_BYTES = 128 << 20  # temporaries of the bounds
 BLOCK_BYTES = 256 << 20  # of streamed rows
 _PAIR = 16  # bytes a (patch, image) of a chunk: int64 key, float32 distance and limit
 _LISTED = 12  # bytes a candidate: int64 slot, int32 patch
-_SAMPLES = 7 * 4 * 8192  # bytes a channel: copies of the rows that bases and steps are fitted to
+_SAMPLES = 7 * 4 * 8192  # bytes a channel: copies of the sample that bases and scales are fitted to
 _ROUNDING = 4 * (64 << 20)  # four copies of the rows that are rounded at a time
-_SHARE = 0.9  # of the free memory, where no limit is given
 _LARGEST_ROOM = 1 << 26
 _PROGRAMS, _TILE = 1 << 30, 32  # of one launch, and the narrowest tile of large images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
-    """N images of P patches against M of Q, C channels; `symmetric`: against themselves."""
+    """N images of P patches against M images of Q patches, with C channels.
+
+    symmetric: the images are searched in themselves; then M = N and Q = P.
+    """
 
     images: int
     patches: int
@@ -46,10 +44,13 @@ class Shape:
     symmetric: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`chunk` query images at a time, `room` candidates a list; `bytes` is the peak's estimate.
+    """How the search is divided.
 
+    chunk: query images at a time.
+    room: candidates that a list holds.
+    bytes: estimate of the peak beyond input and output.
     block: images of a streamed block; None where the rows are on the device.
     """
 
@@ -59,35 +60,38 @@ class Plan:
     block: int | None = None
 
 
-def operand_bytes(shape: Shape, operand: int) -> int:
-    """Operands of `operand` bytes a row, norms, rho and tail."""
+def rounded_bytes(shape: Shape, row_bytes: int) -> int:
+    """Bytes of all rounded images: `row_bytes` of values a row, its norm and two bounds."""
     rows = shape.images * shape.patches
     if not shape.symmetric:
         rows += shape.others * shape.other_patches
-    return rows * (operand + 12)
+    return rows * (row_bytes + 12)
 
 
 def image_bytes(shape: Shape) -> int:
-    """One query image of a chunk."""
+    """Bytes that a query image of a chunk needs."""
     return _PAIR * shape.others * shape.patches
 
 
 def least_room(shape: Shape) -> int:
-    """Candidates of one pair of images, both ways: what any list must hold."""
+    """Candidates of one pair of images, both ways, which any list must hold."""
     return 2 * shape.patches * shape.other_patches
 
 
 def plan_search(
-    shape: Shape, limit: int, *, operand: int, copies: int = 0, streamed: bool = False
+    shape: Shape, limit: int, *, row_bytes: int, copied_bytes: int = 0, streamed: bool = False
 ) -> Plan:
     """The chunk and the room of lists within `limit` bytes.
 
-    operand: bytes of a rounded row. copies: bytes of converted inputs. `streamed`: the rows lie in
-    host memory. Raises InputError where even one image at a time does not fit.
+    row_bytes: values of a rounded row.
+    copied_bytes: converted copies of the inputs.
+    streamed: the rows lie in host memory.
+
+    Raises InputError where even one image at a time does not fit.
     """
     each = image_bytes(shape)
     group = max(4 * each, min(GROUP_BYTES, 4 * each * shape.images))
-    fixed = operand_bytes(shape, operand) + copies
+    fixed = rounded_bytes(shape, row_bytes) + copied_bytes
     rows = max(shape.images * shape.patches, shape.others * shape.other_patches)
     before = max(_SAMPLES * shape.channels, fixed + min(_ROUNDING, 16 * rows * shape.channels))
     block = None
@@ -111,25 +115,5 @@ def plan_search(
     chunk = -(-shape.images // chunks)  # of even size
     spare = (limit - fixed - chunk * each) // _LISTED
     room = max(room, min(_LARGEST_ROOM, spare, chunk * shape.others * shape.patches))
-    return Plan(chunk, room, max(before, fixed + chunk * each + room * _LISTED), block)
-
-
-def copies(z: Tensor, references: Tensor | None) -> int:
-    """Bytes of what must be converted for the kernels: float64, or not contiguous."""
-    sides = [z] if references is None else [z, references]
-    return sum(
-        side.numel() * (4 if side.dtype == torch.float64 else side.itemsize)
-        for side in sides
-        if side.dtype == torch.float64 or not side.is_contiguous()
-    )
-
-
-def limit_of(device: torch.device, memory_limit: int | None) -> int:
-    """`memory_limit`, or a share of what is free on `device`."""
-    if memory_limit is not None:
-        return memory_limit
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int((free + cached) * _SHARE)
-    return free_memory() // 2
+    peak = max(before, fixed + chunk * each + room * _LISTED)
+    return Plan(chunk=chunk, room=room, bytes=peak, block=block)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from musc_fast.kernels.interval_mean import interval_mean, kth_smallest
 
 from musc_fast import reference
+from musc_fast.kernels.interval_mean import average_interval, select_kth
 
 
 @pytest.mark.parametrize("m", [1, 11, 200])
@@ -28,20 +28,20 @@ def test_values(m: int, transposed: bool, squared: bool) -> None:
     roots = x.double().sqrt() if squared else x.double()
     for k_min, k_max in {(0, 1), (0, max(1, int(0.3 * count))), (count // 3, count)}:
         wanted = reference.interval_mean(roots, k_min, k_max)
-        found = interval_mean(x[None], k_min, k_max, squared=squared)[0]
+        found = average_interval(x[None], k_min, k_max, squared=squared)[0]
         assert (found - wanted).abs().max() <= 3e-7 * max(1.0, float(wanted.abs().max()))
-        assert torch.equal(kth_smallest(x[None], k_max)[0], x.sort(1).values[:, k_max - 1])
+        assert torch.equal(select_kth(x[None], k_max)[0], x.sort(1).values[:, k_max - 1])
 
 
 def test_many_columns_are_read_in_parts() -> None:
     x = torch.randn(1, 9000)  # negative values too
     x[0, 100:200] = -0.5
     wanted = reference.interval_mean(x.double(), 50, 4500)
-    assert (interval_mean(x[None], 50, 4500)[0] - wanted).abs().max() < 1e-6
-    assert torch.equal(kth_smallest(x[None], 8999)[0], x.sort(1).values[:, 8998])
+    assert (average_interval(x[None], 50, 4500)[0] - wanted).abs().max() < 1e-6
+    assert torch.equal(select_kth(x[None], 8999)[0], x.sort(1).values[:, 8998])
 
 
 def test_a_batch_of_columns() -> None:
     x = torch.rand(3, 20, 7)  # [B, M, R]
     wanted = reference.interval_mean(x.transpose(1, 2).double(), 1, 6)
-    assert (interval_mean(x.transpose(1, 2), 1, 6) - wanted).abs().max() < 1e-6
+    assert (average_interval(x.transpose(1, 2), 1, 6) - wanted).abs().max() < 1e-6

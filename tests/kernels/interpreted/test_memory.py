@@ -12,9 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from musc_fast.backends import rounding as operands
-from musc_fast.backends.triton import operators as triton_backend
-from musc_fast.backends.triton import planning as device_planning
+from musc_fast.backends.rounding import fit_space
+from musc_fast.backends.triton import planning, search
 
 
 class Peak(TorchDispatchMode):
@@ -44,27 +43,29 @@ class Peak(TorchDispatchMode):
 def test_the_peak_is_as_planned(chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Constants that a small search does not fill would hide its own share.
     for name, value in (("GROUP_BYTES", 20_000), ("_ROUNDING", 10_000), ("_SAMPLES", 0)):
-        monkeypatch.setattr(device_planning, name, value)
+        monkeypatch.setattr(planning, name, value)
 
-    def candidates(*args: Any, **kwargs: Any) -> Any:
+    def list_candidates(*args: Any, **kwargs: Any) -> Any:
         gc.collect()  # the interpreter (alone) leaves arguments of earlier launches in cycles
         return real(*args, **kwargs)
 
-    real = triton_backend._candidates.candidates
-    monkeypatch.setattr(triton_backend._candidates, "candidates", candidates)
+    real = search.list_candidates
+    monkeypatch.setattr(search, "list_candidates", list_candidates)
     n, p, c = 4, 48, 40
     z = torch.nn.functional.normalize(torch.randn(n, p, c), dim=2)
-    space = operands.fit_space(z, None, torch.int8)
-    shape = device_planning.Shape(n, p, n, p, c, True)
+    space = fit_space(z, None, torch.int8)
+    shape = planning.Shape(
+        images=n, patches=p, others=n, other_patches=p, channels=c, symmetric=True
+    )
     limit = 1 << 30
     if chunks > 1:
-        whole = device_planning.plan_search(shape, limit, operand=space.depth)
-        limit = whole.bytes - 2 * device_planning.image_bytes(shape)
-    planned = device_planning.plan_search(shape, limit, operand=space.depth)
+        whole = planning.plan_search(shape, limit, row_bytes=space.depth)
+        limit = whole.bytes - 2 * planning.image_bytes(shape)
+    planned = planning.plan_search(shape, limit, row_bytes=space.depth)
     assert -(-n // planned.chunk) == chunks
     with Peak(z) as peak:
-        search = triton_backend.Search(z, None, 3, "exact", limit, space)
-        for _, _, squared in search.chunks():
+        made = search.Search(z, None, k_max=3, memory_limit=limit, space=space)
+        for _, _, squared in made.chunks():
             del squared
-    assert search.plan == planned
+    assert made.plan == planned
     assert peak.bytes == pytest.approx(planned.bytes, rel=0.05)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from musc_fast.kernels import min_distance_few_channels as resident
-from musc_fast.kernels.candidates import candidates
-from musc_fast.kernels.min_distance import UNSET, decode, min_distance, new_keys
-from musc_fast.kernels.tiles import Config
 from torch import Tensor
+
+from musc_fast.kernels.candidates import list_candidates
+from musc_fast.kernels.min_distance import UNSET, decode_keys, find_nearest, new_keys
+from musc_fast.kernels.min_distance_few_channels import find_nearest_few_channels
+from musc_fast.kernels.tiles import Config
 
 SMALL = Config(BLOCK_P=16, BLOCK_Q=16, BLOCK_K=16, GROUP=2, num_warps=4, num_stages=1)
 CPU = torch.device("cpu")
@@ -51,8 +52,8 @@ def test_batch_and_references(
     for others, other_norms, triangle in ((x, norms, True), (y, y_norms, False)):
         squared = truth(x, others)
         keys = new_keys(n, others.shape[0], p, CPU)
-        min_distance(x, norms, others, other_norms, keys, triangle=triangle, config=config)
-        found, index = decode(keys, dtype == torch.int8)
+        find_nearest(x, norms, others, other_norms, keys, triangle=triangle, config=config)
+        found, index = decode_keys(keys, dtype == torch.int8)
         pairs = ~torch.eye(n, dtype=torch.bool) if triangle else torch.ones(n, 3, dtype=torch.bool)
         assert torch.isinf(found[~pairs]).all()
         wanted = squared.amin(3)
@@ -69,14 +70,14 @@ def test_chunks_and_groupings_agree_to_the_bit() -> None:
     whole_numbers, squares = operands(4, 21, 48, torch.int8)
     x, norms = whole_numbers.half(), squares.float()
     whole = new_keys(4, 4, 21, CPU)
-    min_distance(x, norms, x, norms, whole, triangle=True, config=SMALL)
+    find_nearest(x, norms, x, norms, whole, triangle=True, config=SMALL)
     parts = new_keys(4, 4, 21, CPU)
     other = Config(16, 16, 16, 3, 4, 1)
     head, tail = parts[:2], parts[2:]
-    min_distance(x[:2], norms[:2], x[:2], norms[:2], head, triangle=True, config=other)
-    min_distance(x[:2], norms[:2], x[2:], norms[2:], head, 2, config=other)
-    min_distance(x[2:], norms[2:], x[2:], norms[2:], tail, 2, triangle=True, config=other)
-    min_distance(x[2:], norms[2:], x[:2], norms[:2], tail, 0, config=other)
+    find_nearest(x[:2], norms[:2], x[:2], norms[:2], head, triangle=True, config=other)
+    find_nearest(x[:2], norms[:2], x[2:], norms[2:], head, 2, config=other)
+    find_nearest(x[2:], norms[2:], x[2:], norms[2:], tail, 2, triangle=True, config=other)
+    find_nearest(x[2:], norms[2:], x[:2], norms[:2], tail, 0, config=other)
     assert torch.equal(whole, parts)
 
 
@@ -87,11 +88,11 @@ def test_descriptors_load_the_same_tiles(dtype: torch.dtype) -> None:
     wanted, found = (new_keys(3, 3, 21, CPU) for _ in range(2))
     arguments = (x, norms, x, norms)
     for keys, descriptors in ((wanted, False), (found, True)):
-        min_distance(*arguments, keys, triangle=True, config=config, descriptors=descriptors)
+        find_nearest(*arguments, keys, triangle=True, config=config, descriptors=descriptors)
     assert torch.equal(found, wanted)
     limits = torch.full(wanted.shape, 1e4)
     lists = [
-        candidates(*arguments, wanted, limits, 5000, config=config, descriptors=descriptors)
+        list_candidates(*arguments, wanted, limits, 5000, config=config, descriptors=descriptors)
         for descriptors in (False, True)
     ]
     pairs = [sorted(zip(s.tolist(), q.tolist(), strict=True)) for s, q, _ in lists]
@@ -100,21 +101,21 @@ def test_descriptors_load_the_same_tiles(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "n", "p", "k"), [(torch.float16, 3, 37, 48), CASES[3]])
-def test_resident_rows_give_the_same_keys(dtype: torch.dtype, n: int, p: int, k: int) -> None:
+def test_few_channels_give_the_same_keys(dtype: torch.dtype, n: int, p: int, k: int) -> None:
     x, norms = operands(n, p, k, dtype)
     y, y_norms = operands(2, p + 20, k, dtype, seed=1)
-    config = resident.Config(16, 32, 2, 4, 1)
+    config = Config(16, 32, 64, 2, 4, 1)
     for others, other_norms, triangle in ((x, norms, True), (y, y_norms, False)):
         wanted, found = (new_keys(n, others.shape[0], p, CPU) for _ in range(2))
         arguments = (x, norms, others, other_norms)
-        min_distance(*arguments, wanted, triangle=triangle, config=SMALL)
-        resident.resident_min_distance(*arguments, found, triangle=triangle, config=config)
+        find_nearest(*arguments, wanted, triangle=triangle, config=SMALL)
+        find_nearest_few_channels(*arguments, found, triangle=triangle, config=config)
         if dtype == torch.int8:
             assert torch.equal(found, wanted)
         else:  # one product of all channels adds in another order
             pairs = wanted != UNSET
             assert torch.equal(found != UNSET, pairs)
-            distances = [decode(keys, False)[0][pairs] for keys in (found, wanted)]
+            distances = [decode_keys(keys, False)[0][pairs] for keys in (found, wanted)]
             assert torch.allclose(*distances, rtol=1e-5, atol=1e-4)
 
 
@@ -124,21 +125,21 @@ def test_candidates(dtype: torch.dtype, n: int, p: int, k: int, triangle: bool) 
     x, norms = operands(n, p, k, dtype)
     squared = truth(x, x)
     keys = new_keys(n, n, p, CPU)
-    min_distance(x, norms, x, norms, keys, triangle=triangle, config=SMALL)
-    winner = decode(keys, dtype == torch.int8)[1].long()
+    find_nearest(x, norms, x, norms, keys, triangle=triangle, config=SMALL)
+    winner = decode_keys(keys, dtype == torch.int8)[1].long()
     limits = (squared.amin(3) * 1.2 + 0.01).float()
     limits[:, 1] = -torch.inf
     limits[torch.eye(n, dtype=torch.bool)] = -torch.inf
     wanted = squared <= limits[..., None]
     wanted.scatter_(3, winner.clamp_max(p - 1)[..., None], False)
     assert int(wanted.sum()) > 5
-    slots, q, count = candidates(
+    slots, q, count = list_candidates(
         x, norms, x, norms, keys, limits, 5000, triangle=triangle, config=SMALL
     )
     assert count == int(wanted.sum())
     listed = torch.zeros_like(wanted)
     listed.view(-1, p)[slots, q.long()] = True
     assert torch.equal(listed, wanted)
-    few = candidates(x, norms, x, norms, keys, limits, 3, triangle=triangle, config=SMALL)
+    few = list_candidates(x, norms, x, norms, keys, limits, 3, triangle=triangle, config=SMALL)
     assert few[2] == count
     assert few[0].shape[0] == 3

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from musc_fast.kernels.refine import refine
+
+from musc_fast.kernels.refine import recompute
 
 
 @pytest.mark.parametrize("c", [40, 384, 1024])
@@ -20,12 +21,12 @@ def test_values(c: int, dtype: torch.dtype) -> None:
     q = torch.randint(0, 9, (37,), generator=generator, dtype=torch.int32)
     slots[0], q[0] = (2 * 2 + 1) * 7 + 3, 5
     out = torch.full((3, 2, 7), torch.inf)
-    refine(x, y, slots, q, out)
+    recompute(x, y, slots, q, out)
     wanted = torch.full((42,), torch.inf, dtype=torch.float64)
     candidates = truth.view(42, 9)[slots, q.long()]
     wanted.scatter_reduce_(0, slots, candidates, "amin")
     assert torch.equal(torch.isinf(out.view(-1)), torch.isinf(wanted))
     assert torch.allclose(out.view(-1).double(), wanted, rtol=1e-6, atol=1e-12)
-    refine(x, y, slots[:1], torch.tensor([4]), out)
+    recompute(x, y, slots[:1], torch.tensor([4]), out)
     assert out[2, 1, 3] == 0
-    refine(x, y, slots[:0], q[:0], out)
+    recompute(x, y, slots[:0], q[:0], out)

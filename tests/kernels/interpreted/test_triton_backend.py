@@ -4,43 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from hot_rows import hot_rows, largest_error
 
 from musc_fast import reference
-from musc_fast.backends import rounding as operands
-from musc_fast.backends.triton import operators as triton_backend
-from musc_fast.backends.triton import planning as device_planning
+from musc_fast.backends.rounding import fit_space
+from musc_fast.backends.triton.operators import msm, patch_to_image
+from musc_fast.backends.triton.planning import Plan
+from musc_fast.backends.triton.search import Search
 from musc_fast.settings import SearchOptions
-
-
-def rows(n: int, p: int, c: int, seed: int = 0) -> Tensor:
-    """Normalised rows with a hot channel, a duplicate image and a near-duplicate."""
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, p, c, generator=generator)
-    z[..., c // 3] *= 100
-    if n > 2:
-        z[1] = z[0]
-        z[2] = z[0] + 1e-4 * z[2]
-    return torch.nn.functional.normalize(z, dim=2)
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    assert found.shape == wanted.shape
-    assert torch.equal(torch.isinf(found), torch.isinf(wanted))
-    return float((found - wanted).nan_to_num(0, 0, 0).abs().max())
 
 
 @pytest.mark.parametrize(("n", "p", "c"), [(2, 1, 40), (5, 6, 72), (3, 9, 384)])
 def test_distances(n: int, p: int, c: int) -> None:
-    z = rows(n, p, c)
+    z = hot_rows(n, p, c)
     truth = reference.patch_to_image(z.double())
-    assert error(triton_backend.patch_to_image(z), truth) < 1e-5
-    assert error(triton_backend.patch_to_image(z, None, SearchOptions("fast")), truth) < 1e-3
-    others = rows(2, p + 3, c, seed=1)
+    assert largest_error(patch_to_image(z), truth) < 1e-5
+    assert largest_error(patch_to_image(z, None, SearchOptions("fast")), truth) < 1e-3
+    others = hot_rows(2, p + 3, c, seed=1)
     others[0, :p] = z[0]
     truth = reference.patch_to_image(z.double(), others.double())
-    found = triton_backend.patch_to_image(z, others)
-    assert error(found, truth) < 1e-5
+    found = patch_to_image(z, others)
+    assert largest_error(found, truth) < 1e-5
     assert not found[0, :, 0].any()
 
 
@@ -49,67 +33,67 @@ def test_distances(n: int, p: int, c: int) -> None:
     [(torch.float16, None), (torch.int8, None), (torch.int8, 15), (torch.float16, 7)],
 )
 def test_every_space_gives_the_same_result(dtype: torch.dtype, channels: int | None) -> None:
-    z = rows(5, 6, 40)
+    z = hot_rows(5, 6, 40)
     truth = reference.patch_to_image(z.double())
-    space = operands.fit_space(z, None, dtype, channels)
-    search = triton_backend.Search(z, None, None, "exact", None, space)
+    space = fit_space(z, None, dtype, channels)
+    search = Search(z, None, space=space)
     ((_, _, squared),) = list(search.chunks())
     found = squared.sqrt().transpose(1, 2)
-    assert error(found, truth) < 1e-5
+    assert largest_error(found, truth) < 1e-5
     direct = (z[:, :, None, None] - z[None, None]).square().sum(-1).amin(3).sqrt()
     off = ~torch.eye(5, dtype=torch.bool)[:, None].expand(5, 6, 5)
     assert (found - direct)[off].abs().max() < 1e-7
 
 
 def test_msm() -> None:
-    z = rows(4, 3, 40)
+    z = hot_rows(4, 3, 40)
     wanted = reference.msm(z.double(), None, 1, 3)
-    assert (triton_backend.msm(z, None, 1, 3) - wanted).abs().max() < 1e-5
-    others = rows(11, 2, 40, seed=1)
+    assert (msm(z, None, 1, 3) - wanted).abs().max() < 1e-5
+    others = hot_rows(11, 2, 40, seed=1)
     wanted = reference.msm(z[:1].double(), others.double(), 0, 3)
-    found = triton_backend.msm(z[:1], others, 0, 3, SearchOptions("fast"))
+    found = msm(z[:1], others, 0, 3, SearchOptions("fast"))
     assert (found - wanted).abs().max() < 1e-3
 
 
 def test_several_tiles_of_many_channels() -> None:
     z = torch.nn.functional.normalize(torch.randn(2, 256, 768), dim=2)
     wanted = reference.patch_to_image(z.double())
-    assert error(triton_backend.patch_to_image(z), wanted) < 1e-5
+    assert largest_error(patch_to_image(z), wanted) < 1e-5
 
 
 def test_many_patches_on_one_side() -> None:
-    z, few = rows(1, 1369, 40), rows(1, 37, 40, seed=1)
+    z, few = hot_rows(1, 1369, 40), hot_rows(1, 37, 40, seed=1)
     for x, y in ((z, few), (few, z)):
         wanted = reference.patch_to_image(x.double(), y.double())
-        assert error(triton_backend.patch_to_image(x, y), wanted) < 1e-5
+        assert largest_error(patch_to_image(x, y), wanted) < 1e-5
 
 
 def test_chunks_change_no_bit() -> None:
-    z = rows(4, 10, 40)
-    space = operands.fit_space(z, None, torch.int8)
+    z = hot_rows(4, 10, 40)
+    space = fit_space(z, None, torch.int8)
     results = []
     for chunk, block in ((4, None), (3, None), (2, 3)):
-        plan = device_planning.Plan(chunk, 2 * 10 * 10, 0, block)
-        search = triton_backend.Search(z, None, None, "exact", None, space, plan)
+        plan = Plan(chunk=chunk, room=2 * 10 * 10, bytes=0, block=block)
+        search = Search(z, None, space=space, plan=plan)
         results.append(torch.cat([squared for *_, squared in search.chunks()]))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])  # rows in blocks of three images
 
 
 def test_ties_everywhere_overflow_no_list() -> None:
-    z = rows(3, 10, 40)
+    z = hot_rows(3, 10, 40)
     z[:2] = z[0, 0]
     truth = reference.patch_to_image(z.double())
-    plan = device_planning.Plan(3, 2 * 10 * 10, 0)
-    search = triton_backend.Search(z, None, None, "exact", None, plan=plan)
+    plan = Plan(chunk=3, room=2 * 10 * 10, bytes=0)
+    search = Search(z, None, plan=plan)
     ((_, _, squared),) = list(search.chunks())
-    assert error(squared.sqrt().transpose(1, 2), truth) < 1e-5
+    assert largest_error(squared.sqrt().transpose(1, 2), truth) < 1e-5
 
 
 def test_float16_and_float64_input() -> None:
-    z = rows(2, 7, 40)
+    z = hot_rows(2, 7, 40)
     for dtype in (torch.float16, torch.float64):
         given = z.to(dtype)
         assert (
-            triton_backend.msm(given, None, 0, 1) - reference.msm(given.double(), None, 0, 1)
+            msm(given, None, 0, 1) - reference.msm(given.double(), None, 0, 1)
         ).abs().max() < 1e-5
