@@ -29,6 +29,7 @@ from lib.real_images import Case, backbone_tokens, load_cases
 from lib.results import write_results
 from lib.timing import Call, Timing, time_in_turns
 from musc_fast.backends.cpu import operators as cpu
+from musc_fast.settings import SearchOptions
 
 QUERIES = 1
 Peer = Callable[[Tensor, int], Tensor]
@@ -119,7 +120,7 @@ def measure(case: Case, runs: int, console: Console) -> dict[str, Any]:
     k = case.k_max
     calls: dict[str, Call] = {
         "musc_fast, exact": lambda: cpu.msm(case.z, None, 0, k),
-        "musc_fast, fast": lambda: cpu.msm(case.z, None, 0, k, precision="fast"),
+        "musc_fast, fast": lambda: cpu.msm(case.z, None, 0, k, SearchOptions("fast")),
         "musc_fast, exact, all distances": lambda: cpu.patch_to_image(case.z),
     }
     shares = dict.fromkeys(calls, 1.0)
@@ -161,7 +162,7 @@ def errors_of_ours(case: Case) -> dict[str, float]:
     expected = distances_in_fp64(case.z[0], other_images(case.z, 0))
     errors = {}
     for precision in ("exact", "fast"):
-        distances = cpu.patch_to_image(case.z, precision=precision)[0][:, 1:]
+        distances = cpu.patch_to_image(case.z, None, SearchOptions(precision))[0][:, 1:]
         errors[f"musc_fast, {precision}"] = float((distances - expected).abs().max())
     exact = errors["musc_fast, exact"]
     if not exact <= 1e-5:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,11 @@ def image_paths(folder: Path | None, n: int, scratch: Path) -> list[Path]:
 def parity(musc: MuSc, features: BatchFeatures, images: int = 4) -> float:
     """Largest difference of patch scores from the fp64 reference on the first images."""
     tokens = [t[:images, musc.backbone.prefix_tokens :] for t in features.tokens]
-    settings = {**musc.settings, "backend": "reference", "precision": "exact"}
-    ours = score_batch(tokens, grid=musc.backbone.grid, **musc.settings)
-    exact = score_batch(tokens, grid=musc.backbone.grid, **settings)
+    truth = replace(musc.settings, backend="reference", precision="exact")
+    ours = score_batch(tokens, grid=musc.backbone.grid, **musc.settings.keywords())
+    exact = score_batch(tokens, grid=musc.backbone.grid, **truth.keywords())
     error = float((ours.patch_scores - exact.patch_scores).abs().max())
-    if musc.settings["precision"] == "exact" and error > 1e-5:
+    if musc.settings.precision == "exact" and error > 1e-5:
         raise SystemExit(f"parity failed: patch scores differ by {error:.1e}; no speed is reported")
     return error
 
@@ -123,7 +124,7 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
         return now
 
     backbone, settings = musc.backbone, musc.settings
-    backend = settings["backend"]
+    backend = settings.backend
     now = time.perf_counter()
     pixels = [backbone.preprocess(read_image(path)) for path in paths]
     now = add("reading", now)
@@ -136,11 +137,11 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     total = torch.zeros(layers[0].shape[0], backbone.grid[0] * backbone.grid[1])
     for layer in layers:
         patches = layer[:, backbone.prefix_tokens :]
-        pooled = ops.lnamd_all(patches, backbone.grid, settings["degrees"], backend=backend)
+        pooled = ops.lnamd_all(patches, backbone.grid, settings.degrees, backend=backend)
         now = add("LNAMD", now)
         for z in pooled:
             total += ops.msm(
-                z, None, settings["topmin"], backend=backend, precision=settings["precision"]
+                z, None, settings.topmin, backend=backend, precision=settings.precision
             ).cpu()
         now = add("MSM", now)
     maps = reference.upsample(total.reshape(-1, *backbone.grid), backbone.image_size)
@@ -176,7 +177,7 @@ def official_seconds(musc: MuSc, features: BatchFeatures) -> dict[str, float]:
     """Seconds of the official MSM: one query image of each layer and degree, times N."""
     seconds = dict.fromkeys(OFFICIAL, 0.0)
     for layer in patch_tokens(musc, features):
-        for z in ops.lnamd_all(layer, musc.backbone.grid, musc.settings["degrees"]):
+        for z in ops.lnamd_all(layer, musc.backbone.grid, musc.settings.degrees):
             for name, call in OFFICIAL.items():
                 start = time.perf_counter()
                 mean_of_lowest(call(z, len(z) // 2), count_lowest(len(z) - 1))
@@ -190,7 +191,7 @@ def shape_of(musc: MuSc, features: BatchFeatures) -> dict[str, int]:
         "N": len(features.names),
         "P": musc.backbone.grid[0] * musc.backbone.grid[1],
         "C": features.tokens[0].shape[2],
-        "steps": len(features.tokens) * len(musc.settings["degrees"]),
+        "steps": len(features.tokens) * len(musc.settings.degrees),
     }
 
 

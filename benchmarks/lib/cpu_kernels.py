@@ -29,6 +29,7 @@ from musc_fast import _C
 from musc_fast.backends.cpu import operators as cpu
 from musc_fast.backends.cpu.plain import plain_distances, plain_kinds
 from musc_fast.backends.cpu.search import Outputs, Report, Settings, default_isa, run_search
+from musc_fast.settings import SearchOptions
 
 from .official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
 from .real_images import Case, load_cases
@@ -115,7 +116,7 @@ def measure_msm(
     calls: dict[str, Call] = {
         "exact": ours,
         "exact, all channels": all_channels,
-        "fast": lambda: cpu.msm(case.z, None, 0, case.k_max, precision="fast"),
+        "fast": lambda: cpu.msm(case.z, None, 0, case.k_max, SearchOptions("fast")),
         **{name: partial(score_officially, name, case, queries) for name in OFFICIAL},
     }
     if len(case.z) <= 32:
@@ -190,8 +191,8 @@ def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
 def fast_errors(case: Case) -> dict[str, float]:
     """Mean and worst error of precision="fast" on this case, of scores and of single distances."""
     calls: dict[str, Callable[[str], Tensor]] = {
-        "scores": lambda precision: cpu.msm(case.z, None, 0, case.k_max, precision=precision),
-        "distances": lambda precision: cpu.patch_to_image(case.z, precision=precision),
+        "scores": lambda precision: cpu.msm(case.z, None, 0, case.k_max, SearchOptions(precision)),
+        "distances": lambda precision: cpu.patch_to_image(case.z, None, SearchOptions(precision)),
     }
     errors: dict[str, float] = {}
     for what, call in calls.items():

@@ -39,6 +39,7 @@ from musc_fast.backends import rounding
 from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
+from musc_fast.settings import SearchOptions
 
 from .gpu_parity import backends_of, load_backend, runs_triton
 from .official import count_lowest, distances_by_pairs, mean_of_lowest, other_images
@@ -199,7 +200,7 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
     calls: dict[str, tuple[Tensor, Call]] = {
         f"msm, {name} {precision}": (
             z,
-            partial(load_backend(name).msm, z, None, 0, k, precision=precision),
+            partial(load_backend(name).msm, z, None, 0, k, SearchOptions(precision)),
         )
         for name in backends_of(z.device)
         for precision in ("exact", "fast")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from musc_fast import reference
 from musc_fast.backends import BACKENDS
+from musc_fast.backends.base import Operators
 from musc_fast.backends.triton import planning as device_planning
 from musc_fast.scoring import score_batch
+from musc_fast.settings import DEFAULT_OPTIONS, SearchOptions
 
 from .checkout import ROOT, SHARED
 from .synthetic import draw_tokens
@@ -42,9 +43,9 @@ def runs_triton(device: torch.device) -> bool:
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def load_backend(name: str) -> ModuleType:
-    """The module of a backend, whether or not `resolve` would take it for this machine."""
-    return next(each for each in BACKENDS if each.name == name).load()
+def load_backend(name: str) -> Operators:
+    """The operators of a backend, whether or not `resolve` would take it for this machine."""
+    return next(each for each in BACKENDS if each.name == name).operators()
 
 
 def backends_of(device: torch.device) -> list[str]:
@@ -82,28 +83,28 @@ def operator_checks(device: torch.device, large: bool) -> Iterator[Check]:
 
 
 def _operator_checks(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Check]:
-    module, n = load_backend(name), tokens.shape[0]
+    operators, n = load_backend(name), tokens.shape[0]
     pooled = reference.lnamd(tokens.double(), grid, [1, 3, 5])
-    for z, truth in zip(module.lnamd(tokens, grid, [1, 3, 5]), pooled, strict=True):
+    for z, truth in zip(operators.lnamd(tokens, grid, [1, 3, 5]), pooled, strict=True):
         yield Check("lnamd", difference(z, truth), TOLERANCE)
     z = pooled[1].float()
     truth = reference.patch_to_image(z.double())
     for precision, limit in (("exact", TOLERANCE), ("fast", FAST_TOLERANCE)):
-        found = module.patch_to_image(z, precision=precision)
+        found = operators.patch_to_image(z, None, SearchOptions(precision))
         yield Check(f"patch_to_image {precision}", difference(found, truth), limit)
     k_min, k_max = reference.interval((0.0, 0.3), n - 1)
     wanted = reference.interval_mean(truth, k_min, k_max)
-    found = module.interval_mean(truth.float(), k_min, k_max)
+    found = operators.interval_mean(truth.float(), k_min, k_max)
     yield Check("interval_mean", difference(found, wanted), TOLERANCE)
-    found = module.msm(z, None, k_min, k_max)
+    found = operators.msm(z, None, k_min, k_max, DEFAULT_OPTIONS)
     yield Check("msm", difference(found, wanted), TOLERANCE)
-    again = module.msm(z, None, k_min, k_max)
+    again = operators.msm(z, None, k_min, k_max, DEFAULT_OPTIONS)
     yield Check("msm repeated", difference(again, found), 0.0)
-    host = module.msm(z.cpu(), None, k_min, k_max).to(z.device)
+    host = operators.msm(z.cpu(), None, k_min, k_max, DEFAULT_OPTIONS).to(z.device)
     # Triton streams rows from host memory to the GPU; other backends work where the tensors lie.
     yield Check("msm from host memory", difference(host, again), 0.0 if name == "triton" else 1e-5)
     truth = reference.patch_to_image(z[:1].double(), z[1:].double())
-    found = module.patch_to_image(z[:1], z[1:])
+    found = operators.patch_to_image(z[:1], z[1:], DEFAULT_OPTIONS)
     yield Check("references", difference(found, truth), TOLERANCE)
 
 
