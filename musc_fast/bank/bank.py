@@ -37,13 +37,16 @@ class ReferenceBank:
     `score` gives what `score_batch(tokens, references=...)` gives against the images of the bank,
     to the bit, without their LNAMD and (on the CPU) without rounding them again.
 
-    capacity: images held at most; a full bank gives up one for each that is added. evict:
-        "oldest", or "anomalous": the image with the highest raw score, so that defects do not
-        settle in the bank (it may be the new one; images never scored go first, oldest first).
+    capacity: images held at most; a full bank gives up one image for each that is added.
+    evict: which image goes: "oldest", or "anomalous", the one with the highest raw score, so that
+        defects do not settle in the bank. That may be the new image; images that were never scored
+        go first, oldest first.
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
-    The others are those of `score_batch`. Memory: (layers x degrees + 2) x capacity x P x C x 4
-    bytes, touched as the bank fills.
+    The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
+
+    Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
+    Raises InputError naming the argument.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class ReferenceBank:
     ) -> list[str]:
         """Add images; returns the ids of those that had to go.
 
-        ids: a name for each, "image 17" by default. scores: their raw image scores, where known;
-        with evict="anomalous" they are found by scoring against the bank otherwise.
+        ids: a name for each image, "image 17" by default.
+        scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
+            found by scoring against the bank.
         """
         layers = self._checked(tokens)
         if scores is None and self.evict == "anomalous" and len(self):
@@ -139,7 +143,7 @@ class ReferenceBank:
         return found
 
     def pass_over(self) -> None:
-        """Count an image as added that cannot be had: the next keeps its number."""
+        """Count an image as added that cannot be read any more, so that the next keeps its number."""
         self._added += 1
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -171,7 +175,7 @@ class ReferenceBank:
         return bank
 
     def settings(self) -> dict[str, Any]:
-        """What `save` keeps of the arguments, all that decides the scores."""
+        """The arguments that `save` writes: all that decide the scores."""
         return {
             "capacity": self.capacity,
             "evict": self.evict,

@@ -1,4 +1,4 @@
-"""The ranks of a run over several processes: what they tell each other, and what if one dies.
+"""The ranks of a run over several processes: messages between them, and errors if one dies.
 
 Over `torch.distributed`: Gloo between CPUs (tensors of a GPU pass through the host), NCCL between
 GPUs. Every rank must make the same calls in the same order.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import DistributedError, InputError
 
-TIMEOUT = 1800.0  # seconds; a rank that has died shows at once
+TIMEOUT = 1800.0  # seconds, for slow ranks: Gloo and NCCL report a lost peer immediately
 
 
 class Ranks:
@@ -131,7 +131,7 @@ class Exchange:
 
     ranks: Ranks
     works: list[Any]
-    held: list[Any]  # what is sent must live on
+    in_use: list[Any]  # the operations, whose tensors must live until they are sent
     room: Tensor | None
     landing: Tensor | None
     what: str
@@ -143,4 +143,4 @@ class Exchange:
                 work.wait(self.ranks._limit)
         if self.room is not None and self.landing is not None and self.landing is not self.room:
             self.room.copy_(self.landing)
-        self.held = []
+        self.in_use = []

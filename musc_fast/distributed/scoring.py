@@ -15,7 +15,7 @@ from ..errors import InputError, MuscFastError
 from ..progress import Progress, scoring_progress
 from ..scoring.arguments import Tokens, in_files
 from ..scoring.batch import score_batch
-from ..scoring.checkpoint import Checkpoint, digest, parts_of, scratch
+from ..scoring.checkpoint import Checkpoint, digest, parts_of, scratch_folder
 from ..scoring.scores import BatchScores, make_scores
 from .ranks import TIMEOUT, Ranks
 from .ring import Ring
@@ -46,8 +46,9 @@ def score_shard(
 
     tokens, cls_tokens: this rank's images, as for `score_batch`; None where it has none. The batch
         is the images of rank 0, then those of rank 1, and so on.
-    group: the ranks that take part; None: all. timeout: seconds to wait for another rank; it must
-        exceed the time by which one rank may fall behind in searching two shares.
+    group: the ranks that take part; None: all.
+    timeout: seconds to wait for another rank; the timeout must exceed the time by which one rank
+        may fall behind in searching two shares.
     references: all of them on every rank; then no images are exchanged.
     memory_limit: bytes a rank, beyond input, LNAMD's results and output; None takes a share of
         what is free, divided among the ranks of a machine.
@@ -108,9 +109,9 @@ def _score_ring(
 ) -> BatchScores:
     """The scores of this rank's images against those of all ranks."""
     shard = ring.shard
-    kept = None if checkpoint is None else _checkpoint(checkpoint, ring)
-    with scratch(None if kept is None else kept.folder) as folder:
-        means = ring.patch_scores(kept, folder if in_file else None, on_progress)
+    store = None if checkpoint is None else _checkpoint(checkpoint, ring)
+    with scratch_folder(None if store is None else store.folder) as folder:
+        means = ring.patch_scores(store, folder if in_file else None, on_progress)
         return make_scores(means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors)
 
 
@@ -130,9 +131,9 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
         "backend": resolve(settings.backend, shard.layers[0].device).name,
     }
-    kept, error = None, None
+    store, error = None, None
     try:
-        kept = Checkpoint(folder, [], decisive)
+        store = Checkpoint(folder, [], decisive)
     except MuscFastError as found:
         error = found
     wrong = ring.ranks.gather(error and str(error))
@@ -140,5 +141,5 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         raise error
     if any(wrong):
         raise InputError(f"another rank: {next(text for text in wrong if text)}")
-    assert kept is not None
-    return kept
+    assert store is not None
+    return store

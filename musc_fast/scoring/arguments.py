@@ -72,7 +72,7 @@ def in_files(tokens: Tokens) -> bool:
 
 
 def _tensor(array: Tensor | NDArray[Any]) -> Tensor:
-    """Numpy arrays with negative strides have no tensor; their copy has."""
+    """The tensor of an array; an array with negative strides is copied, for torch has none."""
     return array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
 
 

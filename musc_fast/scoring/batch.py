@@ -17,11 +17,11 @@ from ..backends.registry import resolve
 from ..progress import Progress, scoring_progress
 from ..settings import ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
-from .checkpoint import Checkpoint, parts_of, scratch
+from .checkpoint import Checkpoint, parts_of, scratch_folder
 from .passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
-from .token_files import dataset_files
+from .token_files import write_dataset
 
 
 @torch.no_grad()
@@ -57,27 +57,29 @@ def score_batch(
     grid: (H, W) with H W = P; None takes a square.
     prefix_tokens: leading tokens (class and register tokens) that are dropped.
     image_size: int or (h, w) of the anomaly maps; None keeps the grid.
-    degrees: odd neighbourhood sides of LNAMD. topmin: interval of the sorted distances, fractions
-        below 1, counts from 1. neighbors: the k of RsCIN.
-    backend: "auto" or a name from `musc_fast.backends`. precision: "exact" (within 1e-5 of fp64)
-        or "fast". memory_limit: bytes beyond input and output; None takes a share of what is free.
+    degrees: odd neighbourhood sides of LNAMD.
+    topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
+    neighbors: the k of RsCIN.
+    backend: "auto" or a name from `musc_fast.backends`.
+    precision: "exact" (within 1e-5 of fp64) or "fast".
+    memory_limit: bytes beyond input and output; None takes a share of what is free.
     max_references: score each image against this many others (or references) only, drawn by
         content with a fixed seed; N K work instead of N^2. None: all.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
-        gives the same bits. It is left there when the run is complete.
+        gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
 
     Raises InputError naming the argument (and image and layer), what was found and what is wanted.
-    Method: Li et al., MuSc, ICLR 2024.
+    Source: Li et al., MuSc, ICLR 2024.
     """
     settings = ScoringSettings(
         degrees, topmin, neighbors, backend, precision, memory_limit, max_references
     )
-    with scratch(None if checkpoint is None else Path(checkpoint)) as folder:
+    with scratch_folder(None if checkpoint is None else Path(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
-            tokens = dataset_files("tokens", tokens, folder)
+            tokens = write_dataset("tokens", tokens, folder)
         if isinstance(references, Dataset):
-            references = dataset_files("references", references, folder)
+            references = write_dataset("references", references, folder)
         layers = token_layers("tokens", tokens, prefix_tokens)
         others = (
             None if references is None else token_layers("references", references, prefix_tokens)
@@ -87,23 +89,23 @@ def score_batch(
         size = map_size(image_size, shape)
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
-        others, lists = _sampled(layers, others, max_references)
+        others, lists = _sample_references(layers, others, max_references)
         pooling = Pooling(operators, shape, settings.degrees, folder if in_files(tokens) else None)
-        kept = (
+        store = (
             None
             if checkpoint is None
             else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
         )
-        parts = parts_of(layers[0].shape[0], kept is not None)
+        parts = parts_of(layers[0].shape[0], store is not None)
         search = _BatchSearch(pooling, settings, parts, others, lists)
         with scoring_progress(progress) as on_progress:
             means = mean_over_passes(
-                layers, pooling, search, checkpoint=kept, on_progress=on_progress
+                layers, pooling, search, checkpoint=store, on_progress=on_progress
             )
         return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
 
 
-def _sampled(
+def _sample_references(
     layers: list[Tensor], others: list[Tensor] | None, max_references: int | None
 ) -> tuple[list[Tensor] | None, Tensor | None]:
     """The references, and the images that each is scored against where those are not all."""

@@ -21,18 +21,18 @@ from ..files import replacing
 _PART = 256  # images whose scores are kept together; fewer are scored again after a kill
 
 
-def scratch(folder: Path | None) -> AbstractContextManager[str]:
-    """A folder for scratch files, removed afterwards: in the checkpoint's, if there is one."""
-    if folder is None:
+def scratch_folder(parent: Path | None) -> AbstractContextManager[str]:
+    """A folder for scratch files, removed afterwards; in `parent` or the system's place."""
+    if parent is None:
         return tempfile.TemporaryDirectory(prefix="musc_fast-")
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder)
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=".scratch-", dir=parent)
 
 
 def parts_of(images: int, checkpointed: bool) -> list[tuple[int, int]]:
-    """The parts of a run: one, or several that a checkpoint keeps one by one.
+    """The parts of a run as (first, last): one, or several that a checkpoint keeps one by one.
 
-    Pairs of images in different parts are searched twice, so parts are not small.
+    Two images of different parts are searched twice, from each side, so parts are not small.
     """
     count = max(1, images // _PART) if checkpointed else 1
     return [(images * k // count, images * (k + 1) // count) for k in range(count)]
@@ -41,7 +41,10 @@ def parts_of(images: int, checkpointed: bool) -> list[tuple[int, int]]:
 class Checkpoint:
     """Finished parts of a run in a folder, each written completely or not at all.
 
-    `settings` decide the scores besides the tokens; a folder of another run is refused.
+    layers: the tokens of the run, which are told from those of other runs by their digests.
+    settings: what else decides the scores, as JSON can hold it.
+
+    Raises InputError where the folder holds parts of another run.
     """
 
     def __init__(
@@ -62,27 +65,27 @@ class Checkpoint:
                 "another folder, or remove that one"
             )
 
-    def _file(self, step: int, part: tuple[int, int]) -> Path:
-        return self.folder / f"part-{step:03}-{part[0]}-{part[1]}.npy"
+    def _file(self, pass_index: int, part: tuple[int, int]) -> Path:
+        return self.folder / f"part-{pass_index:03}-{part[0]}-{part[1]}.npy"
 
-    def has(self, step: int, part: tuple[int, int]) -> bool:
-        """Whether the part is there."""
-        return self._file(step, part).is_file()
+    def has(self, pass_index: int, part: tuple[int, int]) -> bool:
+        """Whether the scores of a part are there."""
+        return self._file(pass_index, part).is_file()
 
-    def load(self, step: int, part: tuple[int, int]) -> Tensor:
+    def load(self, pass_index: int, part: tuple[int, int]) -> Tensor:
         """The scores of a finished part, [last - first, P] float32."""
-        return torch.from_numpy(np.load(self._file(step, part), allow_pickle=False))
+        return torch.from_numpy(np.load(self._file(pass_index, part), allow_pickle=False))
 
-    def save(self, step: int, part: tuple[int, int], scores: Tensor) -> None:
-        """Keep the scores of a part."""
-        with replacing(self._file(step, part)) as temporary, temporary.open("wb") as file:
+    def save(self, pass_index: int, part: tuple[int, int], scores: Tensor) -> None:
+        """Write the scores of a part [last - first, P]."""
+        with replacing(self._file(pass_index, part)) as temporary, temporary.open("wb") as file:
             np.save(file, scores.cpu().numpy())
             file.flush()
             os.fsync(file.fileno())
 
 
 def digest(layer: Tensor) -> str:
-    """Of a layer's dtype, shape and values, in 32 hex digits."""
+    """The digest of a layer's dtype, shape and values, 32 hex digits."""
     digest = hashlib.blake2b(f"{layer.dtype} {list(layer.shape)}".encode(), digest_size=16)
     for image in layer:
         digest.update(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -36,11 +36,13 @@ def sample_others(tokens: Tensor, count: int) -> Tensor | None:
     half = (images - 1) // 2  # distances that have two sides
     generator = torch.Generator().manual_seed(_SEED)
     drawn = (torch.randperm(half, generator=generator) + 1).tolist()
-    steps = [step for distance in drawn[: count // 2] for step in (distance, images - distance)]
+    strides = [
+        stride for distance in drawn[: count // 2] for stride in (distance, images - distance)
+    ]
     if count % 2:
-        steps.append(images // 2 if images % 2 == 0 else drawn[count // 2])
+        strides.append(images // 2 if images % 2 == 0 else drawn[count // 2])
     order = torch.tensor(content_order(tokens))
-    places = (torch.arange(images)[:, None] + torch.tensor(steps)[None, :]) % images
+    places = (torch.arange(images)[:, None] + torch.tensor(strides)[None, :]) % images
     lists = torch.empty(images, count, dtype=torch.int64)
     lists[order] = order[places]
     return lists.sort(dim=1).values

@@ -25,7 +25,7 @@ def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
     file = Path(path)
     if file.suffix not in (".npy", ".safetensors"):
         raise InputError(f"{where}: {file} is neither .npy nor .safetensors")
-    # Here, so that scoring tensors needs PyTorch alone.
+    # safetensors is imported here, so that scoring tensors needs PyTorch alone.
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -42,8 +42,8 @@ def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
         raise InputError(f"{where}: {file} cannot be read as tokens: {error}") from None
 
 
-def dataset_files(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
-    """The items of a dataset of tokens, written one by one to a .npy file of `folder` a layer.
+def write_dataset(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
+    """Write the items of a dataset of tokens to .npy files of `folder`, one a layer; their paths.
 
     An item is one image: its tokens [prefix + P, C], or a sequence of them, one a layer. Raises
     InputError naming the item that differs from the first.
