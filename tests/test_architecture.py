@@ -167,7 +167,7 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_paths_that_the_readme_named_still_import() -> None:
-    from musc_fast import MuSc, ReferenceBank, score_batch
+    from musc_fast import MuSc, ReferenceBank, native, score_batch
     from musc_fast.backends import resolve
     from musc_fast.bank import ReferenceBank as Bank
     from musc_fast.cli import main
@@ -180,7 +180,17 @@ def test_paths_that_the_readme_named_still_import() -> None:
 
     assert Bank is ReferenceBank
     assert scored is score_batch
-    named = (MuSc, resolve, main, score_shard, batched_zero_shot, dual_image, few_shot, top_mean)
+    named = (
+        native.release_memory,
+        MuSc,
+        resolve,
+        main,
+        score_shard,
+        batched_zero_shot,
+        dual_image,
+        few_shot,
+        top_mean,
+    )
     assert all(callable(each) for each in (*named, msm, write_anomalyncd_maps, BatchScores))
     assert musc_fast.__version__
 
