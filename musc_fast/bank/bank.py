@@ -143,7 +143,7 @@ class ReferenceBank:
         return found
 
     def pass_over(self) -> None:
-        """Count an image that cannot be read any more as added, so that the next keeps its number."""
+        """Count an image that cannot be read as added, so that the next keeps its number."""
         self._added += 1
 
     def save(self, path: str | os.PathLike[str]) -> None:
