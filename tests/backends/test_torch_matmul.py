@@ -8,7 +8,6 @@ import pytest
 import torch
 from golden_files import golden
 from hot_rows import hot_rows, largest_error
-from torch import Tensor
 
 from musc_fast import reference
 from musc_fast.backends import torch_matmul as torch_backend

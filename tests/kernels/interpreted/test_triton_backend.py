@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from hot_rows import hot_rows, largest_error
-from torch import Tensor
 
 from musc_fast import reference
 from musc_fast.backends.rounding import fit_space
