@@ -170,6 +170,31 @@ def between(
     return _checked_search(a, b, backend).between(a, b, options)
 
 
+@torch.no_grad()
+def nearest_images(
+    z: Tensor,
+    references: Tensor | None = None,
+    k: int = 1,
+    *,
+    backend: str = "auto",
+    precision: str = "exact",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k nearest images of every patch of z [N, P, C], by the distances of `patch_to_image`.
+
+    Distances (float32, ascending), and as int64 indices the image and its patch that is nearest;
+    each [N, P, k]. Equal distances are ordered by image; of equally near patches of an image any
+    may be named. 1 <= k <= M, or N - 1 within a batch.
+    """
+    options = SearchOptions(precision, memory_limit, progress)
+    operators = _checked_search(z, references, backend)
+    count = z.shape[0] - 1 if references is None else references.shape[0]
+    if not isinstance(k, int) or not 1 <= k <= count:
+        raise InputError(f"k: found {k!r}, wanted a whole number from 1 to {count}, the images")
+    return operators.nearest_images(z, references, k, options)
+
+
 class KeptReferences:
     """Up to `capacity` reference images of [P, C] whose operands are kept between queries.
 

@@ -56,6 +56,32 @@ def test_both_ways(backend: str) -> None:
     assert torch.equal(back, ops.patch_to_image(b, a, backend=backend))
 
 
+@pytest.mark.parametrize("against", ["itself", "references"])
+def test_nearest_images(backend: str, against: str) -> None:
+    z = features(5)
+    z[4] = z[1]  # at distance 0 of each other
+    others = None if against == "itself" else features(4, 30, seed=1)
+    truth = reference.patch_to_image(z.double(), None if others is None else others.double())
+    distances, images, patches = ops.nearest_images(z, others, 3, backend=backend)
+    wanted = truth.sort(dim=2, stable=True)
+    assert (distances - wanted.values[..., :3]).abs().max() < 1e-5
+    assert distances.dtype == torch.float32
+    assert images.dtype == patches.dtype == torch.int64
+    named = (z if others is None else others)[images, patches].double()  # [N, P, k, C]
+    apart = torch.linalg.vector_norm(z[:, :, None].double() - named, dim=3)
+    assert (apart - distances).abs().max() < 1e-5
+    assert all(len(set(row)) == 3 for row in images.flatten(0, 1).tolist())
+    if others is None:
+        assert not (images == torch.arange(5)[:, None, None]).any()
+        assert (images[1, :, 0] == 4).all()
+
+
+@pytest.mark.parametrize("k", [0, 5, 1.5])
+def test_wrong_numbers_of_nearest_images(k: object) -> None:
+    with pytest.raises(InputError, match="k: found"):
+        ops.nearest_images(features(5), k=k)  # type: ignore[arg-type]
+
+
 def test_kept_references(backend: str) -> None:
     every, query = features(6), features(2, 30, seed=3)
     kept = ops.KeptReferences(4, 37, 40, backend=backend)

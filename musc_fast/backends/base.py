@@ -81,6 +81,18 @@ class Between(Protocol):
     def __call__(self, a: Tensor, b: Tensor, options: SearchOptions) -> tuple[Tensor, Tensor]: ...
 
 
+class NearestImages(Protocol):
+    """The k nearest images of each patch of z [N, P, C], by `patch_to_image`, 1 <= k <= M (N - 1).
+
+    Distances float32, ascending, and two int64 indices: the image, and its patch that is nearest;
+    each [N, P, k]. Equal distances are ordered by image.
+    """
+
+    def __call__(
+        self, z: Tensor, references: Tensor | None, k: int, options: SearchOptions
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
 class KeptReferences(Protocol):
     """Reference images [P, C] in slots whose operands are kept from one query to the next."""
 
@@ -112,4 +124,5 @@ class Operators:
     msm: Msm
     msm_parts: MsmParts
     between: Between
+    nearest_images: NearestImages
     keep_references: KeepReferences

@@ -20,6 +20,7 @@ from .base import (
     Lnamd,
     Msm,
     MsmParts,
+    NearestImages,
     Operators,
     PatchToImage,
 )
@@ -33,6 +34,7 @@ def with_defaults(
     msm: Msm,
     msm_parts: MsmParts | None = None,
     between: Between | None = None,
+    nearest_images: NearestImages | None = None,
     keep_references: KeepReferences | None = None,
 ) -> Operators:
     """The operators of a backend; those that it leaves out are made of the others."""
@@ -43,6 +45,7 @@ def with_defaults(
         msm=msm,
         msm_parts=msm_parts or partial(_msm_parts, msm, patch_to_image, interval_mean),
         between=between or partial(_between, patch_to_image),
+        nearest_images=nearest_images or partial(_nearest_images, patch_to_image),
         keep_references=keep_references or partial(_PlainReferences, msm),
     )
 
@@ -83,6 +86,29 @@ def _between(
     patch_to_image: PatchToImage, a: Tensor, b: Tensor, options: SearchOptions
 ) -> tuple[Tensor, Tensor]:
     return patch_to_image(a, b, options), patch_to_image(b, a, options)
+
+
+def _nearest_images(
+    patch_to_image: PatchToImage,
+    z: Tensor,
+    references: Tensor | None,
+    k: int,
+    options: SearchOptions,
+) -> tuple[Tensor, Tensor, Tensor]:
+    others = z if references is None else references
+    found = patch_to_image(z, references, options).sort(dim=2, stable=True)
+    distances, images = found.values[..., :k].contiguous(), found.indices[..., :k].contiguous()
+    patches = torch.empty_like(images)
+    for query, chosen, places in zip(z.float(), images, patches, strict=True):
+        for image in chosen.unique():
+            rows, ranks = (chosen == image).nonzero(as_tuple=True)
+            apart = torch.cdist(
+                query[rows],
+                others[image].float(),
+                compute_mode="donot_use_mm_for_euclid_dist",  # exact where rows are near
+            )
+            places[rows, ranks] = apart.argmin(dim=1)
+    return distances, images, patches
 
 
 class _PlainReferences:

@@ -192,5 +192,6 @@ OPERATORS = with_defaults(
     msm=msm,
     msm_parts=msm_parts,
     between=between,
+    nearest_images=nearest_images,
     keep_references=_keep_references,
 )
