@@ -27,11 +27,11 @@ from lib.results import peak_memory, settings_of, write_results
 from lib.timing import Timing, seconds_of, synchronise
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
-from musc_fast.checks import PRECISIONS
 from musc_fast.datasets.images import find_images, read_image
 from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.features.extraction import BatchFeatures
 from musc_fast.scoring import score_batch
+from musc_fast.settings import PRECISIONS
 
 
 def main() -> None:
