@@ -26,10 +26,13 @@ from torch import Tensor
 
 from _inputs import OFFICIAL, Case, cases, truth
 from common import Timing, interleaved
-from musc_fast import _C
+from lib.bench_extension import bench_extension
+from lib.plain_search import plain_distances, plain_kinds
 from musc_fast.backends.cpu import operators as native
-from musc_fast.backends.cpu.plain import plain_distances, plain_kinds
-from musc_fast.backends.cpu.search import Outputs, Report, Settings, default_isa, run_search
+from musc_fast.backends.cpu.operands import default_isa
+from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.search import run_search
+from musc_fast.settings import SearchOptions
 
 TOLERANCE = 1e-5
 
@@ -56,7 +59,7 @@ def machine_limits() -> dict[str, float]:
         best = 0.0
         for _ in range(3):
             start = time.perf_counter()
-            operations = _C.peak(isa=default_isa(), kind=kind, steps=5_000_000)
+            operations = bench_extension().peak(isa=default_isa(), kind=kind, steps=5_000_000)
             best = max(best, operations / (time.perf_counter() - start))
         limits[kind] = best * torch.get_num_threads()
     memory = torch.ones(1 << 27)  # 512 MiB
@@ -83,11 +86,12 @@ def gate(case: Case) -> None:
             raise SystemExit(f"{case.name}: image {image} is off by {error:.1e}; no speeds")
 
 
-def search_with_report(case: Case, **how: Any) -> Report:
-    report = Report()
+def search_with_statistics(case: Case, prefix: int | None = None) -> SearchStatistics:
+    statistics = SearchStatistics()
     out = torch.empty(case.z.shape[:2])
-    run_search(case.z, None, 0, case.k_max, Outputs(means=out), Settings(report=report, **how))
-    return report
+    settings = SearchSettings(statistics=statistics, prefix=prefix)
+    run_search(case.z, None, 0, case.k_max, Outputs(means=out), settings)
+    return statistics
 
 
 def measure_msm(
@@ -96,20 +100,20 @@ def measure_msm(
     """All ways to do MSM on one case, and the stages of ours."""
     queries = min(2, len(case.z))  # the official loops on a sub-sample, scaled
     channels = case.z.shape[2]
-    exact, full = Report(), Report()
+    exact, full = SearchStatistics(), SearchStatistics()
 
     def ours() -> None:
         nonlocal exact
-        exact = search_with_report(case)
+        exact = search_with_statistics(case)
 
     def all_channels() -> None:
         nonlocal full
-        full = search_with_report(case, prefix=channels)
+        full = search_with_statistics(case, prefix=channels)
 
     calls = {
         "exact": ours,
         "exact, all channels": all_channels,
-        "fast": lambda: native.msm(case.z, None, 0, case.k_max, precision="fast"),
+        "fast": lambda: native.msm(case.z, None, 0, case.k_max, options=SearchOptions("fast")),
         **{
             name: lambda call=call: [call(case.z, i, case.k_max) for i in range(queries)]
             for name, call in OFFICIAL.items()
@@ -149,7 +153,7 @@ def measure_msm(
     }
 
 
-def stage_rows(report: Report, limits: dict[str, float]) -> dict[str, float]:
+def stage_rows(report: SearchStatistics, limits: dict[str, float]) -> dict[str, float]:
     """Seconds of each stage, and per row and counted image what the second pass looked at."""
     counted = max(1, report.rows)
     return {
@@ -164,7 +168,7 @@ def stage_rows(report: Report, limits: dict[str, float]) -> dict[str, float]:
     }
 
 
-def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
+def stage_table(name: str, report: SearchStatistics, rows: dict[str, float]) -> Table:
     table = Table(title=f"stages, {name} ({report.space} channels, segments of {report.segment})")
     table.add_column("what")
     table.add_column("value", justify="right")
@@ -176,8 +180,12 @@ def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
 def fast_errors(case: Case) -> dict[str, float]:
     """Mean and worst error of precision="fast" on this case: of scores, and of single distances."""
     calls: dict[str, Callable[[str], Tensor]] = {
-        "scores": lambda precision: native.msm(case.z, None, 0, case.k_max, precision=precision),
-        "distances": lambda precision: native.patch_to_image(case.z, precision=precision),
+        "scores": lambda precision: native.msm(
+            case.z, None, 0, case.k_max, options=SearchOptions(precision)
+        ),
+        "distances": lambda precision: native.patch_to_image(
+            case.z, options=SearchOptions(precision)
+        ),
     }
     found = {}
     for what, call in calls.items():
@@ -239,8 +247,8 @@ def measure_scaling(console: Console) -> list[dict[str, Any]]:
     results = []
     for count in (8, 16, 32, 64, 128):
         case = Case("synthetic", z[:count])
-        timing = interleaved({"exact": lambda c=case: search_with_report(c)}, 3)["exact"]
-        channels = search_with_report(case).space
+        timing = interleaved({"exact": lambda c=case: search_with_statistics(c)}, 3)["exact"]
+        channels = search_with_statistics(case).space
         rate = case.flops / timing.median
         table.add_row(str(count), str(timing), f"{rate * 1e-9:.0f}", str(channels))
         results.append({"scaling": count, "seconds": timing.seconds, "effective_flops": rate})

@@ -26,6 +26,7 @@ from torch import Tensor
 from _inputs import Case, backbone_tokens, cases
 from common import Timing, interleaved, write_json
 from musc_fast.backends.cpu import operators as native
+from musc_fast.settings import SearchOptions
 
 QUERIES = 1
 Peer = Callable[[Tensor, int], Tensor]
@@ -138,7 +139,7 @@ def measure(case: Case, runs: int, console: Console) -> dict[str, Any]:
     k = case.k_max
 
     def distances_of_first(precision: str) -> Tensor:
-        return native.patch_to_image(case.z, precision=precision)[0][:, 1:]
+        return native.patch_to_image(case.z, options=SearchOptions(precision))[0][:, 1:]
 
     errors = {"musc_fast, exact": float((distances_of_first("exact") - expected).abs().max())}
     if not errors["musc_fast, exact"] <= 1e-5:
@@ -157,7 +158,7 @@ def measure(case: Case, runs: int, console: Console) -> dict[str, Any]:
             del found[name]
     calls: dict[str, Callable[[], Any]] = {
         "musc_fast, exact": lambda: native.msm(case.z, None, 0, k),
-        "musc_fast, fast": lambda: native.msm(case.z, None, 0, k, precision="fast"),
+        "musc_fast, fast": lambda: native.msm(case.z, None, 0, k, options=SearchOptions("fast")),
         "musc_fast, exact, all distances": lambda: native.patch_to_image(case.z),
     }
     shares = dict.fromkeys(calls, 1.0)
