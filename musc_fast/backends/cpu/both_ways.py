@@ -65,11 +65,9 @@ def between(
 
 
 def _first_pass(search: Search, first: int, last: int) -> tuple[Summaries, Summaries]:
-    """The queries [first, last) against all references, and the references against those."""
-    (n, p), (m, q) = (
-        (last - first, search.sides.queries.x.shape[1]),
-        search.sides.references.x.shape[:2],
-    )
+    """Summaries of the queries [first, last) against all references, and the other way round."""
+    n, p = last - first, search.sides.queries.x.shape[1]
+    m, q = search.sides.references.x.shape[:2]
     segment = search.plan.segment
     best = torch.empty(n * planning.score_bytes(p, m, q, segment) // 2, dtype=torch.int16)
     mirrored = torch.empty(m * planning.score_bytes(q, n, p, segment) // 2, dtype=torch.int16)

@@ -24,8 +24,8 @@ UNIT = 2.0**-24  # the rounding unit of float32
 _SAMPLE = (1024, 4096)  # rows the basis is fitted to: a 32nd of all, within these bounds
 _SUBSET = 512  # rows of the sample that the scales are fitted to
 # Where the largest basis leaves more than this share of the rows' energy, no basis pays, and the
-# full estimate would cost a tenth of the search. Measured: 0.004 to 0.13 on layers where a basis pays,
-# 0.24 to 0.29 on other layers, 0.83 on noise.
+# full estimate would cost a tenth of the search. Measured: 0.004 to 0.13 where a basis pays,
+# 0.24 to 0.29 on the other layers, 0.83 on noise.
 _SCATTERED = 0.2
 # A tile unit searches up to this many channels in less time than fitting a basis takes, and all
 # channels leave fewer candidates: measured at 384, 768 and 1024 channels.
