@@ -1,7 +1,8 @@
 """The build of musc_fast._C with CMake; everything else is declared in pyproject.toml.
 
 MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that works and left out
-with a warning where not; 0 skips it; 1 makes a failure fatal.
+with a warning where not; 0 skips it; 1 makes a failure fatal. With MUSC_FAST_BENCH=1 the module
+_C_bench is built in its place, for benchmarks and tests: benchmarks/lib/bench_extension.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, OptionError
 
 ROOT = Path(__file__).resolve().parent
+BENCH = "_C_bench"
 
 
 def build_mode() -> str:
@@ -24,6 +26,13 @@ def build_mode() -> str:
     if mode not in ("", "0", "1"):
         raise OptionError(f"MUSC_FAST_BUILD must be unset, 0 or 1, not {mode!r}")
     return mode
+
+
+def extensions() -> list[Extension]:
+    mode = build_mode()
+    if os.environ.get("MUSC_FAST_BENCH") == "1":
+        return [Extension(BENCH, [])]
+    return [] if mode == "0" else [Extension("musc_fast._C", [], optional=mode != "1")]
 
 
 def find_tool(name: str) -> str | None:
@@ -58,6 +67,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
+            f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
         ]
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
@@ -82,9 +92,8 @@ class WithKernels(Distribution):
             self.package_dir = {**(self.package_dir or {}), "musc_fast.kernels": "kernels"}
 
 
-MODE = build_mode()
 setup(
     distclass=WithKernels,
     cmdclass={"build_ext": CMakeBuild},
-    ext_modules=[] if MODE == "0" else [Extension("musc_fast._C", [], optional=MODE != "1")],
+    ext_modules=extensions(),
 )

@@ -27,7 +27,7 @@ needs_tools = pytest.mark.skipif(
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A clean copy of what a build needs."""
+    """A clean copy of the files that a build needs."""
     copy = tmp_path / "source"
     copy.mkdir()
     for name in PARTS:
@@ -80,7 +80,7 @@ def build_wheel(
 
 
 def extensions(names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith("musc_fast/_C.") and name[-3:] != "pyi"]
+    return [name for name in names if "_C" in Path(name).name and not name.endswith(".pyi")]
 
 
 @needs_tools
@@ -116,7 +116,7 @@ def test_wheel_without_a_compiler_has_everything_else(source: Path) -> None:
     done, names = build_wheel(source, None, compiler=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert extensions(names) == []
-    assert "musc_fast/native/__init__.py" in names
+    assert "musc_fast/backends/cpu/operators.py" in names
     assert "building musc_fast._C failed" in done.stdout + done.stderr
 
 

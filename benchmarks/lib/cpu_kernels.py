@@ -25,13 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from musc_fast import _C
 from musc_fast.backends.cpu import operators as cpu
-from musc_fast.backends.cpu.plain import plain_distances, plain_kinds
-from musc_fast.backends.cpu.search import Outputs, Report, Settings, default_isa, run_search
+from musc_fast.backends.cpu.operands import default_isa
+from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.search import run_search
 from musc_fast.settings import SearchOptions
 
+from .bench_extension import bench_extension
 from .official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
+from .plain_search import plain_distances, plain_kinds
 from .real_images import Case, load_cases
 from .timing import Call, Timing, time_in_turns
 
@@ -60,7 +62,7 @@ def machine_limits() -> dict[str, float]:
         best = 0.0
         for _ in range(3):
             start = time.perf_counter()
-            operations = _C.peak(isa=default_isa(), kind=kind, steps=5_000_000)
+            operations = bench_extension().peak(isa=default_isa(), kind=kind, steps=5_000_000)
             best = max(best, operations / (time.perf_counter() - start))
         limits[kind] = best * torch.get_num_threads()
     memory = torch.ones(1 << 27)  # 512 MiB
@@ -89,12 +91,13 @@ def require_parity(case: Case) -> None:
             raise SystemExit(f"{case.name}: image {image} is off by {error:.1e}; no speeds")
 
 
-def search_with_report(case: Case, **settings: Any) -> Report:
-    """What the exact search of MSM did on a case."""
-    report = Report()
+def search_with_statistics(case: Case, prefix: int | None = None) -> SearchStatistics:
+    """What the exact search of MSM did on a case; prefix: the channels that it must take."""
+    statistics = SearchStatistics()
     outputs = Outputs(means=torch.empty(case.z.shape[:2]))
-    run_search(case.z, None, 0, case.k_max, outputs, Settings(report=report, **settings))
-    return report
+    settings = SearchSettings(statistics=statistics, prefix=prefix)
+    run_search(case.z, None, 0, case.k_max, outputs, settings)
+    return statistics
 
 
 def measure_msm(
@@ -103,15 +106,15 @@ def measure_msm(
     """Time MSM on one case by every code; print and return rates, and the stages of our search."""
     queries = min(2, len(case.z))  # the official loops run on these images; their time is scaled
     channels = case.z.shape[2]
-    exact, full = Report(), Report()
+    exact, full = SearchStatistics(), SearchStatistics()
 
     def ours() -> None:
         nonlocal exact
-        exact = search_with_report(case)
+        exact = search_with_statistics(case)
 
     def all_channels() -> None:
         nonlocal full
-        full = search_with_report(case, prefix=channels)
+        full = search_with_statistics(case, prefix=channels)
 
     calls: dict[str, Call] = {
         "exact": ours,
@@ -163,24 +166,28 @@ def msm_table(
     return table
 
 
-def stage_rows(report: Report, limits: dict[str, float]) -> dict[str, float]:
+def stage_rows(statistics: SearchStatistics, limits: dict[str, float]) -> dict[str, float]:
     """Seconds of each stage, and counts of the second pass for each patch."""
-    patches = max(1, report.rows)
+    patches = max(1, statistics.rows)
     return {
-        **{f"{stage} s": seconds for stage, seconds in report.seconds.items()},
-        "search of int8 limit": report.operations / report.seconds["search"] / limits["int8"],
-        "channels": report.space,
-        "images examined a patch": report.examined / patches,
-        "segments scanned a patch": report.scanned / patches,
-        "fine looks a patch": report.fine / patches,
-        "rest looks a patch": report.rest / patches,
-        "distances recomputed a patch": report.recomputed / patches,
+        **{f"{stage} s": seconds for stage, seconds in statistics.seconds.items()},
+        "search of int8 limit": statistics.operations
+        / statistics.seconds["search"]
+        / limits["int8"],
+        "channels": statistics.space,
+        "images examined a patch": statistics.examined / patches,
+        "segments scanned a patch": statistics.scanned / patches,
+        "fine looks a patch": statistics.fine / patches,
+        "rest looks a patch": statistics.rest / patches,
+        "distances recomputed a patch": statistics.recomputed / patches,
     }
 
 
-def stage_table(name: str, report: Report, rows: dict[str, float]) -> Table:
+def stage_table(name: str, statistics: SearchStatistics, rows: dict[str, float]) -> Table:
     """The rows of `stage_rows` as a table."""
-    table = Table(title=f"stages, {name} ({report.space} channels, segments of {report.segment})")
+    table = Table(
+        title=f"stages, {name} ({statistics.space} channels, segments of {statistics.segment})"
+    )
     table.add_column("what")
     table.add_column("value", justify="right")
     for key, value in rows.items():
@@ -255,8 +262,8 @@ def measure_scaling(console: Console) -> list[dict[str, Any]]:
     results = []
     for count in (8, 16, 32, 64, 128):
         case = Case("synthetic", z[:count])
-        timing = time_in_turns({"exact": partial(search_with_report, case)}, 3)["exact"]
-        channels = search_with_report(case).space
+        timing = time_in_turns({"exact": partial(search_with_statistics, case)}, 3)["exact"]
+        channels = search_with_statistics(case).space
         rate = case.flops / timing.median
         table.add_row(str(count), str(timing), f"{rate * 1e-9:.0f}", str(channels))
         results.append({"scaling": count, "seconds": timing.seconds, "effective_flops": rate})

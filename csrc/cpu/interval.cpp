@@ -31,7 +31,7 @@ int64_t count_up_to(const float* x, int64_t count, float threshold) {
 }
 
 // The sum of the k smallest values. Bisects on the value for t, the k-th smallest; ties at t need
-// no order among them: all values below t, and t as often as it takes to reach k.
+// no order: the sum takes all values below t, and t as often as it takes to reach k.
 double sum_of_smallest(const float* x, int64_t count, int64_t k) {
   if (k == 0) return 0.0;
   float low_value = x[0], high_value = x[0];
@@ -51,8 +51,8 @@ double sum_of_smallest(const float* x, int64_t count, int64_t k) {
   }
   const float t = from_ordered(static_cast<int32_t>(high));
   if (!std::isfinite(t)) return t;
-  // In integers of 2^-40 of the largest value, so that the order of the addends does not matter:
-  // what that cuts off a value is 2^-16 of a rounding unit of the largest.
+  // Sums integers, in units of 2^-40 of the largest value, so that the order of the addends does
+  // not matter. A value loses at most 2^-16 of a rounding unit of the largest value.
   int exponent = 0;
   std::frexp(std::max(std::fabs(t), std::fabs(low_value)), &exponent);
   const double unit = std::ldexp(1.0, 40 - exponent);

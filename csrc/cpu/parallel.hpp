@@ -37,7 +37,7 @@ void parallel_for(int64_t tasks, int threads, const Body& body) {
   for (int worker = 1; worker < workers; ++worker) {
     try {
       team.emplace_back(work, worker);
-    } catch (...) {  // No more threads to be had: those at hand do the work.
+    } catch (...) {  // The system has no more threads: the existing ones do the work.
       break;
     }
   }

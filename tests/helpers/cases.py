@@ -1,4 +1,4 @@
-"""Inputs and the fp64 truth for the tests of the native backend."""
+"""Inputs and the fp64 truth for the tests of the C++ backend."""
 
 from __future__ import annotations
 

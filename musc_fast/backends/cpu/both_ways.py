@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning
-from .operands import prepared
-from .search import Outputs, Settings, prepare, refine, search_pairs
+from .calls import Summaries, refine, search_pairs
+from .operands import as_float32
+from .options import Outputs, SearchSettings
+from .search import Search, prepare
 
 
 def between(
@@ -19,60 +23,59 @@ def between(
     float32, those of `patch_to_image(a, b)` and `patch_to_image(b, a)` to the bit, for one pass
     over the pairs instead of two.
     """
-    a, b = prepared(a), prepared(b)
-    found = torch.empty(*a.shape[:2], len(b)), torch.empty(*b.shape[:2], len(a))
-    # Half the limit each way: the scores of both directions are held at once.
-    limit = None if options.memory_limit is None else options.memory_limit // 2
-    settings = Settings(certified=options.exact, memory_limit=limit)
+    a, b = as_float32(a), as_float32(b)
+    settings = SearchSettings.of(options)
+    if options.memory_limit is not None:
+        # Half the limit each way: the summaries of both directions exist at once.
+        settings = replace(settings, memory_limit=options.memory_limit // 2)
     search = prepare(a, b, len(b), settings)
-    left, right, shape, segment = search.left, search.right, search.shape, search.plan.segment
+    there = torch.empty(*a.shape[:2], len(b))
+    back = torch.empty(*b.shape[:2], len(a))
     for first in range(0, len(a), search.plan.chunk):
-        count = min(search.plan.chunk, len(a) - first)
-        sizes = (
-            count * planning.score_bytes(a.shape[1], len(b), b.shape[1], segment) // 2,
-            len(b) * planning.score_bytes(b.shape[1], count, a.shape[1], segment) // 2,
-        )
-        best, back = (torch.empty(size, dtype=torch.int16) for size in sizes)
-        i = torch.arange(count, dtype=torch.int32).repeat_interleave(len(b))
-        j = torch.arange(len(b), dtype=torch.int32).repeat(count)
-        pairs = torch.stack((i + first, j, j, i), dim=1).contiguous()
-        step = max(64, len(pairs) // 16)
-        for at in range(0, len(pairs), step):  # Ctrl-C works in between
-            part = pairs[at : at + step]
-            search_pairs(left, right, shape, part, first, len(b), best, (0, count, back))
+        last = min(first + search.plan.chunk, len(a))
+        best, mirrored = _first_pass(search, first, last)
         refine(
-            left,
-            right,
-            shape,
-            (first, first, first + count),
-            None,
-            len(b),
-            len(b),
-            False,
-            settings.certified,
-            (0, len(b)),
-            best,
-            Outputs(distances=found[0]),
-            first,
-            search.counters,
+            search.sides,
+            begin=first,
+            end=last,
+            k_min=0,
+            k_max=len(b),
+            best=best,
+            outputs=Outputs(distances=there),
+            row=first,
+            counters=search.counters,
+            certified=settings.certified,
         )
-        part_back = torch.empty(*b.shape[:2], count)
-        lists = torch.arange(first, first + count, dtype=torch.int32).repeat(len(b), 1)
+        part = torch.empty(*b.shape[:2], last - first)
         refine(
-            right,
-            left,
-            shape,
-            (0, 0, len(b)),
-            lists,
-            len(a),
-            count,
-            False,
-            settings.certified,
-            (0, count),
-            back,
-            Outputs(distances=part_back),
-            0,
-            search.counters,
+            search.sides.swapped(),
+            begin=0,
+            end=len(b),
+            k_min=0,
+            k_max=last - first,
+            best=mirrored,
+            outputs=Outputs(distances=part),
+            row=0,
+            counters=search.counters,
+            reference_lists=torch.arange(first, last, dtype=torch.int32).repeat(len(b), 1),
+            certified=settings.certified,
         )
-        found[1][:, :, first : first + count] = part_back
-    return found
+        back[:, :, first:last] = part
+    return there, back
+
+
+def _first_pass(search: Search, first: int, last: int) -> tuple[Summaries, Summaries]:
+    """Summaries of the queries [first, last) against all references, and the other way round."""
+    n, p = last - first, search.sides.queries.x.shape[1]
+    m, q = search.sides.references.x.shape[:2]
+    segment = search.plan.segment
+    best = torch.empty(n * planning.score_bytes(p, m, q, segment) // 2, dtype=torch.int16)
+    mirrored = torch.empty(m * planning.score_bytes(q, n, p, segment) // 2, dtype=torch.int16)
+    results = Summaries(best, first, m), Summaries(mirrored, 0, n)
+    i = torch.arange(n, dtype=torch.int32).repeat_interleave(m)
+    j = torch.arange(m, dtype=torch.int32).repeat(n)
+    pairs = torch.stack((i + first, j, j, i), dim=1).contiguous()
+    batch = max(64, len(pairs) // 16)
+    for at in range(0, len(pairs), batch):  # Python notices Ctrl-C between two batches
+        search_pairs(search.sides, pairs[at : at + batch], *results)
+    return results

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ... import _C
 
-PANEL = 16
-_ROUGH = 256  # rows that a first look is fitted to, and as many that it is checked on
+PANEL = _C.PANEL
+_ROUGH = 256  # rows that `left_over` fits directions to, and as many to measure them on
 
 
 def panels_of(basis: Tensor) -> Tensor:
-    """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m."""
+    """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m: the panels that `project` reads."""
     channels, prefix = basis.shape
     panels = -(-prefix // PANEL)
     padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32)
@@ -25,9 +25,9 @@ def panels_of(basis: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Products:
-    """Matrix products in float32 with the search's kernels and `threads` of its threads.
+    """Matrix products in float32 with the kernels of the search, on `threads` threads.
 
-    Torch's own threads, once woken, spin for milliseconds on the cores that the search wants next.
+    Torch's own threads would spin for milliseconds after a product, on cores that the search needs.
     """
 
     isa: str
@@ -95,9 +95,9 @@ def principal_directions(
 
 
 def left_over(products: Products, centred: Tensor, count: int) -> float:
-    """About the share of the rows' energy outside a basis of `count` good directions.
+    """The share of the energy of rows [n, C] outside a basis of `count` directions, roughly.
 
-    Fitted to some of the rows and measured on others; 0 where there are too few.
+    The directions are fitted to some rows and measured on others; 0 where there are too few rows.
     """
     fitted, others = centred[:_ROUGH], centred[_ROUGH : 2 * _ROUGH]
     energy = float(others.square().sum())

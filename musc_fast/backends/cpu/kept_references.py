@@ -1,4 +1,4 @@
-"""References whose rounded operands are kept, for scoring one query after another."""
+"""References that stay rounded, for scoring one query after another."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ from torch import Tensor
 
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning, scratch
-from .operands import Side, default_isa, prepared, strides
-from .search import Outputs, Search, Settings
-from .space import Workload, choose_space
+from .costs import Workload
+from .operands import RoundedImages, as_float32, default_isa
+from .options import Outputs, SearchSettings
+from .search import Search
+from .space import choose_space
 
 
 class KeptReferences:
-    """Up to `capacity` images [P, C]; `msm` equals that of `native.msm` against them, to the bit.
+    """Up to `capacity` images [P, C]; `msm` equals `operators.msm` against them, to the bit.
 
-    The space of the search is fitted to the images and fitted anew when they have become twice as
-    many, or all others: it decides the speed alone.
+    The space of the search is fitted to the images, and fitted anew when their number has doubled
+    or as many have been replaced as there is room for. The space decides the speed alone.
     """
 
     def __init__(self, capacity: int, patches: int, channels: int) -> None:
-        self._x = torch.empty(capacity, patches, channels)  # touched as it fills
+        self._x = torch.empty(capacity, patches, channels)  # pages are used as it fills
         self._count = 0
-        self._side: Side | None = None
-        self._fitted = 0  # images when the space was fitted
-        self._replaced = 0  # since then
+        self._rounded: RoundedImages | None = None
+        self._fitted = 0  # number of images when the space was fitted
+        self._replaced = 0  # images put since the space was fitted
 
     def __len__(self) -> int:
         return self._count
 
     def put(self, slot: int, z: Tensor) -> None:
-        """Make z [P, C] the image of `slot`: an old one, or the next."""
-        self._x[slot] = prepared(z)
+        """Make z [P, C] the image of `slot`: a filled slot, or the next."""
+        self._x[slot] = as_float32(z)
         self._count = max(self._count, slot + 1)
         self._replaced += 1
-        if self._side is not None:
-            self._side.fill(slot, slot + 1)
+        if self._rounded is not None:
+            self._rounded.fill(slot, slot + 1)
 
     def msm(
         self,
@@ -44,41 +46,42 @@ class KeptReferences:
         k_max: int,
         options: SearchOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """As `native.msm(z, references, k_min, k_max)`: z [N, P, C] -> [N, P] float32."""
-        z = prepared(z)
+        """As `operators.msm(z, references, k_min, k_max)`: z [N, P, C] -> [N, P] float32."""
+        z = as_float32(z)
         if options.memory_limit is not None:
             scratch.release()
-        side = self._ready(k_max)
-        settings = Settings(
-            certified=options.exact,
-            memory_limit=options.memory_limit,
-            progress=options.on_progress,
-        )
+        rounded = self._ready(k_max)
         plan = planning.plan_search(
-            z.shape[0],
-            z.shape[1],
-            0,  # their operands are there already
-            self._x.shape[1],
-            side.words,
-            2 * strides(side.space)[0] + strides(side.space)[1],
+            images=z.shape[0],
+            patches=z.shape[1],
+            references=0,  # the memory of the rounded references is in use already
+            reference_patches=self._x.shape[1],
+            words=rounded.words,
+            extra=rounded.space.closer_bytes,
             columns=self._count,
             symmetric=False,
             memory_limit=options.memory_limit,
             threads=torch.get_num_threads(),
         )
-        left = Side(z, side.space, side.isa).fill()
-        search = Search(left, side, plan, settings, references=self._count)
+        queries = RoundedImages(z, rounded.space, rounded.isa).fill()
+        settings = SearchSettings.of(options)
+        search = Search(queries, rounded, plan, settings, reference_count=self._count)
         out = torch.empty(z.shape[:2])
         search.run(0, len(z), k_min, k_max, Outputs(means=out))
         return out
 
-    def _ready(self, k_max: int) -> Side:
-        """The operands, in a space that suits the images held now."""
+    def _ready(self, k_max: int) -> RoundedImages:
+        """The rounded images, in a space that suits the present ones."""
         outgrown = self._count >= 2 * self._fitted or self._replaced >= len(self._x)
-        if self._side is None or outgrown:
+        if self._rounded is None or outgrown:
             filled = self._x[: self._count]
-            work = Workload(self._count, False, k_max, planning.SEGMENTS[3])
+            work = Workload(
+                references=self._count,
+                symmetric=False,
+                k_max=k_max,
+                segment=planning.LONG_SEGMENT,
+            )
             space = choose_space(filled, None, work, isa=default_isa())
-            self._side = Side(self._x, space, default_isa()).fill(0, self._count)
+            self._rounded = RoundedImages(self._x, space, default_isa()).fill(0, self._count)
             self._fitted, self._replaced = self._count, 0
-        return self._side
+        return self._rounded

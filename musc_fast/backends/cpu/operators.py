@@ -1,8 +1,8 @@
 """The C++ backend for CPU tensors: torch tensors to `musc_fast._C` by pointer.
 
-The functions take valid input (`musc_fast.ops` validates) and convert dtype and layout as needed.
-Threads follow `torch.get_num_threads()`; results do not depend on their number, on the chunks that
-`memory_limit` leads to, or on the instruction set, to the bit.
+The functions take valid input (`musc_fast.ops` checks it) and convert dtype and layout as needed.
+They work on `torch.get_num_threads()` threads. The results do not depend on the number of threads,
+on `memory_limit` or on the instruction set, to the bit. docs/exact-search.md explains the search.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
 from .both_ways import between
 from .kept_references import KeptReferences
-from .operands import default_isa, prepared
+from .operands import as_float32, default_isa
+from .options import Outputs, SearchSettings
 from .scratch import release as release_memory
-from .search import Outputs, Settings, prepare, run_search
+from .search import prepare, run_search
 
 __all__ = [
     "KeptReferences",
@@ -40,15 +41,15 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
     float32 results of float64 running sums, in one pass over the tokens for all degrees. `grid`
     is (H, W) with P = H W; degrees are odd. A zero vector stays zero.
     """
-    tokens = prepared(tokens)
+    tokens = as_float32(tokens)
     results = [torch.empty_like(tokens) for _ in degrees]
     images, _, channels = tokens.shape
-    step = max(1, 4 * torch.get_num_threads())
-    for first in range(0, images, step):  # Ctrl-C works in between
+    batch = max(1, 4 * torch.get_num_threads())
+    for first in range(0, images, batch):  # Python notices Ctrl-C between two calls
         _C.lnamd(
             isa=default_isa(),
             tokens=tokens[first].data_ptr(),
-            images=min(step, images - first),
+            images=min(batch, images - first),
             height=grid[0],
             width=grid[1],
             channels=channels,
@@ -64,27 +65,18 @@ def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
 
     0 <= k_min < k_max <= M. +inf (the image itself) sorts last; ties need no order.
     """
-    distances = prepared(distances)
+    distances = as_float32(distances)
     out = torch.empty(distances.shape[:-1], dtype=torch.float32)
-    count = distances.shape[-1]
     _C.interval_mean(
-        distances.data_ptr(),
-        out.data_ptr(),
-        out.numel(),
-        count,
-        k_min,
-        k_max,
-        torch.get_num_threads(),
+        distances=distances.data_ptr(),
+        out=out.data_ptr(),
+        rows=out.numel(),
+        count=distances.shape[-1],
+        k_min=k_min,
+        k_max=k_max,
+        threads=torch.get_num_threads(),
     )
     return out
-
-
-def _settings(options: SearchOptions) -> Settings:
-    return Settings(
-        certified=options.exact,
-        memory_limit=options.memory_limit,
-        progress=options.on_progress,
-    )
 
 
 def msm(
@@ -97,20 +89,20 @@ def msm(
 ) -> Tensor:
     """Mean of the k_min-th to k_max-th smallest patch-to-image distance -> [N, P] float32.
 
-    z [N, P, C], references [M, P2, C] or None: the batch itself, each image against the others.
-    `lists` [N, K] int32, ascending: the images that each is scored against, instead of all others.
-    0 <= k_min < k_max <= M (N - 1 without references, K with lists).
-
-    `precision="exact"`: distances are those of sum((x - y)^2) in float32 over all pairs, to the
-    bit; only those that can enter the mean are computed. `"fast"`: the four best scores of the
-    best segment of each image, no certificate; on features of real images the scores are off by
-    2e-5 to 2e-3 on average (of 0.2 to 0.5) and by 0.08 at worst, never downwards; where all
-    channels are searched (AMX) by 2e-5 to 8e-5 and by 0.007.
+    z: [N, P, C].
+    references: [M, Q, C]; None: the batch itself, each image against the others.
+    k_min, k_max: 0 <= k_min < k_max <= M (N - 1 without references, K with lists).
+    options: with precision "exact" the distances are those of sum((x - y)^2) in float32 over all
+        pairs, to the bit; only those that can enter the mean are computed. "fast" recomputes the
+        four best scores of the best segment of each image, without a certificate: on features of
+        real images the scores are off by 2e-5 to 2e-3 on average (of 0.2 to 0.5) and by 0.08 at
+        worst, never downwards; where all channels are searched (AMX) by 2e-5 to 8e-5 and by 0.007.
+    lists: [N, K] int32, ascending: the images that each is scored against, instead of all others.
     """
-    z = prepared(z)
+    z = as_float32(z)
     out = torch.empty(z.shape[:2], dtype=torch.float32)
-    others = None if references is None else prepared(references)
-    settings = _settings(options)
+    others = None if references is None else as_float32(references)
+    settings = SearchSettings.of(options)
     run_search(z, others, k_min, k_max, Outputs(means=out), settings, lists)
     return out
 
@@ -124,10 +116,10 @@ def msm_parts(
     options: SearchOptions = DEFAULT_OPTIONS,
     lists: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """`msm` of the images [first, last) of each part, one after another; prepared once."""
-    z = prepared(z)
-    others = None if references is None else prepared(references)
-    search = prepare(z, others, k_max, _settings(options), lists)
+    """`msm` of the images [first, last) of each part; z and references are rounded once."""
+    z = as_float32(z)
+    others = None if references is None else as_float32(references)
+    search = prepare(z, others, k_max, SearchSettings.of(options), lists)
     for first, last in parts:
         out = torch.empty((last - first, z.shape[1]), dtype=torch.float32)
         search.run(first, last, k_min, k_max, Outputs(means=out))
@@ -143,14 +135,14 @@ def patch_to_image(
 
     Arguments as for `msm`; within a batch (M = N) an image's distance to itself is +inf.
     """
-    z = prepared(z)
-    others = None if references is None else prepared(references)
+    z = as_float32(z)
+    others = None if references is None else as_float32(references)
     count = z.shape[0] if others is None else others.shape[0]
     out = torch.empty(*z.shape[:2], count, dtype=torch.float32)
     if others is None and count == 1:
         return out.fill_(torch.inf)
     k_max = count - 1 if others is None else count
-    settings = _settings(options)
+    settings = SearchSettings.of(options)
     run_search(z, others, 0, k_max, Outputs(distances=out), settings)
     return out
 
@@ -166,15 +158,15 @@ def nearest_images(
     Distances float32, ascending; indices int64: the image, and its patch that is nearest. Equal
     distances are ordered by index. Arguments as for `msm`, 1 <= k <= M (N - 1).
     """
-    z = prepared(z)
+    z = as_float32(z)
     shape = (*z.shape[:2], k)
     found = (
         torch.empty(shape, dtype=torch.float32),
         torch.empty(shape, dtype=torch.int64),
         torch.empty(shape, dtype=torch.int64),
     )
-    others = None if references is None else prepared(references)
-    settings = _settings(options)
+    others = None if references is None else as_float32(references)
+    settings = SearchSettings.of(options)
     run_search(z, others, 0, k, Outputs(nearest=found), settings)
     return found
 

@@ -1,9 +1,9 @@
-"""Memory for operands and scores, kept from one search for the next.
+"""Memory for rounded rows and scores, which one search leaves to the next.
 
-Fresh pages cost more than what a search does with them: the system clears each at its first touch.
-Scoring a batch takes a dozen searches of one shape, one after another. At most 256 MiB stay with
-the process, or a 32nd of the memory that was free at first where that is more; `release` gives them
-back, and a search with a `memory_limit` does so before it begins.
+The system clears every fresh page at its first use, which takes longer than the search's work on
+the page, and scoring a batch takes a dozen searches of one shape. The process keeps at most 256
+MiB, or a 32nd of the memory that was free at first where that is more. `release` gives the memory
+back; a search with a `memory_limit` calls it before it begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from ... import _C
 from ..memory import free_memory
 
-_HUGE = 4 << 20  # bytes; two large pages
+_HUGE = 4 << 20  # bytes: two large pages; smaller blocks are not kept
 _KEPT = 256 << 20  # bytes that may be kept on any machine
 _free: list[Tensor] = []  # uint8, the least recently used first
 _lock = threading.Lock()
@@ -31,9 +31,9 @@ class _Owner:
 
 
 def take(owner: object, size: int, dtype: torch.dtype) -> Tensor:
-    """As `torch.empty`, for as long as `owner` lives: it must be the last to use the memory.
+    """As `torch.empty`, until `owner` is deleted: nothing else may use the memory after that.
 
-    In large pages where it is worth while and the system has them.
+    Blocks of 4 MiB or more lie in large pages where the system has them.
     """
     wanted = size * dtype.itemsize
     block = _reused(wanted)
@@ -47,20 +47,20 @@ def take(owner: object, size: int, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def lent(size: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The same for a `with` block."""
+    """As `take`, until the `with` block ends."""
     owner = _Owner()
     yield take(owner, size, dtype)
 
 
 def release() -> None:
-    """Give back to the system what no search uses now."""
+    """Give the memory that no search uses back to the system."""
     with _lock:
         _free.clear()
 
 
 @lru_cache(maxsize=1)
 def _most() -> int:
-    """Bytes that are kept at most."""
+    """The most bytes that are kept."""
     return max(_KEPT, free_memory() // 32)
 
 

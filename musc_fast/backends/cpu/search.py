@@ -1,298 +1,183 @@
-"""The search on the CPU: operands, the pass over all pairs, the refinement, in chunks."""
+"""The search on the CPU: rounding, the first pass over all pairs, the second pass, in chunks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from ... import _C
-from ...progress import Progress
 from . import planning, scratch
-from .operands import Side, default_isa, strides, words_of
-from .space import UNIT, Workload, choose_space
+from .calls import Sides, Summaries, refine, search_pairs
+from .costs import Workload
+from .operands import RoundedImages, default_isa, words_of
+from .options import Outputs, SearchSettings, SearchStatistics
+from .space import UNIT, choose_space
 
-# Between two looks at signals, per thread: operations of the first pass, (patch, image) pairs of
-# the second.
+# Work of one C++ call for each thread (about 0.1 s), after which Python can notice Ctrl-C:
+# operations of the first pass, (patch, image) pairs of the second.
 _BATCH_OPERATIONS = 4e10
 _BATCH_PAIRS = 2e6
 
 
-@dataclass
-class Report:
-    """What a search did, for benchmarks: seconds by stage and what the second pass examined."""
-
-    space: int = 0
-    scale: float = 0.0
-    chunk: int = 0
-    segment: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    operations: float = 0.0
-    examined: int = 0  # (patch, image) pairs of the second pass
-    scanned: int = 0  # segments
-    recomputed: int = 0  # distances
-    rows: int = 0
-    fine: int = 0  # candidates looked at in 12 bits
-    rest: int = 0  # and with what the basis leaves out
-
-    def add(self, stage: str, since: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - since
-
-    def count(self, counters: Tensor) -> None:
-        """Take the counters of `_C.refine`."""
-        self.examined, self.scanned, self.recomputed, self.rows = counters[:4].tolist()
-        self.fine, self.rest = counters[4:].tolist()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to search; the defaults are the product, the rest is for tests and benchmarks."""
-
-    certified: bool = True
-    memory_limit: int | None = None
-    progress: Progress | None = None
-    isa: str | None = None
-    prefix: int | None = None
-    chunk: int | None = None
-    segment: int | None = None
-    report: Report | None = None
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where results go; None: not wanted. Shapes as the functions of `musc_fast.native` return."""
-
-    means: Tensor | None = None
-    distances: Tensor | None = None
-    nearest: tuple[Tensor, Tensor, Tensor] | None = None
-
-
 class Search:
-    """Queries [N, P, C] against references [M, Q, C], or, with right None, against each other.
+    """Queries [N, P, C] against references [M, Q, C], or, with references None, each other.
 
-    `lists` [N, K] int32, ascending: the references that each query is compared with; None: all of
-    them but itself. What it prepares serves any number of runs.
+    references: may be more images than `reference_count`, of which the first ones count.
+    reference_lists: [N, K] int32, ascending, the references that each query is compared with; None:
+        all of them, except the query itself.
+
+    What it prepares serves any number of runs.
     """
 
     def __init__(
         self,
-        left: Side,
-        right: Side | None,
+        queries: RoundedImages,
+        references: RoundedImages | None,
         plan: planning.Plan,
-        settings: Settings,
+        settings: SearchSettings,
         *,
-        references: int | None = None,
-        lists: Tensor | None = None,
+        reference_count: int | None = None,
+        reference_lists: Tensor | None = None,
     ) -> None:
-        others = left if right is None else right
-        self.symmetric = right is None
+        others = queries if references is None else references
+        count = len(others.x) if reference_count is None else reference_count
+        self.symmetric = references is None
         self.settings, self.plan = settings, plan
-        self.references = len(others.x) if references is None else references
-        self.left, self.right = left, others
-        self.lists = None if lists is None else lists.to(torch.int32).contiguous()
-        self.columns = self.references if lists is None else lists.shape[1]
-        self.shape = _shape(left, others, plan.segment, self.references)
-        self.counters = torch.zeros(6, dtype=torch.int64)
+        self.sides = Sides(queries, others, _shape(queries, others, plan.segment, count))
+        self.reference_lists, self.columns = None, count
+        if reference_lists is not None:
+            self.reference_lists = reference_lists.to(torch.int32).contiguous()
+            self.columns = reference_lists.shape[1]
+        self.counters = _C.Counters()
+        self.statistics = settings.statistics or SearchStatistics()
 
     def run(self, first: int, last: int, k_min: int, k_max: int, outputs: Outputs) -> None:
         """Fill `outputs`, whose row 0 is query `first`, for the queries [first, last)."""
-        patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
-        per_image = planning.score_bytes(patches, self.columns, other_patches, self.plan.segment)
+        patches = self.sides.queries.x.shape[1]
+        per_image = planning.score_bytes(
+            patches, self.columns, self.sides.references.x.shape[1], self.plan.segment
+        )
         chunk = min(self.plan.chunk, last - first)
-        with scratch.lent(chunk * per_image // 2, torch.int16) as best:
+        with scratch.lent(chunk * per_image // 2, torch.int16) as data:
             for begin in range(first, last, chunk):
                 end = min(begin + chunk, last)
-                self._run_chunk((first, begin, end, last), (k_min, k_max), outputs, best)
+                best = Summaries(data, begin, self.columns)
+                # A chunk's progress is that of its queries: one half for each pass.
+                start = perf_counter()
+                for done in self._first_pass(begin, end, best):
+                    self._report_progress(begin - first + done / 2, last - first)
+                self.statistics.add("search", start)
+                start = perf_counter()
+                for done in self._second_pass(begin, end, k_min, k_max, best, outputs, first):
+                    half = (end - begin) / 2
+                    self._report_progress(begin - first + half + done / 2, last - first)
+                self.statistics.add("refine", start)
+                self.statistics.count(self.counters)
 
-    def _run_chunk(
-        self,
-        images: tuple[int, int, int, int],
-        k: tuple[int, int],
-        outputs: Outputs,
-        best: Tensor,
-    ) -> None:
-        """The queries [begin, end) of images (first, begin, end, last)."""
-        first, begin, last_of_chunk, last = images
-        report = self.settings.report or Report()
-        patches, other_patches = self.left.x.shape[1], self.right.x.shape[1]
-        operations = 2.0 * self.left.space.channels * patches * other_patches
+    def _first_pass(self, begin: int, end: int, best: Summaries) -> Iterator[int]:
+        """Fill `best` for the chunk of queries [begin, end); yields the queries done so far."""
+        queries, references = self.sides.queries, self.sides.references
+        operations = 2.0 * queries.space.channels * queries.x.shape[1] * references.x.shape[1]
         threads = torch.get_num_threads()
         batch = max(threads, int(_BATCH_OPERATIONS * threads / max(1.0, operations)))
-        start = perf_counter()
-        step = max(1, batch // self.columns)  # queries between two looks at signals
-        for at in range(begin, last_of_chunk, step):
-            end = min(at + step, last_of_chunk)
-            pairs = self._pairs(at, end, begin, last_of_chunk)
+        stride = max(1, batch // self.columns)
+        for at in range(begin, end, stride):
+            stop = min(at + stride, end)
+            pairs = self._pairs(at, stop, begin, end)
             if len(pairs):
-                search_pairs(self.left, self.right, self.shape, pairs, begin, self.columns, best)
-            report.operations += operations * len(pairs)
-            self._tell(begin - first + (end - begin) / 2, last - first)
-        report.add("search", start)
-        start = perf_counter()
-        half = (last_of_chunk - begin) / 2
-        step = max(2 * threads, int(_BATCH_PAIRS * threads / (patches * self.columns)))
-        for at in range(begin, last_of_chunk, step):
-            end = min(at + step, last_of_chunk)
-            self._refine((begin, at, end), *k, best, outputs, first)
-            self._tell(begin - first + half + (end - begin) / 2, last - first)
-        report.add("refine", start)
-        report.count(self.counters)
+                search_pairs(self.sides, pairs, best, best)
+            self.statistics.operations += operations * len(pairs)
+            yield stop - begin
+
+    def _second_pass(
+        self,
+        begin: int,
+        end: int,
+        k_min: int,
+        k_max: int,
+        best: Summaries,
+        outputs: Outputs,
+        origin: int,
+    ) -> Iterator[int]:
+        """Finish the queries [begin, end); yields the queries done so far.
+
+        origin: the query whose results are row 0 of `outputs`.
+        """
+        threads, patches = torch.get_num_threads(), self.sides.queries.x.shape[1]
+        stride = max(2 * threads, int(_BATCH_PAIRS * threads / (patches * self.columns)))
+        for at in range(begin, end, stride):
+            stop = min(at + stride, end)
+            lists = self.reference_lists
+            refine(
+                self.sides,
+                begin=at,
+                end=stop,
+                k_min=k_min,
+                k_max=k_max,
+                best=best,
+                outputs=outputs,
+                row=at - origin,
+                counters=self.counters,
+                reference_lists=None if lists is None else lists[at:stop],
+                symmetric=self.symmetric,
+                certified=self.settings.certified,
+            )
+            yield stop - begin
 
     def _pairs(self, begin: int, end: int, first: int, last: int) -> Tensor:
-        """The pairs of queries [begin, end) in the chunk [first, last): `PairsArgs`."""
+        """The pairs of queries [begin, end) in the chunk [first, last): `PairsArgs` in csrc."""
         count = end - begin
         queries = torch.arange(begin, end, dtype=torch.int32)
         columns = torch.arange(self.columns, dtype=torch.int32)
         i = queries.repeat_interleave(self.columns)
         column = columns.repeat(count)
-        j = column if self.lists is None else self.lists[begin:end].reshape(-1)
-        back = torch.full_like(i, -1)
-        pairs = torch.stack((i, column, j, back), dim=1)
+        lists = self.reference_lists
+        j = column if lists is None else lists[begin:end].reshape(-1)
+        none = torch.full_like(i, -1)
+        pairs = torch.stack((i, column, j, none), dim=1)
         if not self.symmetric:
             return pairs
-        inside = (j >= first) & (j < last)
-        if self.lists is None:
-            mirrored, at = inside, i
-        else:
-            mirrored, at = self._listed_back(i, j)
-            mirrored &= inside
-        pairs[:, 3] = torch.where(mirrored, at, back)
+        # Both images of a pair lie in the chunk: one tile serves both, and i < j does it.
+        mirrored, at = (j >= first) & (j < last), i
+        if lists is not None:
+            listed, at = self._mirrored_column(lists, i, j)
+            mirrored &= listed
+        pairs[:, 3] = torch.where(mirrored, at, none)
         return pairs[~mirrored | (i < j)].contiguous()
 
-    def _listed_back(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether i is among the references of j, and at which column."""
-        assert self.lists is not None
-        rows = self.lists[j.long()]  # [pairs, K]
+    def _mirrored_column(self, lists: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether i is among the references of j, and its column there."""
+        rows = lists[j.long()]  # [pairs, K]
         at = torch.searchsorted(rows, i[:, None])[:, 0].clamp(max=self.columns - 1)
         return rows.gather(1, at[:, None])[:, 0] == i, at.to(torch.int32)
 
-    def _tell(self, done: float, total: int) -> None:
-        if self.settings.progress is not None:
-            self.settings.progress(int(done * 100 / total), 100)
-
-    def _refine(
-        self,
-        images: tuple[int, int, int],
-        k_min: int,
-        k_max: int,
-        best: Tensor,
-        outputs: Outputs,
-        origin: int,
-    ) -> None:
-        _, begin, end = images
-        refine(
-            self.left,
-            self.right,
-            self.shape,
-            images,
-            None if self.lists is None else self.lists[begin:end],
-            self.references,
-            self.columns,
-            self.symmetric,
-            self.settings.certified,
-            (k_min, k_max),
-            best,
-            outputs,
-            begin - origin,
-            self.counters,
-        )
+    def _report_progress(self, done: float, total: int) -> None:
+        if self.settings.on_progress is not None:
+            self.settings.on_progress(int(done * 100 / total), 100)
 
 
-def search_pairs(
-    left: Side,
-    right: Side,
-    shape: _C.SearchShape,
-    pairs: Tensor,
-    first: int,
-    columns: int,
-    best: Tensor,
-    back: tuple[int, int, Tensor] | None = None,
-) -> None:
-    """The first pass over `pairs`; `back` is (back_first, back_columns, back) of `PairsArgs`."""
-    back_first, back_columns, other = back or (first, columns, best)
-    _C.search_pairs(
-        isa=left.isa,
-        queries=left.handle,
-        references=right.handle,
-        shape=shape,
-        pairs=pairs.data_ptr(),
-        pair_count=len(pairs),
-        first=first,
-        columns=columns,
-        best=best.data_ptr(),
-        back_first=back_first,
-        back_columns=back_columns,
-        back=other.data_ptr(),
-    )
-
-
-def refine(
-    left: Side,
-    right: Side,
-    shape: _C.SearchShape,
-    images: tuple[int, int, int],
-    lists: Tensor | None,
-    references: int,
-    columns: int,
-    symmetric: bool,
-    certified: bool,
-    k: tuple[int, int],
-    best: Tensor,
-    outputs: Outputs,
-    row: int,
-    counters: Tensor,
-) -> None:
-    """Finish the queries [begin, end) of images (first, begin, end), first being that of `best`.
-
-    `row` of the outputs is query `begin`; `lists` are those of [begin, end).
-    """
-
-    def at(tensor: Tensor | None) -> int:
-        return 0 if tensor is None else tensor[row].data_ptr()
-
-    nearest = outputs.nearest or (None, None, None)
-    _C.refine(
-        isa=left.isa,
-        queries=left.handle,
-        references=right.handle,
-        shape=shape,
-        first=images[0],
-        begin=images[1],
-        end=images[2],
-        reference_count=references,
-        columns=columns,
-        images=0 if lists is None else lists.data_ptr(),
-        symmetric=symmetric,
-        certified=certified,
-        k_min=k[0],
-        k_max=k[1],
-        best=best.data_ptr(),
-        means=at(outputs.means),
-        distances=at(outputs.distances),
-        nearest=at(nearest[0]),
-        nearest_image=at(nearest[1]),
-        nearest_patch=at(nearest[2]),
-        counters=counters.data_ptr(),
-    )
-
-
-def _shape(left: Side, right: Side, segment: int, references: int) -> _C.SearchShape:
-    space, sides = left.space, {left: len(left.x), right: references}
+def _shape(
+    queries: RoundedImages, references: RoundedImages, segment: int, count: int
+) -> _C.SearchShape:
+    """The sizes and scales of a search; the first `count` images are the references."""
+    space, sides = queries.space, {queries: len(queries.x), references: count}
     # |q_x - q_y|^2 / 2 <= |q_x|^2 + |q_y|^2 must fit 16 bits.
     largest = max(side.largest(images) for side, images in sides.items())
-    fine_stride, rest_stride = strides(space)
+    channels = queries.x.shape[2]
     return _C.SearchShape(
-        words=left.words,
-        channels=left.x.shape[2],
+        words=queries.words,
+        channels=channels,
         segment=segment,
         shift=max(0, (2 * largest).bit_length() - 16),
         scale=space.scale,
-        stretch=1.0 + space.basis_error + (left.x.shape[2] / 8 + 64) * UNIT,
+        stretch=1.0 + space.basis_error + (channels / 8 + 64) * UNIT,
         threads=torch.get_num_threads(),
-        fine_stride=fine_stride,
-        rest_stride=rest_stride,
+        fine_stride=space.fine_stride,
+        rest_stride=space.rest_stride,
         fine_scale=space.fine_scale,
         rest_scale=space.rest_scale,
         largest_rho=max(side.largest_rho(images) for side, images in sides.items()),
@@ -304,29 +189,35 @@ def prepare(
     z: Tensor,
     references: Tensor | None,
     k_max: int,
-    settings: Settings,
+    settings: SearchSettings,
     lists: Tensor | None = None,
 ) -> Search:
-    """Choose the space and the plan, and round z [N, P, C] and references [M, P2, C].
+    """Choose the space and the plan, and round z [N, P, C] and references [M, Q, C].
 
-    z and references as `sides.prepared` returns them.
+    z and references: as `operands.as_float32` returns them.
+    lists: the `reference_lists` of the search.
     """
-    report = settings.report or Report()
+    statistics = settings.statistics or SearchStatistics()
     isa = settings.isa or default_isa()
     others = z if references is None else references
     columns = others.shape[0] if lists is None else lists.shape[1]
     if settings.memory_limit is not None:
-        scratch.release()  # What is kept would come on top.
+        scratch.release()  # its memory would come on top of the limit
     start = perf_counter()
-    work = Workload(columns, references is None, k_max, settings.segment or planning.SEGMENTS[3])
+    work = Workload(
+        references=columns,
+        symmetric=references is None,
+        k_max=k_max,
+        segment=settings.segment or planning.LONG_SEGMENT,
+    )
     space = choose_space(z, references, work, settings.prefix, isa=isa)
     plan = planning.plan_search(
-        z.shape[0],
-        z.shape[1],
-        others.shape[0],
-        others.shape[1],
-        words_of(space, isa),
-        2 * strides(space)[0] + strides(space)[1],
+        images=z.shape[0],
+        patches=z.shape[1],
+        references=others.shape[0],
+        reference_patches=others.shape[1],
+        words=words_of(space, isa),
+        extra=space.closer_bytes,
         columns=columns,
         symmetric=references is None,
         memory_limit=settings.memory_limit,
@@ -335,16 +226,16 @@ def prepare(
     plan = replace(
         plan, chunk=settings.chunk or plan.chunk, segment=settings.segment or plan.segment
     )
-    report.space, report.scale = space.channels, space.scale
-    report.chunk, report.segment = plan.chunk, plan.segment
-    report.add("space", start)
+    statistics.space, statistics.scale = space.channels, space.scale
+    statistics.chunk, statistics.segment = plan.chunk, plan.segment
+    statistics.add("space", start)
     start = perf_counter()
-    left = Side(z, space, isa, mapped=plan.mapped).fill()
-    right = None
+    queries = RoundedImages(z, space, isa, mapped=plan.mapped).fill()
+    rounded = None
     if references is not None:
-        right = Side(references, space, isa, mapped=plan.mapped).fill()
-    search = Search(left, right, plan, settings, lists=lists)
-    report.add("round", start)
+        rounded = RoundedImages(references, space, isa, mapped=plan.mapped).fill()
+    search = Search(queries, rounded, plan, settings, reference_lists=lists)
+    statistics.add("round", start)
     return search
 
 
@@ -354,9 +245,9 @@ def run_search(
     k_min: int,
     k_max: int,
     outputs: Outputs,
-    settings: Settings,
+    settings: SearchSettings,
     lists: Tensor | None = None,
 ) -> None:
-    """Fill `outputs` for z [N, P, C] against references [M, P2, C], or against itself."""
+    """Fill `outputs` for z [N, P, C] against references [M, Q, C], or against itself."""
     search = prepare(z, references, k_max, settings, lists)
     search.run(0, z.shape[0], k_min, k_max, outputs)

@@ -1,7 +1,7 @@
-"""The steps that rows are rounded in: what a bound loses to rounding, and to clipping.
+"""The step that rows are rounded with: a fine step clips more values, a coarse one rounds more.
 
-What lies beyond the largest level is clipped. That brings no two rows further apart, so the bound
-needs no allowance for it (csrc/cpu/search.hpp); it only sees less of the rows that lie far out.
+Values beyond the largest level are clipped. Clipping brings no two rows further apart, so the bound
+holds without a correction (docs/exact-search.md); for outlier rows it is weaker, never wrong.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from torch import Tensor
 
 LEVELS = 127  # of int8, to either side
 _PAIRS = 64
-_SHARES = tuple(0.9**power for power in range(16))  # of a step that clips nothing but rows far out
-_FAR_OUT = 0.06  # share of the pairs that a step need not suit
-_LEAST = 1e-23  # a step's levels may not vanish in float32
+_SHARES = tuple(
+    0.9**power for power in range(16)
+)  # tried, of the step that clips outlier rows only
+_FAR_OUT = 0.06  # share of the pairs whose bound may get worse
+_LEAST = 1e-23  # step times levels: above it no level vanishes in float32
 
 
 @dataclass(frozen=True)
 class NearRows:
-    """Rows of a sample and the nearest other row of each that is not the same, as indices.
+    """Indices of some rows of a sample, and of the nearest different row of each.
 
-    Where there is none: some rows with themselves.
+    Where the sample has no two different rows, each row is its own neighbour.
     """
 
     rows: Tensor
@@ -31,24 +33,24 @@ class NearRows:
 
     @classmethod
     def of(cls, sample: Tensor) -> NearRows:
-        """Of `sample` [n, m]: up to 64 of its rows against the rest of them."""
+        """The neighbours, among the other rows, of up to 64 rows of `sample` [n, m]."""
         count = min(_PAIRS, len(sample) // 4)
         rows = torch.arange(count)
         if count > 0:
             distances = torch.cdist(sample[:count], sample[count:])
-            same = 0.01 * distances.median()  # or as good as
+            same = 0.01 * distances.median()  # nearer rows count as the same row
             near = distances.where(distances > same, math.inf).min(1)
             others = near.indices + count
-            # cdist sees equal rows at some distance.
-            apart = (sample[rows] != sample[others]).any(1) & (near.values < math.inf)
-            rows, others = rows[apart], others[apart]
+            # cdist rounds, so it finds equal rows at some distance.
+            different = (sample[rows] != sample[others]).any(1) & (near.values < math.inf)
+            rows, others = rows[different], others[different]
         if len(rows) == 0:
             rows = torch.arange(min(_PAIRS, len(sample)))
             return cls(rows, rows)
         return cls(rows, others)
 
     def __call__(self, of: Tensor) -> tuple[Tensor, Tensor]:
-        """Both rows of each pair in `of` [n, C]: another view of the sample."""
+        """Both rows of each pair, from `of` [n, C]: the sample's rows in another form."""
         return of[self.rows], of[self.others]
 
 
@@ -59,16 +61,16 @@ def clipped_distances(x: Tensor, y: Tensor, most: float) -> Tensor:
 
 
 def safe_step(rows: Tensor, levels: int = LEVELS) -> float:
-    """The step that clips next to nothing of rows [n, m]."""
+    """The step at which no value of rows [n, m] is clipped, with 12% to spare."""
     return max(1.12 * float(rows.abs().max()), _LEAST) / levels
 
 
 def best_step(x: Tensor, y: Tensor) -> float:
-    """The int8 step whose bound leaves the most of the distances of rows x to y [n, m].
+    """The int8 step with the largest lower bounds for the distances of rows x to y [n, m].
 
-    A finer step clips more and rounds less (each row by sqrt(m / 12) steps): from the coarsest on,
-    finer ones are tried until the bound is no better. Judged by a low quantile of the pairs, not by
-    their mean, which a few rows far out would decide.
+    A finer step clips more and rounds less (each row by sqrt(m / 12) steps): beginning with the
+    coarsest step, finer ones are tried while the bound improves. A low quantile of the pairs
+    decides; outlier rows would dominate the mean.
     """
     most = torch.cat((x, y)).abs().amax(1)
     step = max(min(float(most.max()), 2.0 * float(most.quantile(0.95))), _LEAST) / LEVELS
@@ -88,6 +90,6 @@ def best_step(x: Tensor, y: Tensor) -> float:
 
 
 def distance_ratio(true: Tensor, known: Tensor) -> float:
-    """By how much distances exceed what is known of them, for nine of ten."""
+    """The ratio of `true` to `known` distances that nine pairs of ten do not exceed, 1 to 8."""
     ratio = float((true / known.clamp_min(1e-30)).quantile(0.9))
     return min(max(ratio, 1.0), 8.0)

@@ -13,13 +13,15 @@ from musc_fast import _C
 from musc_fast.backends.cpu import operators as native
 from musc_fast.backends.cpu import search
 from musc_fast.backends.cpu import space as spaces
+from musc_fast.backends.cpu.costs import Workload
 from musc_fast.backends.cpu.kept_references import KeptReferences
-from musc_fast.backends.cpu.operands import BOUNDS, Side
-from musc_fast.backends.cpu.search import Outputs, Report, Settings, run_search
-from musc_fast.backends.cpu.space import UNIT, Space, Workload, choose_space, full_space, rotate
+from musc_fast.backends.cpu.operands import RoundedImages
+from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.search import run_search
+from musc_fast.backends.cpu.space import UNIT, SearchSpace, choose_space, full_space, rotate
 
 Z = (3, 70, 96)
-WORK = Workload(3, True, 2, 192)
+WORK = Workload(references=3, symmetric=True, k_max=2, segment=192)
 
 
 def far_out() -> Tensor:
@@ -51,12 +53,12 @@ def every_distance(rows: Tensor) -> Tensor:
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def lower_bounds(side: Side, space: Space) -> dict[str, Tensor]:
-    """Of every row to every row, as search.hpp has them."""
+def lower_bounds(side: RoundedImages, space: SearchSpace) -> dict[str, Tensor]:
+    """Of every row to every row, as docs/exact-search.md derives them."""
     images, rows = side.x.shape[:2]
-    bounds = side.bounds.view(-1, BOUNDS)
+    bounds = side.bounds.view(-1, _C.BOUNDS)
     rho, fine_rho, rest_rho = (b[:, None] + b for b in bounds[:, :3].double().T)
-    kind = torch.int8 if _C.instruction_sets()[side.isa] == 4 else torch.int16
+    kind = torch.int8 if _C.instruction_sets()[side.isa].elements == 4 else torch.int16
     levels = side.left.view(kind).view(images, -1, side.words * 4 // kind.itemsize)
     levels = levels[:, :rows].reshape(images * rows, -1).double()
     found = {"int8": space.scale * every_distance(levels) - rho}
@@ -66,7 +68,7 @@ def lower_bounds(side: Side, space: Space) -> dict[str, Tensor]:
     prefix = every_distance(fine)
     assert float(prefix.square().max()) < 2**31
     found["fine"] = space.fine_scale * prefix - fine_rho
-    if space.back is not None:
+    if space.basis_transposed is not None:
         tail = bounds.view(torch.int32)[:, 5].double()
         prefix = (prefix.square().round() - (tail[:, None] - tail).square()).clamp_min(0).sqrt()
         inside = (space.fine_scale * prefix - fine_rho).clamp_min(0)
@@ -87,7 +89,7 @@ def test_bounds_are_below_the_distances(
     monkeypatch.setattr(spaces, "best_step", lambda x, y: share * chosen(x, y))
     z = ROWS[name]().contiguous()
     space = choose_space(z, None, WORK, prefix, isa=isa)
-    side = Side(z, space, isa).fill()
+    side = RoundedImages(z, space, isa).fill()
     rows = z.view(-1, Z[2]).double()
     stretch = (1.0 + space.basis_error + (Z[2] / 8 + 64) * UNIT) * (1 + 1e-7)
     true = every_distance(rows) * stretch + 1e-18
@@ -102,10 +104,10 @@ def test_any_step_gives_the_same_bits(
 ) -> None:
     z = cases.features(5, 120, 384)
     expected, found = torch.empty(5, 120), torch.empty(5, 120)
-    run_search(z, None, 0, 2, Outputs(means=expected), Settings(prefix=prefix))
+    run_search(z, None, 0, 2, Outputs(means=expected), SearchSettings(prefix=prefix))
     chosen = spaces.best_step
     monkeypatch.setattr(spaces, "best_step", lambda x, y: share * chosen(x, y))
-    run_search(z, None, 0, 2, Outputs(means=found), Settings(prefix=prefix))
+    run_search(z, None, 0, 2, Outputs(means=found), SearchSettings(prefix=prefix))
     assert torch.equal(found, expected)
 
 
@@ -113,9 +115,9 @@ def test_any_step_gives_the_same_bits(
 def test_one_row_far_out_slows_nothing_down(prefix: int) -> None:
     """Its floating error is not what all others' scores are compared with."""
     z = cases.features(12, 200, 384)
-    reports = Report(), Report()
-    for report in reports:
-        settings = Settings(report=report, prefix=prefix)
+    reports = SearchStatistics(), SearchStatistics()
+    for statistics in reports:
+        settings = SearchSettings(statistics=statistics, prefix=prefix)
         run_search(z, None, 0, 3, Outputs(means=torch.empty(12, 200)), settings)
         z[3, 5] *= 100
     before, after = reports
@@ -168,6 +170,6 @@ def test_rows_on_the_edges_of_their_levels(
     ):
         truth = cases.interval_mean(cases.distances(z, references), 0, 1)
         found = torch.empty(1, patches)
-        settings = Settings(isa=isa, segment=segment)
+        settings = SearchSettings(isa=isa, segment=segment)
         run_search(z, references, 0, 1, Outputs(means=found), settings)
         assert float((found - truth).abs().max()) < 1e-6

@@ -12,7 +12,7 @@ import pytest
 SEARCH = """
 import signal
 import torch
-from musc_fast import native
+from musc_fast.backends.cpu import operators as native
 from musc_fast.settings import SearchOptions
 # A job in the background of a shell inherits that it ignores the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)

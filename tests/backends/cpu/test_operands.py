@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
 from cases import features
 
 from musc_fast import _C
-from musc_fast.backends.cpu.operands import BOUNDS, Side
-from musc_fast.backends.cpu.space import Workload, choose_space
+from musc_fast.backends.cpu.costs import Workload
+from musc_fast.backends.cpu.operands import RoundedImages
+from musc_fast.backends.cpu.space import choose_space
+
+WORK = Workload(references=4, symmetric=True, k_max=2, segment=192)
 
 
 @pytest.mark.parametrize("isa", _C.instruction_sets())
 @pytest.mark.parametrize(("rows", "channels"), [(16, 96), (37, 100), (41, 384)])
-def test_rows_in_a_basis(isa: str, rows: int, channels: int) -> None:
+def test_rows_in_a_basis(bench: ModuleType, isa: str, rows: int, channels: int) -> None:
     z = features(4, rows, channels)
-    space = choose_space(z, None, Workload(4, True, 2, 192), 31, isa=isa)
-    side = Side(z, space, isa).fill()
-    bounds = side.bounds.view(-1, BOUNDS)
+    space = choose_space(z, None, WORK, 31, isa=isa)
+    side = RoundedImages(z, space, isa).fill()
+    bounds = side.bounds.view(-1, _C.BOUNDS)
     words = bounds.view(torch.int32)
     rest = side.rest.view(4 * rows, -1).to(torch.int32)
     fine = side.fine.view(4 * rows, -1)
@@ -25,8 +30,7 @@ def test_rows_in_a_basis(isa: str, rows: int, channels: int) -> None:
     assert not bool(rest[:, channels:].any())
     assert torch.equal(words[:, 3], rest.square().sum(1).int())
     excess = words[:, 4] - words[:, 3]
-    biases = {0, 128} if "vnni" in isa or isa in ("amx-int8", "avx512-bf16") else {0}
-    assert any(torch.equal(excess, 2 * bias * rest.sum(1).int()) for bias in biases)
+    assert torch.equal(excess, 2 * bench.rest_bias(isa) * rest.sum(1).int())
     assert torch.equal(words[:, 5], fine[:, 31].int())
     # Each bound holds what rounding took, and little more.
     centred = z.view(-1, channels).double() - space.mean.double()
@@ -50,6 +54,6 @@ def test_rows_in_a_basis(isa: str, rows: int, channels: int) -> None:
     padded = torch.zeros(4, -(-rows // 16) * 16)
     padded[:, :rows] = side.bounds[:, :, 0]
     steps = padded.view(-1, 16).amax(1).double() / space.scale
-    deltas = side.deltas.double()
+    deltas = side.panel_errors.double()
     assert bool((deltas >= steps).all())
     assert bool((deltas <= steps * (1 + 1e-5)).all())

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musc_fast.backends.cpu import operators as native
-from musc_fast.backends.cpu.search import Outputs, Settings, run_search
+from musc_fast.backends.cpu.options import Outputs, SearchSettings
+from musc_fast.backends.cpu.search import run_search
 from musc_fast.settings import SearchOptions
 
 IMAGES = 9
@@ -35,12 +36,12 @@ def test_lists_take_their_columns(seed: int, each: int, chunk: int) -> None:
     wanted = every.gather(2, lists[:, None, :].expand(-1, 60, -1).long())
     k_max = max(1, each // 2)
     found = torch.empty(IMAGES, 60)
-    run_search(z, None, 0, k_max, Outputs(means=found), Settings(chunk=chunk), lists)
+    run_search(z, None, 0, k_max, Outputs(means=found), SearchSettings(chunk=chunk), lists)
     assert torch.equal(found, native.interval_mean(wanted, 0, k_max))
     nearest = tuple(
         torch.empty(IMAGES, 60, 1, dtype=t) for t in (torch.float, torch.long, torch.long)
     )
-    run_search(z, None, 0, 1, Outputs(nearest=nearest), Settings(), lists)
+    run_search(z, None, 0, 1, Outputs(nearest=nearest), SearchSettings(), lists)
     assert bool((nearest[1] == lists[:, None, :]).any(dim=2).all())
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from musc_fast import _C
 from musc_fast.backends.cpu import operators as native
-from musc_fast.backends.cpu.search import Outputs, Report, Settings, run_search
+from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.search import run_search
 from musc_fast.backends.cpu.space import rotate
 from musc_fast.settings import SearchOptions
 
@@ -19,7 +20,7 @@ EXACT = 1e-5
 
 def means(z: Tensor, k_min: int, k_max: int, references: Tensor | None = None, **how) -> Tensor:
     out = torch.full(z.shape[:2], torch.nan)
-    run_search(z, references, k_min, k_max, Outputs(means=out), Settings(**how))
+    run_search(z, references, k_min, k_max, Outputs(means=out), SearchSettings(**how))
     return out
 
 
@@ -56,7 +57,7 @@ def test_adversarial(name: str, channels: int) -> None:
     for prefix in (16, 31, channels):
         assert torch.equal(means(z, 0, 2, prefix=prefix), score)
         out = torch.empty_like(plain)
-        run_search(z, None, 0, 3, Outputs(distances=out), Settings(prefix=prefix))
+        run_search(z, None, 0, 3, Outputs(distances=out), SearchSettings(prefix=prefix))
         assert torch.equal(out, plain)
 
 
@@ -68,8 +69,8 @@ def test_rows_that_int8_clips(isa: str, segment: int) -> None:
     Such rows and near twins of them stand in some images. The other rows' step stays what it was.
     """
     z = cases.isotropic(7, 300, 384)
-    before, report = Report(), Report()
-    means(z, 0, 1, isa=isa, segment=segment, prefix=384, report=before)
+    before, report = SearchStatistics(), SearchStatistics()
+    means(z, 0, 1, isa=isa, segment=segment, prefix=384, statistics=before)
     spikes = rotate(torch.eye(384)).T[:40]
     generator = torch.Generator().manual_seed(9)
     for image in range(0, 7, 2):
@@ -79,7 +80,7 @@ def test_rows_that_int8_clips(isa: str, segment: int) -> None:
     z = torch.nn.functional.normalize(z, dim=2)
     truth = cases.distances(z)
     for k_max in (1, 2, 6):
-        found = means(z, 0, k_max, isa=isa, segment=segment, prefix=384, report=report)
+        found = means(z, 0, k_max, isa=isa, segment=segment, prefix=384, statistics=report)
         assert close(found, cases.interval_mean(truth, 0, k_max))
     assert report.scale < 1.2 * before.scale
 
@@ -174,7 +175,7 @@ def test_query_images_together(patches: int, prefix: int) -> None:
     lists = torch.stack([torch.randperm(len(z) - 1)[:6].sort().values for _ in z])
     lists += lists >= torch.arange(len(z))[:, None]
     out = torch.empty(z.shape[:2])
-    how = Settings(prefix=prefix)
+    how = SearchSettings(prefix=prefix)
     run_search(z, None, 0, 2, Outputs(means=out), how, lists)
     listed = truth.gather(2, lists[:, None].expand(-1, patches, -1))
     assert close(out, cases.interval_mean(listed, 0, 2))
@@ -207,7 +208,7 @@ def test_squares_are_summed_in_one_order(isa: str, channels: int) -> None:
     for half in (16, 8, 4, 2, 1):
         sums = sums[:half] + sums[half:]
     found = torch.empty(2, 1, 2)
-    run_search(z, None, 0, 1, Outputs(distances=found), Settings(isa=isa))
+    run_search(z, None, 0, 1, Outputs(distances=found), SearchSettings(isa=isa))
     assert float(found[0, 0, 1]) == float(np.sqrt(sums[0]))
 
 
@@ -279,8 +280,8 @@ def test_fast_is_near() -> None:
 
 def test_second_pass_examines_a_part() -> None:
     z = cases.features(16, 200, 384)
-    report = Report()
-    means(z, 0, 4, report=report, prefix=63)
+    report = SearchStatistics()
+    means(z, 0, 4, statistics=report, prefix=63)
     assert report.rows == 16 * 200
     assert 4 * report.rows <= report.examined < 15 * report.rows
     assert report.recomputed < 200 * report.examined / 10

@@ -1,6 +1,8 @@
-"""What the first pass keeps of a pair: whatever it leaves out is farther than it says."""
+"""The summary of a pair of images: unmarked segments score no better than `outside`."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,24 +12,29 @@ from torch import Tensor
 
 from musc_fast import _C
 from musc_fast.backends.cpu import planning
-from musc_fast.backends.cpu.operands import BOUNDS
 
 SCALE = 0.002
 
 
 def summary(
-    isa: str, scores: Tensor, rows: int, rho: Tensor, largest_rho: float, shift: int
+    bench: ModuleType,
+    isa: str,
+    scores: Tensor,
+    rows: int,
+    rho: Tensor,
+    largest_rho: float,
+    shift: int,
 ) -> dict[str, Tensor]:
     """Of scores [segments, padded] (0 to 65535): nearest, first, the bits and what is outside."""
     segments, padded = scores.shape
     kept = torch.zeros(scores.numel() + planning.LANES, dtype=torch.int32)
     kept[: scores.numel()] = scores.flatten()
     kept = kept.to(torch.uint16)
-    bounds = torch.zeros(rows, BOUNDS)
+    bounds = torch.zeros(rows, _C.BOUNDS)
     bounds[:, 0] = rho
     lanes = -(-rows // planning.LANES) * planning.LANES
     best = torch.empty(planning.score_bytes(rows, 1, segments * 16, 16) // 2, dtype=torch.uint16)
-    _C.summarise(
+    bench.summarise(
         isa=isa,
         scores=kept.data_ptr(),
         segments=segments,
@@ -57,14 +64,14 @@ def summary(
 )
 @settings(max_examples=25, deadline=None)
 def test_what_is_left_out_is_beyond_the_bound(
-    isa: str, seed: int, segments: int, rows: int, shift: int, spread: int
+    bench: ModuleType, isa: str, seed: int, segments: int, rows: int, shift: int, spread: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     padded = planning.padded(rows)
     base = int(torch.randint(0, 65536 - spread + 1, (1,), generator=generator))
     scores = base + torch.randint(0, spread, (segments, padded), generator=generator)
     rho = 0.01 * (0.8 + 0.4 * torch.rand(rows, generator=generator))
-    found = summary(isa, scores, rows, rho, 0.012, shift)
+    found = summary(bench, isa, scores, rows, rho, 0.012, shift)
     scores = scores[:, :rows]
     assert torch.equal(scores.gather(0, found["first"][None])[0], scores.amin(0))
     assert torch.equal(found["nearest"], scores.amin(0))
@@ -74,12 +81,12 @@ def test_what_is_left_out_is_beyond_the_bound(
         assert (found[least] <= left_out).all(), name
 
 
-def test_most_segments_are_left_out() -> None:
+def test_most_segments_are_left_out(bench: ModuleType) -> None:
     """Else a summary that keeps everything would pass."""
     scores = torch.randint(20000, 60000, (86, 64), generator=torch.Generator().manual_seed(0))
     rho = torch.full((64,), 0.01)
     for isa in _C.instruction_sets():
-        found = summary(isa, scores, 64, rho, 0.01, 2)
+        found = summary(bench, isa, scores, 64, rho, 0.01, 2)
         assert found["close"].sum(0).min() >= 1
         assert found["near"].double().mean() < 0.2
         assert found["outside"].min() > 20000

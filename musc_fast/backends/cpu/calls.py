@@ -1,0 +1,100 @@
+"""Calls of the two passes of `musc_fast._C`, from tensors to addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ... import _C
+from .operands import RoundedImages
+from .options import Outputs
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Rounded queries, the rounded references they are compared with, and the sizes of both."""
+
+    queries: RoundedImages
+    references: RoundedImages
+    shape: _C.SearchShape
+
+    def swapped(self) -> Sides:
+        """The references as queries against the queries."""
+        return Sides(self.references, self.queries, self.shape)
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The first pass's summaries of query images `first` on, against `columns` references each.
+
+    data: int16, `planning.score_bytes` for each query image.
+    """
+
+    data: Tensor
+    first: int
+    columns: int
+
+    def handle(self) -> _C.Summaries:
+        return _C.Summaries(data=self.data.data_ptr(), first=self.first, columns=self.columns)
+
+
+def search_pairs(sides: Sides, pairs: Tensor, best: Summaries, mirrored: Summaries) -> None:
+    """The first pass over `pairs` [n, 4] int32, contiguous: see `PairsArgs` in csrc."""
+    _C.search_pairs(
+        isa=sides.queries.isa,
+        queries=sides.queries.handle,
+        references=sides.references.handle,
+        shape=sides.shape,
+        best=best.handle(),
+        mirrored=mirrored.handle(),
+        pairs=pairs.data_ptr(),
+        pair_count=len(pairs),
+    )
+
+
+def refine(
+    sides: Sides,
+    *,
+    begin: int,
+    end: int,
+    k_min: int,
+    k_max: int,
+    best: Summaries,
+    outputs: Outputs,
+    row: int,
+    counters: _C.Counters,
+    reference_lists: Tensor | None = None,
+    symmetric: bool = False,
+    certified: bool = True,
+) -> None:
+    """The second pass for the queries [begin, end), whose results begin at `row` of the outputs.
+
+    reference_lists: [end - begin, columns] int32, the references of each query; None: all.
+    symmetric: queries and references are the same images, and none is compared with itself.
+    """
+
+    def address(tensor: Tensor | None) -> int:
+        return 0 if tensor is None else tensor[row].data_ptr()
+
+    distances, images, patches = outputs.nearest or (None, None, None)
+    _C.refine(
+        isa=sides.queries.isa,
+        queries=sides.queries.handle,
+        references=sides.references.handle,
+        shape=sides.shape,
+        best=best.handle(),
+        counters=counters,
+        begin=begin,
+        end=end,
+        reference_lists=0 if reference_lists is None else reference_lists.data_ptr(),
+        symmetric=symmetric,
+        certified=certified,
+        k_min=k_min,
+        k_max=k_max,
+        means=address(outputs.means),
+        distances=address(outputs.distances),
+        nearest=address(distances),
+        nearest_image=address(images),
+        nearest_patch=address(patches),
+    )
