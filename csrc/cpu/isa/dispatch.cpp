@@ -15,24 +15,28 @@ namespace {
 
 #if defined(__x86_64__)
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512_vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
 
 // Not every compiler's __builtin_cpu_supports knows AVX-VNNI: leaf 7, subleaf 1, EAX bit 4.
-bool has_avx_vnni() {
+[[maybe_unused]] bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
 }
 
 // Leaf 7, EDX bits 24 (tiles) and 25 (int8). Linux gives a process the 8 KiB of tile state only on
 // request.
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -45,11 +49,11 @@ bool has_amx() {
 
 #else
 
-bool has_avx2() { return false; }
-bool has_avx512() { return false; }
-bool has_avx512_vnni() { return false; }
-bool has_avx_vnni() { return false; }
-bool has_amx() { return false; }
+[[maybe_unused]] bool has_avx2() { return false; }
+[[maybe_unused]] bool has_avx512() { return false; }
+[[maybe_unused]] bool has_avx512_vnni() { return false; }
+[[maybe_unused]] bool has_avx_vnni() { return false; }
+[[maybe_unused]] bool has_amx() { return false; }
 
 #endif
 

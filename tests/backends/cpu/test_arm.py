@@ -19,7 +19,7 @@ SOURCES = sorted(
     if path.parent.name != "isa" or path.stem in ("dispatch", "portable")
 )
 # What CMakeLists.txt says where no instruction set of x86 is built.
-NOT_BUILT = sorted(set(re.findall(r"MUSC_BUILT_\w+", (CPU / "isa" / "list.hpp").read_text())))
+NOT_BUILT = sorted(set(re.findall(r"MUSC_BUILT_[A-Z]\w+", (CPU / "isa" / "list.hpp").read_text())))
 
 
 def cross_compiler() -> list[str] | None:
@@ -38,7 +38,7 @@ def test_compiles_for_arm(source: Path, tmp_path: Path) -> None:
     assert compiler is not None
     out = tmp_path / "out.o"
     command = [*compiler, "-std=c++17", "-O2", "-Wall", "-Werror", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    command += [f"-D{name}=0" for name in NOT_BUILT if name != "MUSC_BUILT_"]
+    command += [f"-D{name}=0" for name in NOT_BUILT]
     done = subprocess.run([*command, "-c", str(source), "-o", str(out)], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert out.read_bytes()[18:20] == b"\xb7\x00"  # ELF: AArch64
