@@ -27,7 +27,8 @@ from lib.results import peak_memory, settings_of, write_results
 from lib.timing import Timing, seconds_of, synchronise
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
-from musc_fast.datasets.images import find_images, read_image
+from musc_fast.datasets.find_images import find_images
+from musc_fast.datasets.read_images import read_image
 from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.features.extraction import BatchFeatures
 from musc_fast.scoring import score_batch

@@ -6,8 +6,8 @@
 x: [R, C] rows of any float dtype, contiguous; mean: [C] float32. values: [R, K] int8, float16 or
 bfloat16, K a multiple of 32 and at least C (zeros follow); norms: [R] float32, int32 for int8;
 errors: [R] float32. T is the identity or, with `spread`, Hadamard matrices on blocks of the largest
-power of 2 dividing K, which spread outlier channels. `musc_fast.backends.rounding` says what the
-bound is for; `round_rows` there does the same in PyTorch.
+power of 2 dividing K, which spread outlier channels. `musc_fast.backends.rounded_images` says
+what the bound is for; `round_rows` there does the same in PyTorch.
 
 A row stays in the registers of a warp; a stage of the Hadamard product adds and subtracts pairs
 half a block apart by shuffles and needs no shared memory.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .bank.bank import ReferenceBank
+    from .bank.reference_bank import ReferenceBank
     from .errors import BackendError, BankError, ImageError, InputError, MuscFastError, WeightsError
     from .musc import MuSc
     from .scoring.batch import score_batch

@@ -11,9 +11,9 @@ from time import perf_counter
 import torch
 
 from .backends.registry import resolve
-from .bank.bank import Eviction, ReferenceBank
+from .bank.reference_bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
-from .datasets.images import find_images
+from .datasets.find_images import find_images
 from .errors import InputError
 from .features import Backbone, load_backbone
 from .features.extraction import (

@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor
 
 from musc_fast.backends.cpu import operators as cpu
-from musc_fast.backends.cpu.operands import default_isa
 from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.rounded_images import default_isa
 from musc_fast.backends.cpu.search import run_search
 from musc_fast.settings import SearchOptions
 

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from musc_fast.backends import rounding
+from musc_fast.backends import rounded_images
 from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
@@ -69,7 +69,7 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _operands(z: Tensor) -> Iterator[rounding.RoundedImages]:
+def _operands(z: Tensor) -> Iterator[rounded_images.RoundedImages]:
     """The operands that are timed: all channels, and subspaces in int8."""
     whole = [torch.float16, torch.bfloat16, torch.int8]
     if z.device.type != "cuda":
@@ -77,10 +77,10 @@ def _operands(z: Tensor) -> Iterator[rounding.RoundedImages]:
     spaces: list[tuple[torch.dtype, int | None]] = [(dtype, None) for dtype in whole]
     spaces += [(torch.int8, m - 1) for m in (64, 128, 256) if 2 * m <= z.shape[2]]
     for dtype, channels in spaces:
-        yield rounding.fit_space(z, None, dtype, channels).apply(z)
+        yield rounded_images.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: rounding.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
+def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
     """Configs to compare, and whether to load by descriptors; first the one that `msm` takes."""
     _, p, depth = side.values.shape
     arch = arch_of(side.values.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from musc_fast.backends.cpu import planning
-from musc_fast.backends.cpu.operands import as_float32, default_isa
+from musc_fast.backends.cpu.rounded_images import as_float32, default_isa
 
 from .bench_extension import bench_extension
 

@@ -25,7 +25,7 @@ from ..settings import DEFAULT_OPTIONS, SearchOptions
 from .defaults import with_defaults
 from .memory import free_memory
 from .products import ieee_products
-from .rounding import UNIT, RoundedImages, RoundingSpace, fit_space
+from .rounded_images import UNIT, RoundedImages, RoundingSpace, fit_space
 
 _SHARE = 0.5  # of the free memory, where no limit is given
 _ENTRY = 16  # bytes an entry of a tile: the product, masks, the list of candidates and its rows

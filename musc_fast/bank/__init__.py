@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .bank import EVICTIONS, Eviction, ReferenceBank
+from .reference_bank import EVICTIONS, Eviction, ReferenceBank
 
 __all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]

@@ -18,7 +18,7 @@ from ..features.backbone import Backbone
 from ..features.extraction import Extractor, ImageLike
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
-from .bank import Eviction, ReferenceBank
+from .reference_bank import Eviction, ReferenceBank
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 from .console import console, errors, print_place, print_plain
 
 if TYPE_CHECKING:
-    from ..report.run import ScoredBatch
+    from ..report.scored_batch import ScoredBatch
     from ..runs.evaluate import Result
 
 METRIC_HEADINGS = ("I-AUROC", "I-F1max", "I-AP", "P-AUROC", "P-F1max", "P-AP", "PRO")

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError, InputError
-from .images import find_images, image_size, list_images, natural_key, read_mask
+from .find_images import find_images, list_images, natural_key
+from .read_images import image_size, read_mask
 
 NORMAL_NAMES = ("good", "ok")
 _MASK_ENDINGS = ("", "_mask", "_gt", "_label")

@@ -21,7 +21,7 @@ from ..backends.registry import resolve
 from ..errors import InputError
 from ..progress import Progress
 from ..scoring.checkpoint import Checkpoint
-from ..scoring.passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..settings import SearchOptions
 from .ranks import Ranks
 from .shards import Shard

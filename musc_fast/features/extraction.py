@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..datasets.images import find_images, read_image, to_rgb
+from ..datasets.find_images import find_images
+from ..datasets.read_images import read_image, to_rgb
 from ..errors import ImageError, InputError
 from ..progress import StageProgress
 from .backbone import Backbone, Features

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..datasets.images import to_rgb
+from ..datasets.read_images import to_rgb
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -23,10 +23,10 @@ def preprocess(
     """Return an image as a model's input, [3, h, w] float32.
 
     The result equals that of torchvision's Resize, ToTensor and Normalize on the same RGB image to
-    the bit. EXIF orientation is not applied here, but where `datasets.images.read_image` reads a
-    file.
+    the bit. EXIF orientation is not applied here, but by
+    `datasets.read_images.read_image`, which reads a file.
 
-    image: of any mode; `datasets.images.to_rgb` converts it.
+    image: of any mode; `datasets.read_images.to_rgb` converts it.
     size: (height, width) in pixels to which the image is squashed.
     interpolation: of the resize.
     mean, std: of each channel on the scale 0..1.

@@ -15,7 +15,7 @@ from . import pictures
 from .heatmap import Scale
 from .outline import svg_path
 from .regions import Region, label_regions, measure_regions
-from .run import ScoredBatch
+from .scored_batch import ScoredBatch
 
 _VIEW = 1000  # longest side of an outline's coordinates
 

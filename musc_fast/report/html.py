@@ -24,7 +24,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ..datasets.images import read_image
+from ..datasets.read_images import read_image
 from ..errors import InputError
 from ..files import replacing
 from ..metrics import ImageMetrics, image_metrics
@@ -32,7 +32,7 @@ from . import charts
 from .cards import Card, make_card, make_cards
 from .heatmap import MapScale, Scale, colour_table, scale_of
 from .names import common_folder, printable, relative_names
-from .run import ScoredBatch
+from .scored_batch import ScoredBatch
 
 _MISSES = 4  # images in each list of worst misses
 _Bools = NDArray[np.bool_]

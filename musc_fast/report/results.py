@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._version import __version__
-from ..datasets.images import read_image
+from ..datasets.read_images import read_image
 from ..errors import InputError
 from ..files import RUN_FILE
 from .cards import Card, make_card, make_cards
@@ -24,7 +24,7 @@ from .heatmap import MapScale, Scale, grey_map, heat_map, panel, scale_of
 from .html import write_report
 from .names import result_names
 from .regions import write_regions
-from .run import ScoredBatch
+from .scored_batch import ScoredBatch
 
 
 def write_results(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..datasets.images import natural_key
+from ..datasets.find_images import natural_key
 from ..datasets.layouts import Category, sample_mask
 from ..features.cache import extract_cached
 from ..files import replacing
@@ -24,7 +24,7 @@ from ..metrics import Protocol, image_metrics, pixel_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
-from ..report.run import ScoredBatch
+from ..report.scored_batch import ScoredBatch
 from ..threshold import find_threshold
 from .record import chosen_backend, run_settings
 

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ..datasets.images import find_images
+from ..datasets.find_images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
@@ -20,7 +20,7 @@ from ..progress import StageProgress, stage_bars
 from ..report.folder import check_target, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
-from ..report.run import ScoredBatch
+from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
 from .record import run_settings

@@ -20,9 +20,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bank.bank import Eviction, ReferenceBank
+from ..bank.reference_bank import Eviction, ReferenceBank
 from ..bank.stream import StreamScore, score_first, score_next, source_of
-from ..datasets.images import walk_images
+from ..datasets.find_images import walk_images
 from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
 from ..progress import Progress, stage_bars

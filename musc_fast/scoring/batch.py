@@ -18,7 +18,7 @@ from ..progress import Progress, scoring_progress
 from ..settings import ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, parts_of, scratch_folder
-from .passes import Part, Pass, Pooling, mean_over_passes
+from .layer_passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .token_files import write_dataset

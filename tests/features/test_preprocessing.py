@@ -78,7 +78,7 @@ def test_opaque_alpha_changes_nothing():
 
 
 def test_sixteen_bits_and_transparency_become_rgb_as_everywhere():
-    """`datasets.images.to_rgb` converts them; tests/datasets/test_images.py checks it in full."""
+    """`to_rgb` converts them; tests/datasets/test_read_images.py checks it in full."""
     grey = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     shallow = preprocess(Image.fromarray(grey), (28, 42), "bicubic", *PLAIN)

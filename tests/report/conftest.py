@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 from musc_fast.threshold import find_threshold
 
 RunMaker = Callable[..., ScoredBatch]

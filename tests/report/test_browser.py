@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from musc_fast.report.html import Evaluation, write_report
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402

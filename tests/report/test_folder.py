@@ -15,7 +15,7 @@ import pytest
 from musc_fast.errors import InputError
 from musc_fast.report.folder import check_target, staged
 from musc_fast.report.results import write_results, write_settings
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 
 
 def write(out: Path, run: ScoredBatch) -> None:

@@ -22,7 +22,7 @@ from musc_fast.errors import InputError
 from musc_fast.report import pictures
 from musc_fast.report.heatmap import Scale, overlay
 from musc_fast.report.html import Evaluation, write_report
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 
 RunMaker = Callable[..., ScoredBatch]
 HOSTILE = [

@@ -16,7 +16,7 @@ from musc_fast.report.folder import staged
 from musc_fast.report.heatmap import colour_table
 from musc_fast.report.names import result_names
 from musc_fast.report.results import write_results, write_settings
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 
 
 def write(out: Path, run: ScoredBatch) -> None:

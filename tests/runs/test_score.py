@@ -13,7 +13,7 @@ from tiny import TINY, product_folder, tiny_weights
 
 from musc_fast.errors import ImageError, InputError
 from musc_fast.musc import MuSc
-from musc_fast.report.run import ScoredBatch
+from musc_fast.report.scored_batch import ScoredBatch
 from musc_fast.runs.score import ScoreJob
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning
 from .calls import Summaries, refine, search_pairs
-from .operands import as_float32
 from .options import Outputs, SearchSettings
+from .rounded_images import as_float32
 from .search import Search, prepare
 
 

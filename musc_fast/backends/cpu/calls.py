@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ... import _C
-from .operands import RoundedImages
 from .options import Outputs
+from .rounded_images import RoundedImages
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from . import planning, scratch
 from .costs import Workload
-from .operands import RoundedImages, as_float32, default_isa
 from .options import Outputs, SearchSettings
+from .rounded_images import RoundedImages, as_float32, default_isa
 from .search import Search
 from .space import choose_space
 

@@ -17,8 +17,8 @@ from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
 from .both_ways import between
 from .kept_references import KeptReferences
-from .operands import as_float32, default_isa
 from .options import Outputs, SearchSettings
+from .rounded_images import as_float32, default_isa
 from .scratch import release as release_memory
 from .search import prepare, run_search
 

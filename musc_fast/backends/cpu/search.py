@@ -13,8 +13,8 @@ from ... import _C
 from . import planning, scratch
 from .calls import Sides, Summaries, refine, search_pairs
 from .costs import Workload
-from .operands import RoundedImages, default_isa, words_of
 from .options import Outputs, SearchSettings, SearchStatistics
+from .rounded_images import RoundedImages, default_isa, words_of
 from .space import UNIT, choose_space
 
 # Work of one C++ call for each thread (about 0.1 s), after which Python can notice Ctrl-C:

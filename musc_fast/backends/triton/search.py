@@ -1,6 +1,6 @@
 """The certified search of a chunk of query images against all references, by Triton kernels.
 
-1. Rows are rounded (`backends.rounding`: float16, or int8 in a principal subspace), and
+1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
    `find_nearest` (`find_nearest_few_channels` in a subspace) finds the nearest candidate of every
    (patch, image): the winner.
 2. Bounds on the distance decide which images can enter the interval mean of a patch. For these
@@ -31,7 +31,7 @@ from ...kernels.min_distance_few_channels import LARGEST_DEPTH, find_nearest_few
 from ...kernels.quantise import quantise_rows
 from ...kernels.refine import recompute
 from ..products import ieee_products
-from ..rounding import UNIT, RoundingSpace, fit_space, project_rows
+from ..rounded_images import UNIT, RoundingSpace, fit_space, project_rows
 from . import planning
 from .device import limit_of, search_device
 from .rows import Rows, copied_bytes

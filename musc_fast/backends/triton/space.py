@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..rounding import (
+from ..rounded_images import (
     RoundedImages,
     RoundingSpace,
     centred_sample,

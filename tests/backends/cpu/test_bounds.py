@@ -15,8 +15,8 @@ from musc_fast.backends.cpu import search
 from musc_fast.backends.cpu import space as spaces
 from musc_fast.backends.cpu.costs import Workload
 from musc_fast.backends.cpu.kept_references import KeptReferences
-from musc_fast.backends.cpu.operands import RoundedImages
 from musc_fast.backends.cpu.options import Outputs, SearchSettings, SearchStatistics
+from musc_fast.backends.cpu.rounded_images import RoundedImages
 from musc_fast.backends.cpu.search import run_search
 from musc_fast.backends.cpu.space import UNIT, SearchSpace, choose_space, full_space, rotate
 

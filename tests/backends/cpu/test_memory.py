@@ -11,7 +11,7 @@ import torch
 
 from musc_fast import _C
 from musc_fast.backends.cpu import operators as native
-from musc_fast.backends.cpu.operands import default_isa
+from musc_fast.backends.cpu.rounded_images import default_isa
 from musc_fast.backends.memory import free_memory
 from musc_fast.errors import InputError
 from musc_fast.settings import SearchOptions

@@ -10,7 +10,7 @@ import torch
 
 from lib.plain_search import plain_distances, plain_kinds
 from musc_fast import _C
-from musc_fast.backends.cpu.operands import default_isa
+from musc_fast.backends.cpu.rounded_images import default_isa
 
 
 @pytest.mark.parametrize("kind", plain_kinds())

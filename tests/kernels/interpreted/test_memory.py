@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from musc_fast.backends.rounding import fit_space
+from musc_fast.backends.rounded_images import fit_space
 from musc_fast.backends.triton import planning, search
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from musc_fast.backends.rounding import fit_space
+from musc_fast.backends.rounded_images import fit_space
 from musc_fast.backends.triton.search import round_rows
 from musc_fast.kernels.quantise import quantise_rows
 

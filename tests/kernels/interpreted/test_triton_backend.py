@@ -7,7 +7,7 @@ import torch
 from hot_rows import hot_rows, largest_error
 
 from musc_fast import reference
-from musc_fast.backends.rounding import fit_space
+from musc_fast.backends.rounded_images import fit_space
 from musc_fast.backends.triton.operators import msm, patch_to_image
 from musc_fast.backends.triton.planning import Plan
 from musc_fast.backends.triton.search import Search

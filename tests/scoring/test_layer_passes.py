@@ -12,7 +12,7 @@ from torch import Tensor
 from musc_fast.backends import resolve
 from musc_fast.progress import Progress
 from musc_fast.scoring.checkpoint import Checkpoint
-from musc_fast.scoring.passes import Part, Pass, Pooling, mean_over_passes
+from musc_fast.scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 
 LAYERS = [torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
 DEGREES = (1, 3)

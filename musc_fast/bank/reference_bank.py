@@ -18,7 +18,7 @@ from ..checks import describe
 from ..errors import InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
 from ..settings import ScoringSettings
 from .file import Entry, load_bank, save_bank

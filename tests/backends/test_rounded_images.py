@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from musc_fast.backends.rounding import fit_space, hadamard, principal_directions
+from musc_fast.backends.rounded_images import fit_space, hadamard, principal_directions
 
 CASES = [
     (torch.float32, None),

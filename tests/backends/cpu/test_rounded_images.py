@@ -10,7 +10,7 @@ from cases import features
 
 from musc_fast import _C
 from musc_fast.backends.cpu.costs import Workload
-from musc_fast.backends.cpu.operands import RoundedImages
+from musc_fast.backends.cpu.rounded_images import RoundedImages
 from musc_fast.backends.cpu.space import choose_space
 
 WORK = Workload(references=4, symmetric=True, k_max=2, segment=192)
