@@ -2,8 +2,8 @@
 //   1. Write its operations in isa/ops_<set>.hpp, after the model of ops_portable.hpp, and one line
 //      MUSC_DEFINE_ISA in isa/<set>.cpp.
 //   2. In CMakeLists.txt add musc_fast_isa(<SET> ...): the compiler flags of that file, and a line
-//   that
-//      tells whether the compiler knows the instructions. It sets MUSC_BUILT_<SET> to 0 or 1.
+//      of code that only compiles where the compiler knows the instructions. MUSC_BUILT_<SET>
+//      becomes 0 or 1.
 //   3. In dispatch.cpp add the test of the processor, and here the entry.
 // Nothing else names a set: Python asks for its capabilities, and the tests run every set that the
 // processor has.
