@@ -48,8 +48,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "native":  # what the CPU backend was called up to 0.1.0
-        return importlib.import_module(".backends.cpu.operators", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -67,6 +67,7 @@ class ScoringSettings:
         check_degrees(self.degrees)
         check_topmin(self.topmin)
         check_neighbors(self.neighbors)
+        check_backend_name(self.backend)
         check_precision(self.precision)
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
@@ -105,6 +106,12 @@ def check_neighbors(neighbors: Sequence[int]) -> None:
     """Raise InputError unless neighbors are positive whole numbers, at least one."""
     if not _whole(neighbors):
         raise InputError(f"neighbors: found {_shown(neighbors)}, wanted positive whole numbers")
+
+
+def check_backend_name(backend: str) -> None:
+    """Raise InputError unless backend is a string; whether it names one is for `resolve`."""
+    if not isinstance(backend, str):
+        raise InputError(f'backend: found {backend!r}, wanted "auto" or the name of a backend')
 
 
 def check_precision(precision: str) -> None:

@@ -23,7 +23,7 @@ FLOORS = (
     ("errors", "_version", "_C"),
     ("progress", "files", "reference", "settings", "checks", "kernels"),
     ("backends",),
-    ("ops", "torch_ops"),
+    ("ops", "torch_ops", "native"),
     ("neighbors", "scoring"),
     ("bank",),
     ("musc",),
@@ -172,6 +172,7 @@ def test_paths_that_the_readme_named_still_import() -> None:
     from musc_fast.bank import ReferenceBank as Bank
     from musc_fast.cli import main
     from musc_fast.distributed import score_shard
+    from musc_fast.native import release_memory
     from musc_fast.neighbors import batched_zero_shot, dual_image, few_shot, top_mean
     from musc_fast.ops import msm
     from musc_fast.report.anomalyncd import write_anomalyncd_maps
@@ -181,7 +182,8 @@ def test_paths_that_the_readme_named_still_import() -> None:
     assert Bank is ReferenceBank
     assert scored is score_batch
     named = (
-        native.release_memory,
+        native.msm,
+        release_memory,
         MuSc,
         resolve,
         main,

@@ -32,6 +32,7 @@ def test_sequences_are_held_as_tuples() -> None:
         ({"topmin": (-1, 0.3)}, "topmin: found"),
         ({"topmin": (0, float("nan"))}, "topmin: found"),
         ({"neighbors": (0,)}, "neighbors: found"),
+        ({"backend": ["cpu"]}, "backend: found"),
         ({"precision": "double"}, "precision: found 'double', wanted one of exact, fast"),
         ({"memory_limit": 0}, "memory_limit: found 0"),
         ({"memory_limit": 1.5}, "memory_limit: found 1.5"),

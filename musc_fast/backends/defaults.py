@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -96,19 +97,35 @@ def _nearest_images(
     options: SearchOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     others = z if references is None else references
-    found = patch_to_image(z, references, options).sort(dim=2, stable=True)
-    distances, images = found.values[..., :k].contiguous(), found.indices[..., :k].contiguous()
+    shape = (*z.shape[:2], k)
+    distances = torch.empty(shape, dtype=torch.float32, device=z.device)
+    images = torch.empty(shape, dtype=torch.int64, device=z.device)
     patches = torch.empty_like(images)
-    for query, chosen, places in zip(z.float(), images, patches, strict=True):
-        for image in chosen.unique():
-            rows, ranks = (chosen == image).nonzero(as_tuple=True)
-            apart = torch.cdist(
-                query[rows],
-                others[image].float(),
-                compute_mode="donot_use_mm_for_euclid_dist",  # exact where rows are near
-            )
-            places[rows, ranks] = apart.argmin(dim=1)
+    for i in range(z.shape[0]):  # so that the distances of one query image are held
+        query = z[i : i + 1]
+        found = patch_to_image(query, others, replace(options, on_progress=None))[0]  # [P, M]
+        if references is None:
+            found[:, i] = math.inf
+        nearest = found.sort(dim=1, stable=True)
+        distances[i], images[i] = nearest.values[:, :k], nearest.indices[:, :k]
+        patches[i] = _nearest_patches(query[0].float(), others, images[i])
+        if options.on_progress is not None:
+            options.on_progress(i + 1, z.shape[0])
     return distances, images, patches
+
+
+def _nearest_patches(query: Tensor, others: Tensor, images: Tensor) -> Tensor:
+    """The patch of each image of images [P, k] that is nearest to the row of query [P, C]."""
+    patches = torch.empty_like(images)
+    for image in torch.unique(images):
+        rows, ranks = (images == image).nonzero(as_tuple=True)
+        apart = torch.cdist(
+            query[rows],
+            others[image].float(),
+            compute_mode="donot_use_mm_for_euclid_dist",  # exact where rows are near
+        )
+        patches[rows, ranks] = apart.argmin(dim=1)
+    return patches
 
 
 class _PlainReferences:

@@ -17,6 +17,7 @@ from importlib import metadata
 import torch
 
 from ..errors import BackendError
+from ..settings import check_backend_name
 from .base import Operators
 from .products import ieee_products_why_not
 
@@ -96,19 +97,24 @@ BACKENDS: tuple[Backend, ...] = (
 def resolve(name: str, device: torch.device | str) -> Backend:
     """The backend called `name` for tensors on `device`; "auto" takes the first usable one.
 
-    The environment variable MUSC_FAST_BACKEND stands in for "auto". What was found once for a name
-    and a device is not looked for again.
+    The environment variable MUSC_FAST_BACKEND stands in for "auto". A backend that was found once
+    for a name and a device is not looked for again.
 
-    Raises BackendError with the reason where a backend asked for by name cannot run.
+    Raises BackendError with the reason where a backend asked for by name cannot run, InputError
+    where the name is no string.
     """
+    check_backend_name(name)
     device = torch.device(device)
     if name == "auto":
         name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
-    return _first_usable(device) if name == "auto" else _named(name, device)
+    # "cuda" without a number, and Triton for tensors of the CPU, stand for the current GPU.
+    initialized: Callable[[], bool] = torch.cuda.is_initialized
+    gpu = torch.cuda.current_device() if initialized() else None
+    return _first_usable(device, gpu) if name == "auto" else _named(name, device, gpu)
 
 
 @cache
-def _first_usable(device: torch.device) -> Backend:
+def _first_usable(device: torch.device, current_gpu: int | None) -> Backend:
     reasons = []
     for backend in BACKENDS:
         reason = backend.why_not(device)
@@ -120,7 +126,7 @@ def _first_usable(device: torch.device) -> Backend:
 
 
 @cache
-def _named(name: str, device: torch.device) -> Backend:
+def _named(name: str, device: torch.device, current_gpu: int | None) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
             reason = backend.why_not(device)

@@ -57,7 +57,9 @@ class Ring:
             here = shard.hosts.count(shard.hosts[ranks.rank])
             limit = _free(shard.layers[0].device, here)
         self.rounds = self._agree_on_rounds(limit)
-        self._operators = resolve(settings.backend, shard.layers[0].device).operators()
+        # A rank without images computes nothing, so the backend need not run on its machine.
+        name = settings.backend if len(shard.layers[0]) else "reference"
+        self._operators = resolve(name, shard.layers[0].device).operators()
         self._options = SearchOptions(settings.precision, limit // 2)
         self._bounds = reference.interval(settings.topmin, sum(shard.counts) - 1)
         self._checkpointed = False

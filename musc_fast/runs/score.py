@@ -71,8 +71,8 @@ class ScoreJob:
         check_apart(self.images, self.references or ())
         self.out, self.maps, self.map_scale, self.skip_bad = out, maps, map_scale, skip_bad
         self._inputs = [*self.images, *(self.references or ())]
+        check_target(out, self._inputs)
         if launched()[0] == 0:  # the other ranks write nothing
-            check_target(out, self._inputs)
             _check_writable(out)
 
     def run(self, musc: MuSc, *, shown: bool = True) -> ScoredBatch | None:

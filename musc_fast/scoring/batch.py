@@ -102,6 +102,7 @@ def score_batch(
             means = mean_over_passes(
                 layers, pooling, search, checkpoint=store, on_progress=on_progress
             )
+        del search  # and with it LNAMD's results of the references
         return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
 
 

@@ -69,6 +69,12 @@ def test_one_layer_may_be_a_plain_tensor(tmp_path: Path) -> None:
     assert same(found, score_batch(layers[0]))
 
 
+def test_a_rank_without_images_needs_no_backend(tmp_path: Path) -> None:
+    layers = batch(5)
+    found = run([3, 0, 2], tmp_path / "out", layers, backend="torch", refuses=1)
+    assert same(found, score_batch(layers, backend="torch"))
+
+
 @pytest.mark.parametrize("counts", [[6, 5], [4, 1, 3]])
 def test_rounds_of_fewer_queries_give_the_same_bits(tmp_path: Path, counts: list[int]) -> None:
     layers = batch(sum(counts))

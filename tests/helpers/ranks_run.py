@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from tiny import TINY
 
 from musc_fast import ImageError, MuSc
+from musc_fast.backends import registry
 from musc_fast.distributed import ring, score_shard
 from musc_fast.distributed.launch import extract_share
 from musc_fast.distributed.ranks import Ranks
@@ -39,6 +41,11 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
     most = options.pop("queries", None)  # a round, as if memory held no more
     if most is not None:
         ring.round_bytes = lambda queries, *_: 0 if queries <= most else 1 << 60
+    if options.pop("refuses", None) == rank:  # no backend but the reference runs on this rank
+        registry.BACKENDS = tuple(
+            each if each.name == "reference" else replace(each, why_not=lambda device: "refused")
+            for each in registry.BACKENDS
+        )
     if options.pop("dies", None) == rank:
         os._exit(7)
     try:

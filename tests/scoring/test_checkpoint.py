@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from musc_fast import InputError, score_batch
 from musc_fast.backends import BACKENDS
-from musc_fast.scoring import checkpoint, passes
+from musc_fast.scoring import checkpoint, layer_passes
 
 
 def batch(n: int, c: int = 24, layers: int = 2, p: int = 16) -> list[torch.Tensor]:
@@ -43,7 +43,7 @@ def same(found: Any, expected: Any) -> bool:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_PART", 4)
-    monkeypatch.setattr(passes, "_BLOCK", 4096)
+    monkeypatch.setattr(layer_passes, "_BLOCK", 4096)
 
 
 @pytest.mark.usefixtures("small_parts")
