@@ -42,10 +42,16 @@ class MuSc:
     image_size: int or (h, w), a multiple of the patch; images are squashed to it. None takes the
         backbone's own.
     blocks: 0-based blocks whose tokens are used; None takes the backbone's own.
-    weights: a local weight file. offline: never ask a hub or a package index.
-    device: "auto" takes CUDA where there is one. batch_size: images a forward pass.
-    use_cls: False leaves RsCIN out. notify: called with a line before a download or conversion.
-    The others are those of `score_batch`.
+    weights: a local weight file.
+    offline: never ask a hub or a package index.
+    device: "auto" takes CUDA where there is one.
+    batch_size: images a forward pass.
+    use_cls: False leaves RsCIN out.
+    notify: called with a line of text before a download or conversion.
+    The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
+
+    Raises InputError for a wrong argument, WeightsError where the weights cannot be had,
+    BackendError where the backend cannot run.
     """
 
     def __init__(
@@ -109,17 +115,19 @@ class MuSc:
         images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8 or floats
             in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in 0..1.
             The maps have the backbone's `image_size`.
+        references: images in the same form.
         progress: True draws bars, a function is called with (stage, done, total).
+
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
-        with stages as report:
+        with stages as on_progress:
             if references is not None:
                 images, references = as_sequence(images), as_sequence(references)
                 check_apart(images, references)
-            query = self.extract(images, progress=report)
-            others = None if references is None else self.extract(references, progress=report)
-            return self.score_features(query, others, progress=report)
+            query = self.extract(images, progress=on_progress)
+            others = None if references is None else self.extract(references, progress=on_progress)
+            return self.score_features(query, others, progress=on_progress)
 
     def score_features(
         self,
@@ -162,6 +170,7 @@ class MuSc:
             that is scored. None: a new one of 200 images.
         start: with an empty bank, the first images are scored against each other, and yielded when
             there are so many; fewer, if `images` ends before.
+
         Yields raw scores (RsCIN needs a whole batch). Raises ImageError at an unreadable image,
         which ends the stream, InputError for a wrong argument, BankError for a bank of another
         backbone or other settings.
