@@ -120,6 +120,17 @@ def test_arrows_run_one_way(name: str) -> None:
     assert {_top(each) for each in targets} <= allowed
 
 
+def test_kernels_meet_their_backend_in_two_files() -> None:
+    users = {
+        name
+        for name, found in GRAPH.items()
+        if not name.startswith("musc_fast.kernels")
+        and any(each.startswith("musc_fast.kernels") for each in found)
+    }
+    folder = "musc_fast.backends.triton"
+    assert users == {f"{folder}.operators", f"{folder}.search"}
+
+
 @pytest.mark.parametrize("name", ["reference", "settings"])
 def test_ground_floor_imports(name: str) -> None:
     """The reference needs torch alone; the settings need no torch, so that the command is quick."""
