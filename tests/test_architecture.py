@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,18 @@ def test_kernels_meet_their_backend_in_two_files() -> None:
     }
     folder = "musc_fast.backends.triton"
     assert users == {f"{folder}.operators", f"{folder}.search"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "known"), [("search", ()), ("inner", ()), ("isa", ("inner",)), ("", ())]
+)
+def test_cpp_folders_know_those_below(folder: str, known: tuple[str, ...]) -> None:
+    """The search sees kernels as a table of functions, and no instruction set."""
+    sources = [*(ROOT / "csrc" / "cpu" / folder).glob("*.[ch]pp")]
+    assert sources
+    for path in sources:
+        for included in re.findall(r'#include "cpu/(\w+)/', path.read_text(encoding="utf-8")):
+            assert included in (folder, *known), path
 
 
 @pytest.mark.parametrize("name", ["reference", "settings"])
