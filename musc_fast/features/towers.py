@@ -222,7 +222,10 @@ class TimmTower:
             return hf_dinov2_to_timm(state)
         family = sys.modules[type(self.module).__module__]
         convert = getattr(family, "checkpoint_filter_fn", None)
-        converted: State = convert(state, self.module) if convert else state
+        try:
+            converted: State = convert(state, self.module) if convert else state
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            converted = state  # weights of another model: `load` says what does not fit
         # This model has no head, and the mask token serves training only.
         unused = ("head.", "head_dist.", "fc_norm.", "mask_token")
         wanted = self.module.state_dict()
