@@ -139,7 +139,9 @@ def _grey_to_8_bits(grey: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open `path` with Pillow; any error of opening or decoding becomes an ImageError."""
     try:
-        with Image.open(path) as image:
+        # From an open file: given a name, Pillow 11 to 13 map the pixels of an uncompressed grey
+        # TIFF in the size that its orientation tag turns them to, which scrambles them.
+        with open(path, "rb") as file, Image.open(file) as image:
             yield image
     except FileNotFoundError as error:
         raise ImageError(f"{os.fspath(path)}: no such file") from error

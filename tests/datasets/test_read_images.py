@@ -41,6 +41,28 @@ class TestReadImage:
         expected[:20, 12:] = True
         assert (shown == expected).mean() > 0.95  # JPEG and WebP blur the edge
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+    def test_grey_tiffs_are_upright(
+        self, tmp_path: Path, orientation: int, compression: str | None
+    ) -> None:
+        pixels = np.arange(6 * 10, dtype=np.uint8).reshape(6, 10)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = save(tmp_path / "a.tif", pixels, exif=exif, compression=compression)
+        upright = {
+            1: pixels,
+            2: pixels[:, ::-1],
+            3: pixels[::-1, ::-1],
+            4: pixels[::-1],
+            5: pixels.T,
+            6: pixels[::-1].T,
+            7: pixels[::-1, ::-1].T,
+            8: pixels.T[::-1],
+        }[orientation]
+        np.testing.assert_array_equal(np.asarray(read_image(path))[:, :, 0], upright)
+        assert image_size(path) == upright.shape
+
     @pytest.mark.parametrize("suffix", ["png", "tif"])
     def test_16_bit_grey_is_scaled_not_clipped(self, tmp_path: Path, suffix: str) -> None:
         grey = np.array([[0, 128, 129, 257], [32767, 32768, 65278, 65535]], np.uint16)
