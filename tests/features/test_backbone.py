@@ -351,6 +351,14 @@ def test_weights_of_another_model_say_what_does_not_fit(tiny_file, rotary_file):
         load_backbone(TINY, weights=rotary_file)
 
 
+def test_weights_that_timm_cannot_convert_say_what_does_not_fit(tiny_file, folder):
+    state = safetensors.torch.load_file(tiny_file)
+    path = folder / "flat.safetensors"
+    safetensors.torch.save_file({**state, "patch_embed.proj.weight": torch.ones(7)}, path)
+    with pytest.raises(WeightsError, match=r"patch_embed\.proj\.weight is \(7,\), wanted"):
+        load_backbone(TINY, weights=path)
+
+
 def test_one_missing_tensor_is_named(tiny_file, folder):
     state = safetensors.torch.load_file(tiny_file)
     del state["blocks.2.attn.qkv.bias"]
