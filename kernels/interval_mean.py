@@ -72,7 +72,7 @@ def _middle(low, high):
     return (low & high) + ((low ^ high) >> 1)
 
 
-@triton.jit(do_not_specialize=["K_MIN", "K_MAX"])
+@triton.jit(do_not_specialize=["R", "M", "K_MIN", "K_MAX"])
 def _interval_mean_kernel(
     x_ptr,
     out_ptr,

@@ -55,7 +55,7 @@ def pick_config(width: int, channels: int) -> Config:
     return Config(block_x, block_c, 4096, 8 if block_x * block_c > 2048 else 4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P", "PARTS"])
 def _moments_kernel(x_ptr, sums_ptr, P, C, stride_n, stride_p, PARTS, BLOCK_S: tl.constexpr):
     """Sum, sum of squares, minimum and maximum of a part of an image -> [4, N, PARTS]."""
     image = tl.program_id(0).to(tl.int64)
@@ -82,7 +82,7 @@ def _store_normalised(out_ptr, v, rows, mask, C, channels, rstd, count):
     tl.store(out_ptr + rows[:, None] * C + channels[None, :], z, mask=mask)
 
 
-@triton.jit(do_not_specialize=["HALF_A", "HALF_B", "HALF_C"])
+@triton.jit(do_not_specialize=["H", "W", "HALF_A", "HALF_B", "HALF_C"])
 def _lnamd_kernel(
     x_ptr,
     mean_ptr,

@@ -44,7 +44,7 @@ def key_of(s, index):
     return (bits.to(tl.int64) << 32) | index.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "M", "P", "Q", "ALL", "FIRST"])
 def _min_distance_kernel(
     x_ptr,
     y_ptr,

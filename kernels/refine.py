@@ -40,7 +40,7 @@ def pick_config(channels: int) -> Config:
     return Config(16, min(128, max(16, next_power_of_2(channels))), 4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["COUNT", "M", "P", "Q", "FIRST", "IMAGES"])
 def _refine_kernel(
     x_ptr,
     y_ptr,
