@@ -1,8 +1,9 @@
-"""The build of musc_fast._C with CMake; everything else is declared in pyproject.toml.
+"""The build of musc_fast._C and _C_cuda with CMake; pyproject.toml declares everything else.
 
 MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that works and left out
-with a warning where not; 0 skips it; 1 makes a failure fatal. With MUSC_FAST_BENCH=1 the module
-_C_bench is built in its place, for benchmarks and tests: benchmarks/lib/bench_extension.py.
+with a warning where not; 0 skips it; 1 makes a failure fatal. The CUDA kernels (_C_cuda) follow it
+where nvcc is found on a Linux machine. With MUSC_FAST_BENCH=1 the module _C_bench is built in their
+place, for benchmarks and tests: benchmarks/lib/bench_extension.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from setuptools.errors import CompileError, OptionError
 
 ROOT = Path(__file__).resolve().parent
 BENCH = "_C_bench"
+CUDA = "musc_fast._C_cuda"
 
 
 def build_mode() -> str:
@@ -32,7 +34,19 @@ def extensions() -> list[Extension]:
     mode = build_mode()
     if os.environ.get("MUSC_FAST_BENCH") == "1":
         return [Extension(BENCH, [])]
-    return [] if mode == "0" else [Extension("musc_fast._C", [], optional=mode != "1")]
+    if mode == "0":
+        return []
+    names = ["musc_fast._C"]
+    if sys.platform == "linux" and find_compiler_of_cuda() is not None:
+        names.append(CUDA)
+    return [Extension(name, [], optional=mode != "1") for name in names]
+
+
+def find_compiler_of_cuda() -> str | None:
+    """The nvcc of CUDACXX, of PATH or of the usual folder."""
+    usual = "/usr/local/cuda/bin/nvcc"
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc")
+    return found or (usual if os.path.isfile(usual) else None)
 
 
 def find_tool(name: str) -> str | None:
@@ -69,6 +83,8 @@ class CMakeBuild(build_ext):
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
             f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
         ]
+        if ext.name == CUDA:
+            configure += ["-DMUSC_FAST_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={find_compiler_of_cuda()}"]
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]

@@ -1,7 +1,7 @@
 """The certified search of a chunk of query images against all references, by Triton kernels.
 
 1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
-   `find_nearest` (`find_nearest_few_channels` in a subspace) finds the nearest candidate of every
+   `find_nearest` (that of `few_channels` in a subspace) finds the nearest candidate of every
    (patch, image): the winner.
 2. Bounds on the distance decide which images can enter the interval mean of a patch. For these
    images alone, `recompute` takes the winner's distance from the original rows.
@@ -23,16 +23,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.candidates import list_candidates
 from ...kernels.devices import arch_of, int8_gain
 from ...kernels.interval_mean import select_kth
 from ...kernels.min_distance import decode_keys, find_nearest, new_keys
-from ...kernels.min_distance_few_channels import LARGEST_DEPTH, find_nearest_few_channels
+from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.quantise import quantise_rows
 from ...kernels.refine import recompute
 from ..products import ieee_products
 from ..rounded_images import UNIT, RoundingSpace, fit_space, project_rows
-from . import planning
+from . import few_channels, planning
 from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
 from .space import choose_space
@@ -170,7 +169,7 @@ class Search:
         keys = new_keys(last - first, count, patches, self.query_rows.device)
         x, rows = self.queries.images(first, last), self.query_rows.images(first, last)
         few = x.values.shape[2] <= LARGEST_DEPTH and self.exact
-        find = find_nearest_few_channels if few else find_nearest
+        find = few_channels.find_nearest if few else find_nearest
         for span in self._spans(first, last):
             y = self.references.images(span.first, span.last)
             find(x.values, x.norms, y.values, y.norms, keys, span.first, triangle=span.triangle)
@@ -243,7 +242,7 @@ class Search:
         last = chunk.first + chunk.keys.shape[0]
         x = self.queries.images(chunk.first, last)
         y = self.references.images(span.first, span.last)
-        slots, patches, count = list_candidates(
+        slots, patches, count = few_channels.list_candidates(
             x.values,
             x.norms,
             y.values,

@@ -1,0 +1,189 @@
+// One warp's product of 16 MT patches of x by 8 NT patches of y on the integer tensor cores, and
+// the walk of a block over all patches of an image of y.
+//
+// A warp keeps its patches of x in registers, for all patches of y. Patches of y pass through shared memory in stages of 64, copied asynchronously; rows of 16-byte chunks
+// are stored with their chunks exchanged (swizzled), so that ldmatrix meets no bank conflict.
+//
+// `multiply` in ptx.cuh says which rows and columns of a product a lane holds.
+#pragma once
+
+#include <cstdint>
+
+#include "pairs.hpp"
+#include "ptx.cuh"
+
+namespace musc::cuda {
+
+constexpr int kStageColumns = 64;
+constexpr int kStages = 3;
+constexpr int kSegment = 2048;  // patches of y that a block walks at most
+
+template <int K>
+struct Shape {
+  static constexpr int kSteps = K / 32;                  // products of 32 channels
+  static constexpr int kChunks = K / 16;                 // 16-byte chunks of a row
+  static constexpr int kWarps = K <= 128 ? 8 : 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocks = K <= 128 ? 2 : 3;       // that share a multiprocessor
+  static constexpr int MT = 2;                           // row tiles of 16 a warp
+  static constexpr int NT = K <= 128 ? 4 : 2;            // column tiles of 8 at a time
+  static constexpr int kRows = kWarps * 16 * MT;         // patches of x a block
+  static constexpr int kBits = K <= 128 ? 8 : 7;         // of a packed index: 2^kBits = kRows
+  static constexpr int kMacro = 1 << kBits;              // columns whose index fits
+  static constexpr int kRowsHeld = 2 * MT;               // rows of a thread
+  static constexpr int kColumnsHeld = 2 * NT;            // columns of a thread at a time
+  static constexpr int kColumns = 8 * NT;                // columns of a warp at a time
+  static constexpr int kStageBytes = kStageColumns * K;
+  // |x|^2 - 2 x.y of values within 127 lies within 3 K 127^2: packed, it fits in 32 bits.
+  static_assert(3ll * K * 127 * 127 * kMacro + kMacro < (1ll << 31));
+  static_assert(kRows == kMacro);
+};
+
+// Which pair of images, rows and columns a block takes.
+struct Place {
+  int i, j;           // images of x and y
+  int first_row;      // of the block
+  int first_column, last_column;  // columns of the segment
+};
+
+__device__ inline Place place_of(const Pairs& pairs, int rows_a_block) {
+  const int row_blocks = (pairs.patches + rows_a_block - 1) / rows_a_block;
+  const int segments = (pairs.other_patches + kSegment - 1) / kSegment;
+  const long long block = blockIdx.x;
+  const int within = static_cast<int>(block % (row_blocks * segments));
+  const long long pair = block / (row_blocks * segments);
+  Place place;
+  if (pairs.triangle) {  // pair = j (j - 1) / 2 + i with i < j; the root is off by at most one
+    long long j = static_cast<long long>((1.0 + sqrt(1.0 + 8.0 * static_cast<double>(pair))) / 2);
+    while (j * (j - 1) / 2 > pair) --j;
+    while ((j + 1) * j / 2 <= pair) ++j;
+    place.j = static_cast<int>(j);
+    place.i = static_cast<int>(pair - j * (j - 1) / 2);
+  } else {
+    place.j = static_cast<int>(pair / pairs.images);
+    place.i = static_cast<int>(pair % pairs.images);
+  }
+  place.first_row = within % row_blocks * rows_a_block;
+  place.first_column = within / row_blocks * kSegment;
+  place.last_column = min(place.first_column + kSegment, pairs.other_patches);
+  return place;
+}
+
+inline long long count_blocks(const Pairs& pairs, int rows_a_block) {
+  const long long images = pairs.images, others = pairs.others;
+  const long long number = pairs.triangle ? images * (images - 1) / 2 : images * others;
+  const long long row_blocks = (pairs.patches + rows_a_block - 1) / rows_a_block;
+  const long long segments = (pairs.other_patches + kSegment - 1) / kSegment;
+  return number * row_blocks * segments;
+}
+
+// Where chunk `chunk` of row `row` lies in a stage, in bytes.
+template <int K>
+__device__ inline int chunk_offset(int row, int chunk) {
+  const int exchanged = K == 64 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
+  return row * K + exchanged * 16;
+}
+
+// Copies 64 rows of y from `column` on into `stage`, zeros beyond `last`.
+template <int K>
+__device__ inline void copy_stage(int8_t* stage, const int8_t* y, int column, int last) {
+  constexpr int kCopies = kStageColumns * Shape<K>::kChunks / Shape<K>::kThreads;
+#pragma unroll
+  for (int copy = 0; copy < kCopies; ++copy) {
+    const int at = copy * Shape<K>::kThreads + static_cast<int>(threadIdx.x);
+    const int row = at / Shape<K>::kChunks, chunk = at % Shape<K>::kChunks;
+    const bool inside = column + row < last;
+    const int8_t* from = y + static_cast<int64_t>(inside ? column + row : 0) * K + chunk * 16;
+    copy_16_bytes(shared_address(stage + chunk_offset<K>(row, chunk)), from, inside);
+  }
+  commit_copies();
+}
+
+// A warp's rows of x in registers.
+template <int K>
+struct Rows {
+  uint32_t values[Shape<K>::MT][Shape<K>::kSteps][4];
+
+  // x: the image; rows beyond `patches` are zeros.
+  __device__ void load(const int8_t* x, int first, int patches) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < Shape<K>::MT; ++m)
+#pragma unroll
+      for (int step = 0; step < Shape<K>::kSteps; ++step)
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+          const int row = first + m * 16 + g + part % 2 * 8;
+          const int channel = step * 32 + part / 2 * 16 + 4 * t;
+          values[m][step][part] =
+              row < patches ? *reinterpret_cast<const uint32_t*>(
+                                  x + static_cast<int64_t>(row) * K + channel)
+                            : 0u;
+        }
+  }
+};
+
+template <int K>
+using Products = int[Shape<K>::MT][Shape<K>::NT][4];
+
+// products = rows . columns, for the kColumns columns from `column` of the stage on.
+template <int K>
+__device__ inline void multiply_tile(Products<K>& products, const Rows<K>& rows, uint32_t stage,
+                                     int column) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < Shape<K>::MT; ++m)
+#pragma unroll
+    for (int n = 0; n < Shape<K>::NT; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) products[m][n][e] = 0;
+#pragma unroll
+  for (int pair = 0; pair < Shape<K>::kSteps / 2; ++pair) {
+    uint32_t b[Shape<K>::NT][4];
+#pragma unroll
+    for (int n = 0; n < Shape<K>::NT; ++n) {
+      // Lane l names row l % 8 of matrix l / 8; the four matrices are 64 channels of 8 columns.
+      const int row = column + n * 8 + lane % 8;
+      load_matrices(b[n], stage + chunk_offset<K>(row, pair * 4 + lane / 8));
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int m = 0; m < Shape<K>::MT; ++m)
+#pragma unroll
+        for (int n = 0; n < Shape<K>::NT; ++n)
+          multiply(products[m][n], rows.values[m][2 * pair + half], b[n][2 * half],
+                   b[n][2 * half + 1]);
+  }
+}
+
+// Calls use(products, column) for every kColumns columns of the segment, column counted from the
+// segment's first. Every thread of the block takes part in the copies; `busy` warps multiply.
+template <int K, class Use>
+__device__ inline void walk_columns(const Rows<K>& rows, const int8_t* y, const Place& place,
+                                    int8_t* stages, bool busy, Use use) {
+  const int columns = place.last_column - place.first_column;
+  const int count = (columns + kStageColumns - 1) / kStageColumns;
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s)
+    copy_stage<K>(stages + s * Shape<K>::kStageBytes, y, place.first_column + s * kStageColumns,
+                  place.last_column);
+  for (int s = 0; s < count; ++s) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();  // the stage has arrived, and the one before it is no longer read
+    const int next = s + kStages - 1;
+    copy_stage<K>(stages + next % kStages * Shape<K>::kStageBytes, y,
+                  place.first_column + next * kStageColumns, place.last_column);
+    if (!busy) continue;
+    const uint32_t stage = shared_address(stages + s % kStages * Shape<K>::kStageBytes);
+#pragma unroll 1
+    for (int column = 0; column < kStageColumns; column += Shape<K>::kColumns) {
+      Products<K> products;
+      multiply_tile<K>(products, rows, stage, column);
+      use(products, s * kStageColumns + column);
+    }
+  }
+  wait_for_copies<0>();
+}
+
+}  // namespace musc::cuda
