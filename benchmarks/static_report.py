@@ -135,7 +135,7 @@ def interval_launch(images: int, *, adjacent: bool = True, **fixed: int) -> Laun
     arguments |= {"RESIDENT": images <= config.BLOCK_A * config.BLOCK_S}
     arguments |= {name: getattr(config, name) for name in ("BLOCK_R", "BLOCK_A", "BLOCK_S")}
     return Launch(
-        f"interval mean, {images} images{'' if adjacent else ', side by side'}",
+        f"interval mean, {images} images{'' if adjacent else ', row by row'}",
         interval_mean._interval_mean_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},

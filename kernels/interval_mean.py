@@ -88,8 +88,8 @@ def _float_of(key):
 def _spread(v, ROWS_LAST: tl.constexpr):
     """[BLOCK_R] in the shape of values: [BLOCK_S, BLOCK_A, BLOCK_R] or [BLOCK_R, BLOCK_A, BLOCK_S].
 
-    The compiler spreads lanes and warps along the last axis first and the first one next, so the
-    BLOCK_A columns in the middle stay in one thread.
+    Triton 3.6 spreads lanes and warps along the last axis first and the first one next, so the
+    BLOCK_A columns in the middle stay in one thread. (3.8 takes the middle one next: more shuffles.)
     """
     return v[None, None, :] if ROWS_LAST else v[:, None, None]
 
@@ -274,18 +274,7 @@ def _interval_mean_kernel(
             greatest = tl.maximum(greatest, _max(part, ROWS_LAST))
     whole = tl.full([BLOCK_R], infinity, tl.float32)
     finite = _count(
-        x,
-        whole,
-        x_ptr,
-        row,
-        R,
-        M,
-        stride_r,
-        stride_m,
-        RESIDENT,
-        ROWS_LAST,
-        BLOCK_A,
-        BLOCK_S,
+        x, whole, x_ptr, row, R, M, stride_r, stride_m, RESIDENT, ROWS_LAST, BLOCK_A, BLOCK_S
     )
     upper = K_MAX.to(tl.float32)
     last, below = _threshold(

@@ -6,15 +6,22 @@ tokens: [N, P, C] of any float dtype, P = H W, stride 1 along C, any other strid
 float32 [N, P, C] a degree. LN runs over (C, H, W) of an image, eps 1e-5, no affine; the mean of a
 box divides by r x r at the edge too, where the box is padded with zeros.
 
-LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): the second pass takes
-a box sum, and rstd only matters against the 1e-12. The first pass sums an image in parts (mean,
-spread, least and greatest value); parts are added in float64 in a fixed order. The mean is clamped
-between the least and the greatest value, so that a constant image gives zeros and not noise. The
-box sums take x - mean token by token, so that a hot channel causes no cancellation.
+LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): aggregation takes a
+box sum, and rstd only matters against the 1e-12. An image is summed in parts (mean, spread, least
+and greatest value); parts are added in float64 in a fixed order. The mean is clamped between the
+least and the greatest value, so that a constant image gives zeros and not noise. The box sums take
+x - mean token by token, so that a hot channel causes no cancellation, and sums over rows are added
+up anew for each row of results and never taken back, so that a hot token leaves no rounding.
 
-Memory: tokens are read twice, the second time mostly from the L2 cache if an image fits there
-(1369 * 1024 * 4 = 5.6 MB); shifted tokens come from L1 and L2. 4 N P C bytes are written a degree.
-Floor on an H100 for N = 200, P = 1369, C = 1024, three degrees, float32: 4.5 GB, 1.3 ms.
+One launch does both: programs that sum image k come before those that aggregate image k - lag,
+which therefore find their image in the L2 cache (1369 * 1024 * 4 = 5.6 MB). A program takes BLOCK_X
+columns of the grid and walks down ROWS rows; sums over 3 and 5 columns of a row serve 3 and 5 rows
+of results, held as running sums in registers. It reads a token five times (L1 serves three), and of
+L2 (1 + 4 / BLOCK_X) (1 + 4 / ROWS) times its share: 4 times the tokens, 4.4 GB, beside the sums'.
+Results are stored to leave the cache first. Degrees beyond 5 add each box anew.
+
+Memory: tokens come from DRAM once where L2 holds the images in flight (about seven), 4 N P C bytes
+are written a degree. Floor on an H100 for N = 200, P = 1369, C = 1024, 3 degrees: 4.5 GB, 1.3 ms.
 
 The float32 results are the rows that `refine` recomputes distances from. `quantise` rounds them in
 one more reading (1.1 GB, 0.33 ms a degree) and not here, since the mean, the scale and the choice
@@ -199,17 +206,7 @@ def _lnamd_kernel(
     if part < PARTS:
         if step < N:
             _add_part(
-                x_ptr,
-                sums_ptr,
-                step,
-                part,
-                H * W,
-                C,
-                stride_n,
-                stride_p,
-                PARTS,
-                BLOCK_S,
-                BLOCK_C,
+                x_ptr, sums_ptr, step, part, H * W, C, stride_n, stride_p, PARTS, BLOCK_S, BLOCK_C
             )
             tl.debug_barrier()
             tl.atomic_add(count_ptr + 1 + step, 1, sem="release")
