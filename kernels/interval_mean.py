@@ -89,7 +89,7 @@ def _spread(v, ROWS_LAST: tl.constexpr):
     """[BLOCK_R] in the shape of values: [BLOCK_S, BLOCK_A, BLOCK_R] or [BLOCK_R, BLOCK_A, BLOCK_S].
 
     Triton 3.6 spreads lanes and warps along the last axis first and the first one next, so the
-    BLOCK_A columns in the middle stay in one thread. (3.8 takes the middle one next: more shuffles.)
+    BLOCK_A columns in the middle stay in one thread. 3.8 takes the middle one next.
     """
     return v[None, None, :] if ROWS_LAST else v[:, None, None]
 
