@@ -125,15 +125,17 @@ def _integers(kernel: Any) -> dict[str, str | int | bool]:
     return dict.fromkeys(kernel.arg_names, "i32")
 
 
-def interval_launch(images: int, **fixed: int) -> Launch:
-    """The interval mean of `images` distances a patch, patches side by side."""
-    config = interval_mean.pick_config(True, images)
+def interval_launch(images: int, *, adjacent: bool = True, **fixed: int) -> Launch:
+    """The interval mean of `images` distances a patch; `adjacent` patches lie side by side."""
+    aligned = not adjacent and images % 4 == 0
+    config = interval_mean.pick_config(adjacent, images, aligned=aligned)
     arguments = _integers(interval_mean._interval_mean_kernel)
-    arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "stride_r": 1}
-    arguments |= {"SQUARED": True, "KTH_ONLY": False, "RESIDENT": images <= config.BLOCK_M}
-    arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_M": config.BLOCK_M}
+    arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "FROM_START": True, "UNIT": not adjacent}
+    arguments |= {"SQUARED": adjacent, "KTH_ONLY": False, "ROWS_LAST": adjacent, "ALIGNED": aligned}
+    arguments |= {"RESIDENT": images <= config.BLOCK_A * config.BLOCK_S}
+    arguments |= {name: getattr(config, name) for name in ("BLOCK_R", "BLOCK_A", "BLOCK_S")}
     return Launch(
-        f"interval mean, {images} images",
+        f"interval mean, {images} images{'' if adjacent else ', row by row'}",
         interval_mean._interval_mean_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},
@@ -146,8 +148,11 @@ def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
     config = lnamd.pick_config(37, channels)
     arguments = _integers(lnamd._lnamd_kernel)
     arguments |= {name: "*fp32" for name in arguments if name.endswith("_ptr")}
-    arguments |= {"x_ptr": token, "stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
-    arguments |= {"DEGREES": 3, "BLOCK_X": config.BLOCK_X, "BLOCK_C": config.BLOCK_C}
+    arguments |= {"x_ptr": token, "count_ptr": "*i32"}
+    arguments |= {"stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
+    arguments |= {"TAKE_1": True, "TAKE_3": True, "TAKE_5": True}
+    arguments |= {"WHOLE": channels == config.BLOCK_C, "PARTS": lnamd.PARTS}
+    arguments |= {name: getattr(config, name) for name in ("ROWS", "BLOCK_S", "BLOCK_X", "BLOCK_C")}
     return Launch(
         f"LNAMD, {channels} channels",
         lnamd._lnamd_kernel,
@@ -209,6 +214,7 @@ def launches(arch: int) -> Iterator[Launch]:
     for dtype, channels in ((torch.float16, 1024), (torch.int8, 1024), (torch.int8, 128)):
         yield search_launch(arch, dtype, channels, listing=True)
     yield interval_launch(200)
+    yield interval_launch(200, adjacent=False)
     yield interval_launch(4000)
     yield lnamd_launch(768)
     yield lnamd_launch(1024)

@@ -5,15 +5,21 @@
 x: [B, R, M] float32 in any layout; +inf entries (images that do not count) sort last.
 out: [B, R] float32. k_min < k_max <= M are known at run time.
 
-Floats compare as integers once their bits are put in order, so 32 halvings of the integer range
-find the value at a place of the sorted row exactly: the count of values below the middle decides
-which half holds the value. With lo and hi the values at places k_min and k_max - 1, the sum is the
-sum of the values strictly between, plus lo and hi as often as the places say: ties are exact in any
-order. Roots are taken of summed values alone. A program holds BLOCK_R rows in registers where M
-fits, so x is read once; larger M is read again in every halving. Sums run in a fixed order.
+A threshold below which exactly k values lie splits a row after its k smallest values, and their sum
+needs no order. The bits of floats order as integers; a search over these starts between the least
+and the greatest finite value, counts the values below a probe, and places the next probe by linear
+interpolation of the counts, from the eighth on in turn with halving, so that it ends. It ends where
+a count is k, or where the bounds meet: then the value at the threshold ties, and is added as often
+as the places say. So ties are exact in any order. Roots are taken of summed values alone.
+
+A program holds BLOCK_R rows in registers where M fits, so x is read once; larger M is read again
+for every probe. A row lies in four lanes of a warp, or in four warps where rows are side by side in
+memory, so a count takes few shuffles. Sums run in a fixed order.
 
 Memory: 4 B R M bytes are read, 4 B R written. Floor on an H100 (3.35 TB/s) for B R = 200 * 1369,
-M = 200: 66 us; the halvings (64 integer operations a value) may take longer.
+M = 200: 66 us. A probe takes a comparison and an addition a value, M = 200 padded to 256, and rows
+of a program take 8 to 11 probes: about 9e8 of them, 65 us of the H100's 14e12 comparisons a second
+and 32 us of additions beside them; bounds and sums take about 10 operations a value more.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -30,25 +36,39 @@ from torch import Tensor
 from .devices import next_power_of_2
 
 _RESIDENT = 8192  # largest row that a program holds in registers
+_REGISTERS = 64  # values of a thread
 
 
 @dataclass(frozen=True)
 class Config:
-    """A program takes BLOCK_R rows, BLOCK_M columns at a time."""
+    """A program takes BLOCK_R rows, BLOCK_A BLOCK_S columns at a time.
+
+    BLOCK_A: columns in the registers of one thread.
+    BLOCK_S: columns side by side in other lanes or warps.
+    """
 
     BLOCK_R: int
-    BLOCK_M: int
+    BLOCK_A: int
+    BLOCK_S: int
     num_warps: int
 
 
-def pick_config(rows_adjacent: bool, columns: int) -> Config:
+def pick_config(rows_adjacent: bool, columns: int, *, aligned: bool = False) -> Config:
     """The config for rows of `columns` values.
 
     rows_adjacent: neighbouring rows lie side by side in memory, so a program takes many rows.
+    aligned: rows begin at multiples of 16 bytes, and are read by four values at a time.
     """
-    block_m = min(next_power_of_2(columns), _RESIDENT)
-    block_r = max(1, min(128 if rows_adjacent else 8, 4096 // block_m))
-    return Config(block_r, block_m, 8 if block_r * block_m > 4096 else 4)
+    block_m = min(max(16, next_power_of_2(columns)), _RESIDENT)
+    if rows_adjacent:
+        warps = 4 if block_m <= 256 else 8 if block_m <= 512 else 16
+        block_a = min(_REGISTERS, block_m // 4)
+        block_r = min(32, _REGISTERS * 32 * warps // block_m)
+        return Config(block_r, block_a, block_m // block_a, warps)
+    warps = 1 if block_m <= 512 else 4
+    block_r = max(1, min(8, _REGISTERS * 32 * warps // block_m))
+    block_s = min(block_m, 32 * warps // block_r * (4 if aligned else 1))
+    return Config(block_r, block_m // block_s, block_s, warps)
 
 
 @triton.jit
@@ -59,20 +79,152 @@ def ordered(x):
 
 
 @triton.jit
-def _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M: tl.constexpr):
-    columns = start + tl.arange(0, BLOCK_M)
-    at = rows.to(tl.int64)[:, None] * stride_r + columns.to(tl.int64)[None, :] * stride_m
-    mask = (rows < R)[:, None] & (columns < M)[None, :]
-    return ordered(tl.load(x_ptr + at, mask=mask, other=float("inf")))  # [BLOCK_R, BLOCK_M]
+def _float_of(key):
+    """The float32 that `ordered` maps to `key`."""
+    return ordered(key.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _middle(low, high):
-    """floor((low + high) / 2) without overflow."""
-    return (low & high) + ((low ^ high) >> 1)
+def _spread(v, ROWS_LAST: tl.constexpr):
+    """[BLOCK_R] in the shape of values: [BLOCK_S, BLOCK_A, BLOCK_R] or [BLOCK_R, BLOCK_A, BLOCK_S].
+
+    Triton 3.6 spreads lanes and warps along the last axis first and the first one next, so the
+    BLOCK_A columns in the middle stay in one thread. 3.8 takes the middle one next.
+    """
+    return v[None, None, :] if ROWS_LAST else v[:, None, None]
 
 
-@triton.jit(do_not_specialize=["R", "M", "K_MIN", "K_MAX"])
+@triton.jit
+def _load(
+    x_ptr,
+    row,
+    start,
+    R,
+    M,
+    stride_r,
+    stride_m,
+    ROWS_LAST: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Values of columns start, start + 1, ... of rows `row`; +inf beyond the row."""
+    block = tl.arange(0, BLOCK_A)
+    within = tl.arange(0, BLOCK_S)
+    if ROWS_LAST:
+        columns = start + block[None, :, None] * BLOCK_S + within[:, None, None]
+    else:
+        columns = start + block[None, :, None] * BLOCK_S + within[None, None, :]
+    rows = _spread(row, ROWS_LAST)
+    at = rows.to(tl.int64) * stride_r + columns.to(tl.int64) * stride_m
+    return tl.load(x_ptr + at, mask=(rows < R) & (columns < M), other=float("inf"))
+
+
+@triton.jit
+def _sum(x, ROWS_LAST: tl.constexpr):
+    """Sum of each row -> [BLOCK_R]."""
+    x = tl.sum(x, axis=1)
+    return tl.sum(x, axis=0 if ROWS_LAST else 1)
+
+
+@triton.jit
+def _max(x, ROWS_LAST: tl.constexpr):
+    """Greatest value of each row -> [BLOCK_R]."""
+    x = tl.max(x, axis=1)
+    return tl.max(x, axis=0 if ROWS_LAST else 1)
+
+
+@triton.jit
+def _count(
+    x,
+    m,
+    x_ptr,
+    row,
+    R,
+    M,
+    stride_r,
+    stride_m,
+    RESIDENT: tl.constexpr,
+    ROWS_LAST: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """How many values of each row are below m [BLOCK_R], float32 (exact below 2^24)."""
+    bound = _spread(m, ROWS_LAST)
+    block_m: tl.constexpr = BLOCK_A * BLOCK_S
+    count = _sum((x < bound).to(tl.float32), ROWS_LAST)
+    if not RESIDENT:
+        for start in range(block_m, M, block_m):
+            part = _load(x_ptr, row, start, R, M, stride_r, stride_m, ROWS_LAST, BLOCK_A, BLOCK_S)
+            count += _sum((part < bound).to(tl.float32), ROWS_LAST)
+    return count
+
+
+@triton.jit
+def _threshold(
+    x,
+    K,
+    least,
+    greatest,
+    finite,
+    x_ptr,
+    row,
+    R,
+    M,
+    stride_r,
+    stride_m,
+    RESIDENT: tl.constexpr,
+    ROWS_LAST: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Threshold t [BLOCK_R] and how many values are below it, at most K.
+
+    K = 1, ..., M as float32. If fewer than K values are below t, all up to place K - 1 equal t.
+    least, greatest: of the finite values of a row, of which there are `finite`.
+    """
+    # Invariant: `below` < K values lie below `low`, `upto` >= K values up to `high`.
+    infinity: tl.constexpr = 2139095040
+    ends = finite <= K
+    low = tl.where(ends, infinity, ordered(least))
+    high = tl.where(ends, infinity, ordered(greatest))
+    below = tl.where(ends, finite, 0.0)
+    upto = finite
+    active = (low < high).to(tl.int32)
+    turn = 0
+    while tl.max(active, axis=0) > 0:
+        span = (high - low).to(tl.uint32, bitcast=True)
+        share = (K - below) / (upto - below)
+        share = tl.where((turn > 7) & (turn % 2 == 0), 0.5, share)
+        share = tl.where(active > 0, share, 0.0)
+        step = (span.to(tl.float32) * share).to(tl.int64)
+        step = tl.minimum(tl.maximum(step, 1), span.to(tl.int64)).to(tl.int32)
+        probe = low + step
+        count = _count(
+            x,
+            _float_of(probe),
+            x_ptr,
+            row,
+            R,
+            M,
+            stride_r,
+            stride_m,
+            RESIDENT,
+            ROWS_LAST,
+            BLOCK_A,
+            BLOCK_S,
+        )
+        raised = (active > 0) & (count <= K)
+        lowered = (active > 0) & (count > K)
+        low = tl.where(raised, probe, low)
+        below = tl.where(raised, count, below)
+        high = tl.where(lowered, probe - 1, high)
+        upto = tl.where(lowered, count, upto)
+        active = ((active > 0) & (below < K) & (low < high)).to(tl.int32)
+        turn += 1
+    return _float_of(low), below
+
+
+@triton.jit(do_not_specialize=["R", "M", "stride_b", "stride_r", "stride_m", "K_MIN", "K_MAX"])
 def _interval_mean_kernel(
     x_ptr,
     out_ptr,
@@ -83,77 +235,130 @@ def _interval_mean_kernel(
     stride_m,
     K_MIN,
     K_MAX,
+    FROM_START: tl.constexpr,
     SQUARED: tl.constexpr,
     KTH_ONLY: tl.constexpr,
     RESIDENT: tl.constexpr,
+    ROWS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     BLOCK_R: tl.constexpr,
-    BLOCK_M: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):
-    """KTH_ONLY: store the value at place K_MAX - 1 instead of the mean."""
-    rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    """FROM_START: K_MIN is 0. KTH_ONLY: store the value at place K_MAX - 1 instead of the mean.
+
+    ROWS_LAST, UNIT: stride_r, or else stride_m, is 1. ALIGNED: M and the other strides divide by 4.
+    """
+    if ROWS_LAST:
+        stride_r = 1
+    elif UNIT:
+        stride_m = 1
+    if ALIGNED:
+        M = M // 4 * 4
+        stride_b = stride_b // 4 * 4
+        stride_r = stride_r // 4 * 4
+    block_m: tl.constexpr = BLOCK_A * BLOCK_S
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     x_ptr += tl.program_id(1).to(tl.int64) * stride_b
     out_ptr += tl.program_id(1).to(tl.int64) * R
-    keys = _keys(x_ptr, rows, 0, R, M, stride_r, stride_m, BLOCK_M)
-    # Invariant: the key at place K_MIN lies in [low_a, high_a], the key at place K_MAX - 1 in
-    # [low_b, high_b]. The keys of all finite floats and of +inf lie within the first bounds.
-    low_a = tl.full([BLOCK_R], -2139095041, tl.int32)
-    low_b = low_a
-    high_a = tl.full([BLOCK_R], 2139095040, tl.int32)
-    high_b = high_a
-    for _ in range(32):
-        # With m the upper middle: the key at place k is at least m if at most k keys are below m.
-        middle_a = _middle(low_a, high_a) + ((low_a ^ high_a) & 1)
-        middle_b = _middle(low_b, high_b) + ((low_b ^ high_b) & 1)
-        count_a = tl.zeros([BLOCK_R], tl.int32)
-        count_b = tl.zeros([BLOCK_R], tl.int32)
-        if RESIDENT:
-            count_b += tl.sum((keys < middle_b[:, None]).to(tl.int32), axis=1)
-            if not KTH_ONLY:
-                count_a += tl.sum((keys < middle_a[:, None]).to(tl.int32), axis=1)
-        else:
-            for start in range(0, M, BLOCK_M):
-                part = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
-                count_b += tl.sum((part < middle_b[:, None]).to(tl.int32), axis=1)
-                if not KTH_ONLY:
-                    count_a += tl.sum((part < middle_a[:, None]).to(tl.int32), axis=1)
-        above_a = count_a <= K_MIN
-        above_b = count_b <= K_MAX - 1
-        low_a = tl.where(above_a, middle_a, low_a)
-        high_a = tl.where(above_a, high_a, middle_a - 1)
-        low_b = tl.where(above_b, middle_b, low_b)
-        high_b = tl.where(above_b, high_b, middle_b - 1)
-    last = ordered(low_b.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
+    x = _load(x_ptr, row, 0, R, M, stride_r, stride_m, ROWS_LAST, BLOCK_A, BLOCK_S)
+    infinity: tl.constexpr = float("inf")
+    least = -_max(-x, ROWS_LAST)
+    greatest = _max(tl.where(x < infinity, x, -infinity), ROWS_LAST)
+    if not RESIDENT:
+        for start in range(block_m, M, block_m):
+            part = _load(x_ptr, row, start, R, M, stride_r, stride_m, ROWS_LAST, BLOCK_A, BLOCK_S)
+            least = tl.minimum(least, -_max(-part, ROWS_LAST))
+            part = tl.where(part < infinity, part, -infinity)
+            greatest = tl.maximum(greatest, _max(part, ROWS_LAST))
+    whole = tl.full([BLOCK_R], infinity, tl.float32)
+    finite = _count(
+        x, whole, x_ptr, row, R, M, stride_r, stride_m, RESIDENT, ROWS_LAST, BLOCK_A, BLOCK_S
+    )
+    upper = K_MAX.to(tl.float32)
+    last, below = _threshold(
+        x,
+        upper,
+        least,
+        greatest,
+        finite,
+        x_ptr,
+        row,
+        R,
+        M,
+        stride_r,
+        stride_m,
+        RESIDENT,
+        ROWS_LAST,
+        BLOCK_A,
+        BLOCK_S,
+    )
+    bound = _spread(last, ROWS_LAST)
     if KTH_ONLY:
-        tl.store(out_ptr + rows, last, mask=rows < R)
+        found = tl.full([BLOCK_R], -infinity, tl.float32)
+        for start in range(0, M, block_m):
+            if not RESIDENT:
+                x = _load(x_ptr, row, start, R, M, stride_r, stride_m, ROWS_LAST, BLOCK_A, BLOCK_S)
+            part = tl.where(x < bound, x, -infinity)
+            found = tl.maximum(found, _max(part, ROWS_LAST))
+        tl.store(out_ptr + row, tl.where(below < upper, last, found), mask=row < R)
     else:
-        first = ordered(low_a.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
+        lower = K_MIN.to(tl.float32)
+        first = least
+        short = lower
+        if not FROM_START:
+            first, short = _threshold(
+                x,
+                lower,
+                least,
+                greatest,
+                finite,
+                x_ptr,
+                row,
+                R,
+                M,
+                stride_r,
+                stride_m,
+                RESIDENT,
+                ROWS_LAST,
+                BLOCK_A,
+                BLOCK_S,
+            )
+        # Some values that equal `first` lie before place K_MIN if fewer than K_MIN lie below it.
+        split = short < lower
+        total = tl.zeros([BLOCK_R], tl.float32)
+        upto = tl.zeros([BLOCK_R], tl.float32)
+        for start in range(0, M, block_m):
+            if not RESIDENT:
+                x = _load(x_ptr, row, start, R, M, stride_r, stride_m, ROWS_LAST, BLOCK_A, BLOCK_S)
+            taken = x < bound
+            if not FROM_START:
+                edge = _spread(first, ROWS_LAST)
+                taken = taken & ((x > edge) | ((x == edge) & _spread(split == 0, ROWS_LAST)))
+                upto += _sum((x <= edge).to(tl.float32), ROWS_LAST)
+            root = tl.where(taken, x, 0.0)
+            if SQUARED:
+                root = tl.sqrt(root)
+            total += _sum(root, ROWS_LAST)
         if SQUARED:
             last = tl.sqrt_rn(last)
             first = tl.sqrt_rn(first)
-        total = tl.zeros([BLOCK_R], tl.float32)
-        upto_a = tl.zeros([BLOCK_R], tl.int32)
-        below_b = tl.zeros([BLOCK_R], tl.int32)
-        for start in range(0, M, BLOCK_M):
-            if not RESIDENT:
-                keys = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
-            inside = (keys > low_a[:, None]) & (keys < low_b[:, None])
-            x = ordered(keys.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-            x = tl.where(inside, x, 0.0)
-            if SQUARED:
-                x = tl.sqrt_rn(x)
-            total += tl.sum(x, axis=1)
-            upto_a += tl.sum((keys <= low_a[:, None]).to(tl.int32), axis=1)
-            below_b += tl.sum((keys < low_b[:, None]).to(tl.int32), axis=1)
-        total += first * (upto_a - K_MIN).to(tl.float32)
-        total += last * (K_MAX - below_b).to(tl.float32)
-        mean = tl.where(low_a == low_b, first, total / (K_MAX - K_MIN).to(tl.float32))
-        tl.store(out_ptr + rows, mean, mask=rows < R)
+        total += tl.where(below < upper, last * (upper - below), 0.0)
+        mean = total / (upper - lower)
+        if not FROM_START:
+            copies = tl.where(split, first * (upto - lower), 0.0)
+            mean = tl.where(split & (first == last), first, (total + copies) / (upper - lower))
+        tl.store(out_ptr + row, mean, mask=row < R)
 
 
 def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, kth_only: bool) -> Tensor:
     batch, rows, columns = x.shape
     out = torch.empty(batch, rows, dtype=torch.float32, device=x.device)
-    config = pick_config(x.stride(1) == 1 and columns > 1, columns)
+    adjacent = x.stride(1) == 1 and columns > 1
+    aligned = not adjacent and x.stride(2) == 1 and x.data_ptr() % 16 == 0
+    aligned = aligned and (columns | x.stride(0) | x.stride(1)) % 4 == 0
+    config = pick_config(adjacent, columns, aligned=aligned)
     _interval_mean_kernel[(triton.cdiv(rows, config.BLOCK_R), batch)](
         x,
         out,
@@ -162,11 +367,16 @@ def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, kth_only: bool) ->
         *x.stride(),
         k_min,
         k_max,
+        FROM_START=k_min == 0,
         SQUARED=squared,
         KTH_ONLY=kth_only,
-        RESIDENT=columns <= config.BLOCK_M,
+        RESIDENT=columns <= config.BLOCK_A * config.BLOCK_S,
+        ROWS_LAST=adjacent,
+        UNIT=x.stride(2) == 1,
+        ALIGNED=aligned,
         BLOCK_R=config.BLOCK_R,
-        BLOCK_M=config.BLOCK_M,
+        BLOCK_A=config.BLOCK_A,
+        BLOCK_S=config.BLOCK_S,
         num_warps=config.num_warps,
         enable_fp_fusion=True,
     )

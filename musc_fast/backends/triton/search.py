@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...kernels.devices import arch_of, int8_gain
 from ...kernels.interval_mean import select_kth
-from ...kernels.min_distance import decode_keys, find_nearest, new_keys
+from ...kernels.min_distance import TRUNCATION, decode_keys, find_nearest, new_keys
 from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.quantise import quantise_rows
 from ...kernels.refine import recompute
@@ -208,7 +208,8 @@ class Search:
             wanted &= searched <= self._kth(searched)
         elif self.k_max is not None:
             residual = 4 * queries.residual_norm[:, None]
-            upper = (searched + self.error + residual * self.reference_residual).sqrt_()
+            upper = TRUNCATION * searched + self.error
+            upper = (upper + residual * self.reference_residual).sqrt_()
             wanted &= lower <= self._kth(upper + slack + 8 * UNIT * upper)
         return slack, lower, wanted
 
