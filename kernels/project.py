@@ -12,8 +12,9 @@ of short sums.
 
 Bounds, u = 2^-24, with |B|_F^2 at most m (1 + |B^T B - I|): a sum of n products on tensor cores is
 off by at most 4 (n + 3) u of the sum of magnitudes (see `RoundedImages.error`), the split by 12 u.
-With d the error of w: r off the true residual norm by at most the norm of the error of B w, and
-since B^T (x - B B^T x) = -(B^T B - I) B^T x, by at most q / r more, q = 2 |B^T B - I| |x| d + 2 d^2.
+With E = B^T B - I and d the error of w: r is off the true residual norm by at most the norm of the
+error of B w, and, since B^T (x - B B^T x) = -E B^T x, by at most q / r more, with
+q = 2 |E| |x| d + 2 d^2.
 
 Memory: z is read twice, 8 C bytes a row; rows are written and read, 12 K bytes; B from L2. Floor on
 an H100 (3.35 TB/s) for 200 * 1369 rows, C = 1024, m = 127: 0.8 ms; 430e9 operations on tensor cores
@@ -59,6 +60,22 @@ def split_basis(basis: Tensor, error: float) -> SplitBasis:
     scaled = torch.nn.functional.pad(basis * _BASIS_SCALE, (0, width - basis.shape[1]))
     high = scaled.half()
     return SplitBasis(high, (scaled - high.float()).half(), basis.shape[1], error)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A program takes BLOCK_R rows, and BLOCK_C channels of the residual at a time."""
+
+    BLOCK_R: int
+    BLOCK_C: int
+    num_warps: int
+
+
+def pick_config(rows: int, width: int) -> Config:
+    """The config for `rows` rows and W = `width`: few rows are spread over more programs."""
+    if width > 128:
+        return Config(64, 64, 8)
+    return Config(64, 64, 4) if rows < 1 << 15 else Config(128, 64, 8)
 
 
 @triton.jit
@@ -125,9 +142,13 @@ def _component_kernel(
         b_low = tl.load(low_ptr + at, mask=known, other=0.0)
         total += _product(x_high, x_low, b_high, b_low)
     norm = tl.sqrt_rn(tl.sum(squares, axis=1))
-    lost = tl.sqrt_rn(tl.sum(clipped, axis=1)) / FACTOR
+    # Any w will do that its error tells of: w is clipped too, so that it can be split in turn.
+    total *= UNSCALE
+    kept = _clamp(total, LIMIT)
+    lost = tl.sqrt_rn(tl.sum(clipped, axis=1))
+    lost = (lost + tl.sqrt_rn(tl.sum((total - kept) * (total - kept), axis=1))) / FACTOR
     stored = (row < R)[:, None] & (column < K)[None, :]
-    tl.store(row_ptr + row[:, None] * K + column[None, :], total * UNSCALE, mask=stored)
+    tl.store(row_ptr + row[:, None] * K + column[None, :], kept / FACTOR, mask=stored)
     tl.store(norm_ptr + row, norm, mask=row < R)
     tl.store(error_ptr + row, RELATIVE * norm + ABSOLUTE + 1.01 * lost, mask=row < R)
 
@@ -152,7 +173,6 @@ def _residual_kernel(
     SIZE: tl.constexpr,
     K: tl.constexpr,
     W: tl.constexpr,
-    LIMIT: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -161,7 +181,6 @@ def _residual_kernel(
     unit: tl.constexpr = 2.0**-24
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     squares = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    clipped = tl.zeros([BLOCK_R], tl.float32)
     for start in range(0, C, BLOCK_C):
         channel = start + tl.arange(0, BLOCK_C)
         inside = (row < R)[:, None] & (channel < C)[None, :]
@@ -173,22 +192,17 @@ def _residual_kernel(
             column = first + tl.arange(0, DEPTH)
             known = (row < R)[:, None] & (column < SIZE)[None, :]
             w = tl.load(row_ptr + row[:, None] * K + column[None, :], mask=known, other=0.0)
-            scaled = w * FACTOR
-            kept = _clamp(scaled, LIMIT)
-            if start == 0:
-                clipped += tl.sum((scaled - kept) * (scaled - kept), axis=1)
-            w_high, w_low = _split(kept)
+            w_high, w_low = _split(w * FACTOR)
             at = channel[None, :] * W + column[:, None]
             b_high = tl.load(high_ptr + at, mask=(channel < C)[None, :], other=0.0)
             b_low = tl.load(low_ptr + at, mask=(channel < C)[None, :], other=0.0)
             total += _product(w_high, w_low, b_high, b_low)
-        x -= total * UNSCALE
+        x -= total * (UNSCALE / FACTOR)
         squares += x * x
     residual = tl.sqrt_rn(tl.sum(squares, axis=1))
     norm = tl.load(norm_ptr + row, mask=row < R, other=0.0)
     error = tl.load(error_ptr + row, mask=row < R, other=0.0)
-    lost = tl.sqrt_rn(clipped) / FACTOR
-    wrong = RELATIVE * norm + ABSOLUTE + 1.01 * lost + C * unit * residual
+    wrong = RELATIVE * norm + ABSOLUTE + C * unit * residual
     second = 2 * BASIS_ERROR * norm * error + 2 * error * error
     root = tl.sqrt_rn(second)
     # The true |x - B w| is at least half of `residual` where that is beyond twice its error.
@@ -219,35 +233,29 @@ def project_rows(
     relative = sums * _UNIT * math.sqrt(basis.size * (1 + basis.error))
     # Second halves below the normal float16 numbers: 2^-25 an entry of x, relatively less of B.
     absolute = 2.0**-24 * math.sqrt(channels) / factor
-    width = basis.high.shape[1]
-    block = 64 if width <= 128 else 32
+    config = pick_config(count, basis.high.shape[1])
+    block = config.BLOCK_R
     common = {
         "K": depth,
-        "W": width,
-        "LIMIT": _LIMIT,
+        "W": basis.high.shape[1],
         "BLOCK_R": block,
         "DEPTH": _DEPTH,
-        "num_warps": 4,
+        "num_warps": config.num_warps,
         "enable_fp_fusion": True,
     }
-    unscale = 1 / (factor * _BASIS_SCALE)
     halves = (basis.high, basis.low, rows, norms, errors, count, channels)
+    scales = (factor, 1 / _BASIS_SCALE, relative, absolute)
     grid = (triton.cdiv(count, block),)
-    _component_kernel[grid](
-        z, mean, *halves, factor, unscale, relative, absolute, num_stages=3, **common
-    )
+    _component_kernel[grid](z, mean, *halves, *scales, LIMIT=_LIMIT, num_stages=3, **common)
     _residual_kernel[grid](
         z,
         mean,
         *halves,
         centre,
-        factor,
-        unscale,
-        relative,
-        absolute,
+        *scales,
         basis.error,
         SIZE=basis.size,
-        BLOCK_C=64,
+        BLOCK_C=config.BLOCK_C,
         num_stages=2,
         **common,
     )

@@ -6,19 +6,20 @@ x: [N, P, C], y: [M, Q, C], contiguous, any float dtype; out: [N, M, P] float32,
 +inf). y may hold a part of the M images (rows streamed from host memory).
 
 `recompute_winners` sets out[i, j, p] to d of the patch that the key of `min_distance` names, where
-the key's distance is within the bound of the patch, and to +inf elsewhere. `recompute` lowers out by
-the candidates of a list (slot, q), slot = (i M + j) P + p. A float32 that is at least 0 orders as
-its bits do, so an integer minimum combines the candidates of a slot, in whatever order they come.
+the key's distance is within the bound of the patch, and to +inf elsewhere. `recompute` lowers out
+by the candidates of a list (slot, q), slot = (i M + j) P + p. A float32 that is at least 0 orders
+as its bits do, so an integer minimum combines the candidates of a slot, in whatever order they
+come.
 
 Exactness: both take differences and sums in float32, in one order that C alone fixes: channel c is
 added to the sum of channels c mod BLOCK_C by a fused multiply-add, and these sums are added in
 pairs that lie half a block apart, then a quarter, and so on. Neither the layout of a program nor
 the place in a list has a part in it. So a distance has the same bits wherever it is computed.
 
-A candidate that a closer rounding excludes is passed over: with rows rounded to `fine` 16-bit values
-of all channels, their distance less both rounding errors is a lower bound; where it exceeds what out
-holds already, the candidate cannot lower the minimum. Of drawn tokens with the spectrum of real ones
-3% of the candidates of a subspace of 128 are left.
+A candidate that a closer rounding excludes is passed over: with rows rounded to `fine` 16-bit
+values of all channels, their distance less both rounding errors is a lower bound; where it exceeds
+what out holds already, the candidate cannot lower the minimum. Of drawn tokens with the spectrum of
+real ones 3% of the candidates of a subspace of 128 are left.
 
 Memory: a winner takes one gathered row, 4 C bytes; the row of x stays in the L1 cache for BLOCK_L
 images, 4 C bytes an image-block. A candidate takes 12 bytes of the list and two gathered rows,

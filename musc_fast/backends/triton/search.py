@@ -111,7 +111,7 @@ class Search:
             if isinstance(references, References):
                 spaces, rounding, others = references.spaces, references.rounding, references.side
             else:
-                spaces = Spaces.of(space or _space(z, references, exact, device))
+                spaces = Spaces.of(space or space_of(z, references, exact, device))
                 rounding, others = RowRounding(spaces.coarse), references
             if not exact:
                 spaces = spaces.without_fine()
@@ -267,7 +267,7 @@ class Search:
             self._recompute_candidates(chunk.part(begin, end), limits[part], smaller)
 
 
-def _space(
+def space_of(
     z: Tensor, references: Tensor | None, exact: bool, device: torch.device
 ) -> RoundingSpace:
     """The space of a search of z [N, P, C] in references [M, Q, C] or in itself."""

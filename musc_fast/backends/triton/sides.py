@@ -102,20 +102,62 @@ class Side:
             rounded.norms.amax(dim=1),
         )
 
-    def images(self, first: int, last: int) -> Side:
-        """Images first to last - 1, but for `rows`, sharing memory."""
+    def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
+        """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
         part = slice(first, last)
         fine = self.fine
         if fine is not None:
             fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
         return Side(
-            self.rows,
+            rows or self.rows,
             self.rounded.images(first, last),
             fine,
             self.error[part],
             self.residual[part],
             self.norm[part],
         )
+
+    def with_room(self, capacity: int) -> Side:
+        """These images and room for more, `capacity` in all; `rows` stay those of these images."""
+        if len(self.error) == capacity:
+            return self
+
+        def larger(tensor: Tensor) -> Tensor:
+            room = tensor.new_empty(capacity, *tensor.shape[1:])
+            room[: len(tensor)] = tensor
+            return room
+
+        rounded = replace(
+            self.rounded,
+            values=larger(self.rounded.values),
+            norms=larger(self.rounded.norms),
+            rounding_error=larger(self.rounded.rounding_error),
+            residual_norm=larger(self.rounded.residual_norm),
+        )
+        fine = self.fine
+        if fine is not None:
+            fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
+        bounds = larger(self.error), larger(self.residual), larger(self.norm)
+        return Side(self.rows, rounded, fine, *bounds)
+
+    def put(self, first: int, other: Side) -> None:
+        """Overwrite the images from `first` on by those of `other`, but for `rows`."""
+        part = slice(first, first + len(other.error))
+        for mine, new in zip(self._tensors(), other._tensors(), strict=True):
+            mine[part] = new
+
+    def _tensors(self) -> list[Tensor]:
+        rounded, fine = self.rounded, self.fine
+        return [
+            rounded.values,
+            rounded.norms,
+            rounded.rounding_error,
+            rounded.residual_norm,
+            *(() if fine is None else (fine.values, fine.errors)),
+            self.error,
+            self.residual,
+            self.norm,
+        ]
 
 
 def _fine_rows(z: Tensor, space: RoundingSpace) -> FineRows:
