@@ -93,11 +93,6 @@ def _product(a_high, a_low, b_high, b_low):
     return tl.dot(a_high, b_low, total)
 
 
-@triton.jit
-def _clamp(x, LIMIT: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
-
-
 @triton.jit(do_not_specialize=["R"])
 def _component_kernel(
     z_ptr,
@@ -133,7 +128,7 @@ def _component_kernel(
         x = tl.where(inside, z.to(tl.float32) - mean[None, :], 0.0)
         squares += x * x
         scaled = x * FACTOR
-        kept = _clamp(scaled, LIMIT)
+        kept = tl.clamp(scaled, -LIMIT, LIMIT)
         clipped += (scaled - kept) * (scaled - kept)
         x_high, x_low = _split(kept)
         at = channel[:, None] * W + column[None, :]
@@ -144,7 +139,7 @@ def _component_kernel(
     norm = tl.sqrt_rn(tl.sum(squares, axis=1))
     # Any w will do that its error tells of: w is clipped too, so that it can be split in turn.
     total *= UNSCALE
-    kept = _clamp(total, LIMIT)
+    kept = tl.clamp(total, -LIMIT, LIMIT)
     lost = tl.sqrt_rn(tl.sum(clipped, axis=1))
     lost = (lost + tl.sqrt_rn(tl.sum((total - kept) * (total - kept), axis=1))) / FACTOR
     stored = (row < R)[:, None] & (column < K)[None, :]
@@ -233,30 +228,15 @@ def project_rows(
     relative = sums * _UNIT * math.sqrt(basis.size * (1 + basis.error))
     # Second halves below the normal float16 numbers: 2^-25 an entry of x, relatively less of B.
     absolute = 2.0**-24 * math.sqrt(channels) / factor
-    config = pick_config(count, basis.high.shape[1])
+    width = basis.high.shape[1]
+    config = pick_config(count, width)
     block = config.BLOCK_R
-    common = {
-        "K": depth,
-        "W": basis.high.shape[1],
-        "BLOCK_R": block,
-        "DEPTH": _DEPTH,
-        "num_warps": config.num_warps,
-        "enable_fp_fusion": True,
-    }
+    common = {"K": depth, "W": width, "BLOCK_R": block, "DEPTH": _DEPTH}
+    common |= {"num_warps": config.num_warps, "enable_fp_fusion": True}
     halves = (basis.high, basis.low, rows, norms, errors, count, channels)
     scales = (factor, 1 / _BASIS_SCALE, relative, absolute)
     grid = (triton.cdiv(count, block),)
     _component_kernel[grid](z, mean, *halves, *scales, LIMIT=_LIMIT, num_stages=3, **common)
-    _residual_kernel[grid](
-        z,
-        mean,
-        *halves,
-        centre,
-        *scales,
-        basis.error,
-        SIZE=basis.size,
-        BLOCK_C=config.BLOCK_C,
-        num_stages=2,
-        **common,
-    )
+    common |= {"SIZE": basis.size, "BLOCK_C": config.BLOCK_C, "num_stages": 2}
+    _residual_kernel[grid](z, mean, *halves, centre, *scales, basis.error, **common)
     return rows, norms, errors

@@ -1,31 +1,27 @@
-"""Distances of winners and of listed candidates, from the original rows.
+"""Distances of listed candidates, from the original rows.
 
-    d[i, j, p, q] = sum over c of (x[i, p, c] - y[j, q, c])^2
+    out[i, j, p] = min(out[i, j, p], sum over c of (x[i, p, c] - y[j, q, c])^2)
 
-x: [N, P, C], y: [M, Q, C], contiguous, any float dtype; out: [N, M, P] float32, at least 0 (or
-+inf). y may hold a part of the M images (rows streamed from host memory).
+for a list of (slot, q), slot = (i M + j) P + p. x: [N, P, C], y: [M, Q, C], contiguous, any float
+dtype; out: [N, M, P] float32, at least 0 (or +inf). y may hold a part of the M images (rows
+streamed from host memory); candidates of other images are passed over. A float32 that is at least 0
+orders as its bits do, so an integer minimum combines the candidates of a slot, in whatever order
+they come.
 
-`recompute_winners` sets out[i, j, p] to d of the patch that the key of `min_distance` names, where
-the key's distance is within the bound of the patch, and to +inf elsewhere. `recompute` lowers out
-by the candidates of a list (slot, q), slot = (i M + j) P + p. A float32 that is at least 0 orders
-as its bits do, so an integer minimum combines the candidates of a slot, in whatever order they
-come.
-
-Exactness: both take differences and sums in float32, in one order that C alone fixes: channel c is
-added to the sum of channels c mod BLOCK_C by a fused multiply-add, and these sums are added in
-pairs that lie half a block apart, then a quarter, and so on. Neither the layout of a program nor
-the place in a list has a part in it. So a distance has the same bits wherever it is computed.
+Exactness: differences and sums are float32, in one order that C alone fixes: channel c is added to
+the sum of channels c mod BLOCK_C by a fused multiply-add, and these sums are added in pairs that
+lie half a block apart, then a quarter, and so on. Neither the layout of a program nor the place in
+a list has a part in it. So a distance has the same bits wherever it is computed, in `winners` too.
 
 A candidate that a closer rounding excludes is passed over: with rows rounded to `fine` 16-bit
 values of all channels, their distance less both rounding errors is a lower bound; where it exceeds
 what out holds already, the candidate cannot lower the minimum. Of drawn tokens with the spectrum of
 real ones 3% of the candidates of a subspace of 128 are left.
 
-Memory: a winner takes one gathered row, 4 C bytes; the row of x stays in the L1 cache for BLOCK_L
-images, 4 C bytes an image-block. A candidate takes 12 bytes of the list and two gathered rows,
-8 C bytes; with `fine` rows 4 C bytes, and 8 C more where the bound does not exclude it. Floor on an
-H100: from L2 at 5.7 TB/s for C = 1024, 16e6 winners of 200 images 14 ms (of 66 GB for y and 15 GB
-for x), 40e6 candidates 58 ms without, 29 ms with `fine` rows and 0.58 ms for each percent left.
+Memory: a candidate takes 12 bytes of the list and two gathered rows, 8 C bytes; with `fine` rows
+4 C bytes, and 8 C more where the bound does not exclude it. Floor on an H100 for C = 1024, from L2
+at 5.7 TB/s: 40e6 candidates 58 ms without, 29 ms with `fine` rows and 0.58 ms for each percent
+left.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -39,7 +35,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .bounds import lower_bound, searched_distance
 from .devices import next_power_of_2
 
 
@@ -80,7 +75,7 @@ def _sum_rows(values, BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.c
 
 
 @triton.jit
-def _distances(
+def squared_distances(
     x_row, y_row, taken, C, BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr
 ):
     """d of the rows at x_row and y_row [BLOCK_L] pointers, of those taken [BLOCK_L]."""
@@ -93,52 +88,6 @@ def _distances(
         difference = x - y
         total = tl.fma(difference, difference, total)
     return _sum_rows(total, BLOCK_L, BLOCK_C, STAGES)
-
-
-@triton.jit(do_not_specialize=["M", "P", "Q", "FIRST", "IMAGES"])
-def _winner_kernel(
-    x_ptr,
-    y_ptr,
-    key_ptr,
-    kth_ptr,
-    x_error_ptr,
-    y_error_ptr,
-    error_ptr,
-    out_ptr,
-    M,
-    P,
-    Q,
-    C,
-    FIRST,
-    IMAGES,
-    SCALE_SQUARED,
-    INTEGERS: tl.constexpr,
-    SELECT: tl.constexpr,
-    CERTIFIED: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    """Patch p of image i against BLOCK_L of the images FIRST to FIRST + IMAGES - 1, held in y."""
-    at = tl.program_id(0).to(tl.int64)  # i P + p
-    local = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
-    listed = local < IMAGES
-    j = FIRST + local
-    slot = (at // P * M + j) * P + at % P
-    key = tl.load(key_ptr + slot, mask=listed, other=0)
-    searched = searched_distance(key, SCALE_SQUARED, INTEGERS)
-    wanted = listed & (searched < float("inf"))
-    if SELECT:
-        kth = tl.load(kth_ptr + at)
-        if CERTIFIED:
-            slack = tl.load(x_error_ptr + at) + tl.load(y_error_ptr + j, mask=listed, other=0.0)
-            wanted = wanted & (lower_bound(searched, tl.load(error_ptr), slack) <= kth)
-        else:
-            wanted = wanted & (searched <= kth)
-    x_row = x_ptr + at * C + tl.zeros([BLOCK_L], tl.int64)
-    y_row = y_ptr + (local.to(tl.int64) * Q + (key & 0x7FFFFFFF)) * C
-    squared = _distances(x_row, y_row, wanted, C, BLOCK_L, BLOCK_C, STAGES)
-    tl.store(out_ptr + slot, tl.where(wanted, squared, float("inf")), mask=listed)
 
 
 @triton.jit(do_not_specialize=["COUNT", "M", "P", "Q", "FIRST", "IMAGES"])
@@ -203,64 +152,8 @@ def _refine_kernel(
     if tl.max(listed.to(tl.int32), axis=0) > 0:
         x_row = x_ptr + x_at * C
         y_row = y_ptr + ((j - FIRST) * Q + q) * C
-        squared = _distances(x_row, y_row, listed, C, BLOCK_L, BLOCK_C, STAGES)
+        squared = squared_distances(x_row, y_row, listed, C, BLOCK_L, BLOCK_C, STAGES)
         tl.atomic_min(out_ptr + slot, squared.to(tl.int32, bitcast=True), mask=listed)
-
-
-def recompute_winners(
-    x: Tensor,
-    y: Tensor,
-    keys: Tensor,
-    kth: Tensor | None,
-    out: Tensor,
-    x_errors: Tensor,
-    y_errors: Tensor,
-    error: Tensor,
-    scale: float,
-    first: int = 0,
-    *,
-    integers: bool,
-    certified: bool,
-) -> None:
-    """Fill `out` [N, M, P] float32 for the images of y with squared distances of the winners.
-
-    x: [N, P, C], the queries.
-    y: [m, Q, C], the images `first` to `first` + m - 1 of the M references.
-    keys: [N, M, P] int64.
-    kth: [N, P], the bound of each patch; None takes all winners.
-    certified: a winner is taken where its lower bound is within the bound, else where its search
-        distance, squared, is.
-
-    The other arguments are those of `bounds.bound_distances`.
-    """
-    if keys.numel() == 0 or y.shape[0] == 0:
-        return
-    config = pick_config(x.shape[2])
-    _winner_kernel[(x.shape[0] * x.shape[1], triton.cdiv(y.shape[0], config.BLOCK_L))](
-        x,
-        y,
-        keys,
-        x_errors if kth is None else kth,
-        x_errors,
-        y_errors,
-        error,
-        out,
-        keys.shape[1],
-        x.shape[1],
-        y.shape[1],
-        x.shape[2],
-        first,
-        y.shape[0],
-        scale**2,
-        INTEGERS=integers,
-        SELECT=kth is not None,
-        CERTIFIED=certified,
-        BLOCK_L=config.BLOCK_L,
-        BLOCK_C=config.BLOCK_C,
-        STAGES=config.BLOCK_C.bit_length() - 1,
-        num_warps=config.num_warps,
-        enable_fp_fusion=True,
-    )
 
 
 def recompute(

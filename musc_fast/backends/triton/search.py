@@ -30,7 +30,8 @@ from ...kernels.devices import arch_of, int8_gain
 from ...kernels.interval_mean import select_kth
 from ...kernels.min_distance import find_nearest, new_keys
 from ...kernels.min_distance_few_channels import LARGEST_DEPTH, find_nearest_few_channels
-from ...kernels.refine import recompute, recompute_winners
+from ...kernels.refine import recompute
+from ...kernels.winners import recompute_winners
 from ..products import ieee_products
 from ..rounded_images import UNIT, RoundingSpace, fit_space
 from . import planning
@@ -108,21 +109,33 @@ class Search:
         self.symmetric = references is None
         device = search_device(z)
         with ieee_products():
+            kept = references.side if isinstance(references, References) else None
             if isinstance(references, References):
-                spaces, rounding, others = references.spaces, references.rounding, references.side
+                spaces, rounding, references = references.spaces, references.rounding, None
             else:
                 spaces = Spaces.of(space or space_of(z, references, exact, device))
-                rounding, others = RowRounding(spaces.coarse), references
+                rounding = RowRounding(spaces.coarse)
             if not exact:
                 spaces = spaces.without_fine()
-            self.plan, spaces = _plan(z, others, spaces, limit_of(device, memory_limit), plan)
-            self.queries = Side.of(z, spaces, Rows(z, device, self.plan.block), rounding)
-            self.references = self.queries
-            if isinstance(others, Side):
-                self.references = others
-            elif others is not None:
-                rows = Rows(others, device, self.plan.block)
-                self.references = Side.of(others, spaces, rows, rounding)
+            others = kept.rows.shape if kept else (z if references is None else references).shape
+            shape = planning.Shape(
+                images=z.shape[0],
+                patches=z.shape[1],
+                others=others[0],
+                other_patches=others[1],
+                channels=z.shape[2],
+                symmetric=self.symmetric,
+                kept=kept is not None,
+            )
+            if plan is None:
+                limit = limit_of(device, memory_limit)
+                plan, spaces = _plan(shape, spaces, limit, z, references)
+            self.plan = plan
+            self.queries = Side.of(z, spaces, Rows(z, device, plan.block), rounding)
+            self.references = self.queries if kept is None else kept
+            if references is not None:
+                rows = Rows(references, device, plan.block)
+                self.references = Side.of(references, spaces, rows, rounding)
         self.query_rows, self.reference_rows = self.queries.rows, self.references.rows
         self.error = self._error()
 
@@ -278,31 +291,16 @@ def space_of(
 
 
 def _plan(
-    z: Tensor,
-    references: Tensor | Side | None,
-    spaces: Spaces,
-    limit: int,
-    plan: planning.Plan | None,
+    shape: planning.Shape, spaces: Spaces, limit: int, z: Tensor, references: Tensor | None
 ) -> tuple[planning.Plan, Spaces]:
-    """The plan of a search of z [N, P, C] within `limit` bytes, or `plan`, and its spaces.
+    """The plan of a search within `limit` bytes, and the spaces that it has room for.
 
     There are no fine rows where only a plan without fits the limit.
+
+    z, references: what the search rounds.
     """
-    if plan is not None:
-        return plan, spaces
-    kept = isinstance(references, Side)
     streamed = spaces.coarse.mean.device != z.device
-    others = z.shape if references is None else references.rows.shape if kept else references.shape
-    shape = planning.Shape(
-        images=z.shape[0],
-        patches=z.shape[1],
-        others=others[0],
-        other_patches=others[1],
-        channels=z.shape[2],
-        symmetric=references is None,
-        kept=kept,
-    )
-    copied = 0 if streamed else copied_bytes(z, None if kept else references)
+    copied = 0 if streamed else copied_bytes(z, references)
 
     def planned(spaces: Spaces) -> planning.Plan:
         return planning.plan_search(

@@ -23,9 +23,7 @@ class RowRounding:
             self._basis = split_basis(space.basis, space.basis_error)
             self._no_mean = torch.zeros(space.depth, dtype=torch.float32, device=space.mean.device)
 
-    def __call__(
-        self, space: RoundingSpace, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows [R, C] -> values [R, K], norms, rounding errors and residual norms, [R] each."""
         rows = rows.contiguous()
         if space.basis is None:
