@@ -141,11 +141,12 @@ class RoundingSpace:
         """
         n, p, c = z.shape
         device = self.mean.device
-        # What `rounding` makes of a row beyond its results: a copy, or components in float32.
-        each = 4 * c if rounding is None else 4 * self.depth
-        if z.device != device or z.dtype != torch.float32 or not z.is_contiguous():
-            each = max(each, 4 * c)
-        group = max(1, _GROUP_BYTES // (each * p))
+        each, room = 4 * c, _GROUP_BYTES
+        if rounding is not None:  # kernels read any dtype, and write components in float32 at most
+            copied = z.device != device or not z.is_contiguous()
+            each = (0 if self.basis is None else 4 * self.depth) + copied * z.itemsize * c
+            room = 3 * _GROUP_BYTES
+        group = max(1, room // (each * p)) if each else n
         results: list[Tensor] = []
         for first in range(0, n, group):
             rows = z[first : first + group].to(device).reshape(-1, c)
@@ -249,7 +250,7 @@ def fit_scale(rows: Tensor, dtype: torch.dtype) -> Tensor:
             (some / each).round_().clamp_(-_INT8, _INT8).mul_(-each).add_(some), dim=2
         )
         cost = error.mean(dim=1) + 0.5 * error.amax(dim=1)
-        scale = scales[cost.argmin()]
+        scale = scales.gather(0, cost.argmin(dim=0, keepdim=True))[0]  # an index would be awaited
     return torch.where(largest < _NOTHING, 1.0, scale)
 
 

@@ -98,13 +98,13 @@ def choose_space(
         _try_option(option, sample, inside, outside, None if option.size is None else next(errors))
         for option in options
     ]
-    figures = torch.stack([torch.stack([*fit, largest.double()]) for fit in fits]).tolist()
+    *figures, (entry, *_) = torch.stack([*fits, largest.expand(4)]).tolist()
     best, best_cost = 0, math.inf
     for index, (option, figure) in enumerate(zip(options, figures, strict=True)):
         cost = _cost(option, figure[0], references.shape[1], z.shape[2], int8_gain)
         if cost < best_cost:
             best, best_cost = index, cost
-    option, (_, scale, centre, error, entry) = options[best], figures[best]
+    option, (_, scale, centre, error) = options[best], figures[best]
     if basis is None or option.size is None:
         return RoundingSpace(
             mean, None, option.dtype, scale, option.dtype == torch.int8, largest=entry
@@ -115,7 +115,7 @@ def choose_space(
         dtype=option.dtype,
         scale=scale,
         spread=option.dtype == torch.int8,
-        basis_error=error + second_order(z.shape[2], option.size),
+        basis_error=error * (1 + UNIT) + second_order(z.shape[2], option.size),
         residual_centre=centre,
         largest=entry,
     )
@@ -155,8 +155,8 @@ def _try_option(
     inside: Tensor,
     outside: Tensor,
     basis_error: Tensor | None,
-) -> list[Tensor]:
-    """Survivors, scale, centre and basis error of a space, float64 scalars on the device.
+) -> Tensor:
+    """Survivors, scale, centre and basis error of a space: [4] float32 on the device.
 
     inside: [R, m], the components of the sample's rows.
     outside: [R, m], the norms of the residuals of the first 1 to m components.
@@ -189,7 +189,7 @@ def _try_option(
     lower -= lost[:queries, None, None]
     lower -= lost[queries:].view(lower.shape[1:]).amax(dim=1)[None, :, None]
     left = (lower <= (sample.truth / scale)[:, :, None]).sum() / (lower.shape[0] * lower.shape[1])
-    return [each.double() for each in (left, scale, centre, error)]
+    return torch.stack([left, scale, centre, error.float()])
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
