@@ -36,10 +36,7 @@ def searched_distance(key, SCALE_SQUARED, INTEGERS: tl.constexpr):
     The key of no search gives +inf.
     """
     high = (key >> 32).to(tl.int32)
-    if INTEGERS:
-        squared = high.to(tl.float32)
-    else:
-        squared = tl.maximum(high, 0).to(tl.float32, bitcast=True)
+    squared = high.to(tl.float32) if INTEGERS else tl.maximum(high, 0).to(tl.float32, bitcast=True)
     return tl.where(high == 0x7FFFFFFF, float("inf"), squared * SCALE_SQUARED)
 
 
@@ -68,7 +65,7 @@ def _bound_kernel(
     BOUND: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """STRETCH: what a key may have lost. BOUND: store upper bounds, else the distances of the search, squared."""
+    """STRETCH: what a key may have lost. BOUND: store upper bounds, else squared distances."""
     unit: tl.constexpr = 2.0**-24
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

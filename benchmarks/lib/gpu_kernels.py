@@ -90,8 +90,18 @@ def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config
     found: dict[str, tuple[tiles.Config, bool | None]] = {"": (usual, None)}
     if depth <= resident.LARGEST_DEPTH or p <= 128:
         return found
-    found[", 128 x 256"] = (replace(usual, BLOCK_Q=256, num_stages=3, max_registers=0), None)
-    found[", registers unbounded"] = (replace(usual, max_registers=0), None)
+    size = side.values.element_size()
+    step = 128 // size  # channels of 128 bytes
+    if arch == 90:
+        for rows, columns, channels, warps, stages in (
+            (128, 128, step // 2, 4, 7),
+            (128, 256, step, 8, 4),
+            (256, 128, step, 8, 4),
+            (128, 256, step // 2, 8, 8),
+        ):
+            name = f", {rows} x {columns} x {channels}, {warps} warps, {stages} stages"
+            found[name] = (tiles.Config(rows, columns, channels, 2, warps, stages), None)
+    found[", 8 warps, 128 registers"] = (replace(usual, num_warps=8, max_registers=128), None)
     found[", group x 2"] = (replace(usual, GROUP=2 * usual.GROUP), None)
     found[", by pointers"] = (usual, False)
     specialised = tiles.specialise_warps(usual, arch)
@@ -144,7 +154,7 @@ def search_rows(
             if not float(same) <= allowed:
                 raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
         least = torch.full(keys.shape, -torch.inf, device=z.device)
-        least[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
+        least[..., ::64] = 0.0  # a patch of every tile, so that every tile is multiplied
         listing = few_channels.list_candidates if few else candidates.list_candidates
         calls[f"{'few channels: ' if few else ''}second pass, {dtype}, {depth} channels"] = partial(
             listing, *both, keys, least, 1 << 20, triangle=True
