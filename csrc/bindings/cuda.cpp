@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/pairs.hpp"
+#include "cuda/winners.hpp"
 
 namespace py = pybind11;
 
@@ -53,6 +54,33 @@ void call_list_candidates(const Pairs& pairs, uintptr_t limits, uintptr_t count,
   check(list_candidates(pairs, candidates, pointer<void>(stream)));
 }
 
+void call_recompute_winners(uintptr_t x, uintptr_t y, uintptr_t keys, uintptr_t kth,
+                            uintptr_t x_errors, uintptr_t y_errors, uintptr_t error, uintptr_t out,
+                            int images, int held, int others, int patches, int other_patches,
+                            int channels, int first, float scale_squared, bool integers,
+                            bool certified, uintptr_t stream) {
+  Winners winners;
+  winners.x = pointer<const float>(x);
+  winners.y = pointer<const float>(y);
+  winners.keys = pointer<const int64_t>(keys);
+  winners.kth = pointer<const float>(kth);
+  winners.x_errors = pointer<const float>(x_errors);
+  winners.y_errors = pointer<const float>(y_errors);
+  winners.error = pointer<const float>(error);
+  winners.out = pointer<float>(out);
+  winners.images = images;
+  winners.held = held;
+  winners.others = others;
+  winners.patches = patches;
+  winners.other_patches = other_patches;
+  winners.channels = channels;
+  winners.first = first;
+  winners.scale_squared = scale_squared;
+  winners.integers = integers;
+  winners.certified = certified;
+  check(recompute_winners(winners, pointer<void>(stream)));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, module) {
@@ -70,6 +98,13 @@ PYBIND11_MODULE(_C_cuda, module) {
   module.def("list_candidates", &call_list_candidates, "List candidates within limits.",
              py::arg("pairs"), py::kw_only(), py::arg("limits"), py::arg("count"),
              py::arg("slots"), py::arg("patches"), py::arg("room"), py::arg("stream"));
+  module.def("recompute_winners", &call_recompute_winners,
+             "Squared distances of the winners that matter; kth = 0: of all.", py::kw_only(),
+             py::arg("x"), py::arg("y"), py::arg("keys"), py::arg("kth"), py::arg("x_errors"),
+             py::arg("y_errors"), py::arg("error"), py::arg("out"), py::arg("images"),
+             py::arg("held"), py::arg("others"), py::arg("patches"), py::arg("other_patches"),
+             py::arg("channels"), py::arg("first"), py::arg("scale_squared"), py::arg("integers"),
+             py::arg("certified"), py::arg("stream"));
 }
 
 }  // namespace musc::cuda

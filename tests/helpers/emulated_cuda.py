@@ -17,11 +17,13 @@ EMULATOR = Path(__file__).with_name("cuda_emulator")
 _LAUNCH = re.compile(r"kernel<<<(.*?), (.*?), .*?, .*?>>>\((.*?)\);")
 _DOORS = """
 #include "pairs.hpp"
+#include "winners.hpp"
 using namespace musc::cuda;
 extern "C" int nearest(const Pairs* pairs) { return find_nearest(*pairs, nullptr); }
 extern "C" int candidates(const Pairs* pairs, const Candidates* candidates) {
   return list_candidates(*pairs, *candidates, nullptr);
 }
+extern "C" int winners(const Winners* winners) { return recompute_winners(*winners, nullptr); }
 """
 
 
@@ -45,6 +47,19 @@ class Candidates(ctypes.Structure):
     ]
 
 
+class Winners(ctypes.Structure):
+    """`Winners` of csrc/cuda/winners.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "y", "keys", "kth", "x_errors", "y_errors")),
+        *((name, ctypes.c_void_p) for name in ("error", "out")),
+        *((name, ctypes.c_int) for name in ("images", "held", "others", "patches")),
+        *((name, ctypes.c_int) for name in ("other_patches", "channels", "first")),
+        ("scale_squared", ctypes.c_float),
+        *((name, ctypes.c_bool) for name in ("integers", "certified")),
+    ]
+
+
 def build(folder: Path) -> ctypes.CDLL:
     """Compile the kernels with the host's C++ compiler in `folder` and load them."""
     for path in SOURCES.iterdir():
@@ -58,7 +73,7 @@ def build(folder: Path) -> ctypes.CDLL:
         shutil.copy(path, folder)
     (folder / "doors.cpp").write_text(_DOORS)
     library = folder / "kernels.so"
-    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", f"-I{folder}"]
+    command = ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", f"-I{folder}"]
     command += [*map(str, sorted(folder.glob("*.cpp"))), "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return ctypes.CDLL(str(library))

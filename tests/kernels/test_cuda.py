@@ -140,3 +140,54 @@ def test_keys_and_candidates(
 def test_channels_that_no_kernel_takes_are_refused(kernels: ctypes.CDLL) -> None:
     case = Case((2, 2, 5, 5), 96, triangle=True)
     assert kernels.nearest(case.arguments()) != 0
+
+
+def sum_as_refine(x: NDArray[np.float32], y: NDArray[np.float32]) -> np.float32:
+    """The squared distance of two rows in the order of sums of kernels/refine.py."""
+    padded = -len(x) % 128
+    difference = np.pad(x - y, (0, padded)).reshape(-1, 128)
+    sums = np.zeros(128, np.float32)
+    for part in difference:  # a product of floats is exact in float64, so this rounds once
+        sums = (part.astype(np.float64) ** 2 + sums.astype(np.float64)).astype(np.float32)
+    while len(sums) > 1:
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
+    found: np.float32 = sums[0]
+    return found
+
+
+@pytest.mark.parametrize("channels", [68, 128, 300, 1024])
+@pytest.mark.parametrize("bound", ["none", "certified", "searched"])
+def test_winners(kernels: ctypes.CDLL, channels: int, bound: str) -> None:
+    generator = np.random.default_rng(0)
+    images, held, others, patches, other_patches, first = 2, 35, 40, 9, 7, 3
+    x = generator.standard_normal((images, patches, channels), np.float32)
+    y = generator.standard_normal((held, other_patches, channels), np.float32)
+    distance = generator.integers(1, 1000, (images, others, patches))
+    keys = distance << 32 | generator.integers(0, other_patches, distance.shape)
+    keys[0, 5, 2] = UNSET
+    kth = generator.uniform(10, 25, (images, patches)).astype(np.float32)
+    if bound == "searched":
+        kth = kth**2
+    x_errors = generator.uniform(0, 2, (images, patches)).astype(np.float32)
+    y_errors = generator.uniform(0, 2, others).astype(np.float32)
+    error, out = np.full(1, 7, np.float32), np.full(distance.shape, np.nan, np.float32)
+    address = emulated_cuda.address
+    arguments = emulated_cuda.Winners(
+        *(address(x), address(y), address(keys), None if bound == "none" else address(kth)),
+        *(address(each) for each in (x_errors, y_errors, error, out)),
+        *(images, held, others, patches, other_patches, channels, first),
+        *(1.0, True, bound == "certified"),
+    )
+    assert kernels.winners(ctypes.byref(arguments)) == 0
+    slack = x_errors[:, None] + y_errors[None, :, None]
+    lower = np.sqrt(np.maximum(distance - 7.0, 0)) - slack
+    compared = {"none": 0 * distance, "certified": lower, "searched": distance}[bound]
+    wanted = (compared <= kth[:, None]) & (keys != UNSET)
+    for i, j, p in np.ndindex(*distance.shape):
+        if not first <= j < first + held:
+            assert np.isnan(out[i, j, p])  # of another block of references
+        elif wanted[i, j, p]:
+            q = keys[i, j, p] & 0x7FFFFFFF
+            assert out[i, j, p] == sum_as_refine(x[i, p], y[j - first, q])
+        else:
+            assert out[i, j, p] == np.inf

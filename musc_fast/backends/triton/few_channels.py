@@ -6,39 +6,26 @@ Both give the same keys to the bit, and the same candidates in another order. Th
 
 from __future__ import annotations
 
-import importlib
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels import candidates, min_distance_few_channels
-from ...kernels.devices import arch_of
+from .cuda_kernels import cuda_kernels, current_stream
 
 CHANNELS = (64, 128, 256)
-
-
-@cache
-def cuda_kernels() -> Any:
-    """The extension module of the CUDA kernels, or None where it is not built."""
-    try:
-        return importlib.import_module("musc_fast._C_cuda")
-    except ImportError:
-        return None
 
 
 def takes_cuda_kernels(x: Tensor, y: Tensor) -> bool:
     """Whether the CUDA kernels multiply x [N, P, K] by y [M, Q, K]."""
     return (
-        x.device.type == "cuda"
-        and arch_of(x.device) == 90
-        and x.dtype == torch.int8
+        x.dtype == torch.int8
         and x.shape[2] in CHANNELS
         and x.is_contiguous()
         and y.is_contiguous()
         and (x.data_ptr() | y.data_ptr()) % 16 == 0
-        and cuda_kernels() is not None
+        and cuda_kernels(x.device) is not None
     )
 
 
@@ -59,7 +46,7 @@ def find_nearest(
         )
         return
     pairs = _pairs(x, x_norms, y, y_norms, keys, first, triangle)
-    cuda_kernels().find_nearest(pairs, stream=_stream(x))
+    cuda_kernels(x.device).find_nearest(pairs, stream=current_stream(x.device))
 
 
 def list_candidates(
@@ -83,14 +70,14 @@ def list_candidates(
     slots = torch.empty(room, dtype=torch.int64, device=x.device)
     patches = torch.empty(room, dtype=torch.int32, device=x.device)
     counter = torch.zeros(1, dtype=torch.int64, device=x.device)
-    cuda_kernels().list_candidates(
+    cuda_kernels(x.device).list_candidates(
         _pairs(x, x_norms, y, y_norms, keys, first, triangle),
         limits=limits.data_ptr(),
         count=counter.data_ptr(),
         slots=slots.data_ptr(),
         patches=patches.data_ptr(),
         room=room,
-        stream=_stream(x),
+        stream=current_stream(x.device),
     )
     count = int(counter)
     return slots[:count], patches[:count], count
@@ -105,7 +92,7 @@ def _pairs(
     first: int,
     triangle: bool,
 ) -> Any:
-    return cuda_kernels().Pairs(
+    return cuda_kernels(x.device).Pairs(
         x=x.data_ptr(),
         y=y.data_ptr(),
         x_norms=x_norms.data_ptr(),
@@ -120,8 +107,3 @@ def _pairs(
         first=first,
         triangle=triangle,
     )
-
-
-def _stream(x: Tensor) -> int:
-    handle: int = torch.cuda.current_stream(x.device).cuda_stream
-    return handle

@@ -30,7 +30,6 @@ from ...kernels.interval_mean import select_kth
 from ...kernels.min_distance import find_nearest, new_keys
 from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.refine import recompute
-from ...kernels.winners import recompute_winners
 from ..products import ieee_products
 from ..rounded_images import UNIT, RoundingSpace, fit_space
 from . import few_channels, planning
@@ -38,6 +37,7 @@ from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
 from .sides import RowRounding, Side, Spaces, round_rows
 from .space import choose_space
+from .winners import recompute_winners
 
 __all__ = ["References", "Search", "Span", "round_rows"]
 

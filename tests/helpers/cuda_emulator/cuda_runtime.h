@@ -21,6 +21,10 @@
 struct int2 {
   int x, y;
 };
+struct float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct Index {
   unsigned x;
 };
@@ -175,5 +179,21 @@ template <class T>
 T atomicAdd(T* at, T value) {
   return emulator::replace(at, *at + value);
 }
+inline unsigned __ballot_sync(unsigned lanes, bool value) {
+  return __reduce_or_sync(lanes, value ? 1u << emulator::lane() : 0u);
+}
+template <class T>
+T __ldg(const T* at) {
+  return *at;
+}
+inline float __int_as_float(int bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }
