@@ -45,13 +45,13 @@ template <int K>
 __device__ inline void store_rows(int (&best)[Shape<K>::kRowsHeld], const int32_t* norms,
                                   int64_t* keys, int first, int patches, int macro) {
   constexpr int kHeld = Shape<K>::kRowsHeld, kLeft = kHeld / 4, kBits = Shape<K>::kBits;
-  const int lane = threadIdx.x % 32, g = lane / 4;
+  const int lane = threadIdx.x % 32;
   halve<kHeld>(best, 1);
   halve<kHeld / 2>(first_of<kHeld / 2>(best), 2);
   const int held = (lane & 1) * (kHeld / 2) + (lane >> 1 & 1) * kLeft;
 #pragma unroll
   for (int k = 0; k < kLeft; ++k) {
-    const int row = first + (held + k) / 2 * 16 + (held + k) % 2 * 8 + g;
+    const int row = first + Shape<K>::row_offset(held + k);
     if (row < patches && best[k] != INT_MAX)
       lower(keys + row, (best[k] >> kBits) + norms[row],
             macro + (best[k] & (Shape<K>::kMacro - 1)));
@@ -89,7 +89,7 @@ template <int K, bool kTriangle>
 __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_nearest_kernel(const Pairs pairs) {
   using S = Shape<K>;
   constexpr int kFactor = -2 * S::kMacro;
-  extern __shared__ __align__(128) int8_t memory[];
+  extern __shared__ __align__(1024) int8_t memory[];
   const Place place = place_of(pairs, S::kRows);
   const int columns = place.last_column - place.first_column;
   const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
@@ -102,15 +102,15 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
         q < columns ? y_norms[q] * S::kMacro + (q & (S::kMacro - 1)) : INT_MAX;
     column_best[q] = INT_MAX;
   }
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32;
-  const int first = place.first_row + warp * 16 * S::MT;
+  const int t = threadIdx.x % 4;
+  const int first = place.first_row + S::first_row();
   const int32_t* x_norms = pairs.x_norms + static_cast<int64_t>(place.i) * pairs.patches;
   Rows<K> rows;
   rows.load(pairs.x + static_cast<int64_t>(place.i) * pairs.patches * K, first, pairs.patches);
   int row_terms[S::kRowsHeld], row_best[S::kRowsHeld];
 #pragma unroll
   for (int r = 0; r < S::kRowsHeld; ++r) {
-    const int row = first + r / 2 * 16 + r % 2 * 8 + g;
+    const int row = first + S::row_offset(r);
     row_terms[r] = row < pairs.patches
                        ? x_norms[row] * S::kMacro + (row - place.first_row)
                        : INT_MAX;
@@ -119,7 +119,8 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   int* column_of_this = column_best + column_of_lane<K>();
   int64_t* keys = pairs.keys +
                   (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
-  const bool busy = first < pairs.patches;
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  const bool busy = place.first_row + 128 * group < pairs.patches;
   walk_columns<K>(
       rows, pairs.y + static_cast<int64_t>(place.j) * pairs.other_patches * K, place, memory, busy,
       [&](const Products<K>& products, int column) {

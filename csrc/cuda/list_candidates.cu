@@ -73,7 +73,7 @@ template <int K, bool kTriangle>
 __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
     list_candidates_kernel(const Pairs pairs, const Candidates candidates) {
   using S = Shape<K>;
-  extern __shared__ __align__(128) int8_t memory[];
+  extern __shared__ __align__(1024) int8_t memory[];
   const Place place = place_of(pairs, S::kRows);
   const int columns = place.last_column - place.first_column;
   const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
   int* row_winners = column_winners + padded;    // counted from the segment's first column
   uint32_t* entries = reinterpret_cast<uint32_t*>(row_winners + S::kRows);
   int* counts = reinterpret_cast<int*>(entries + S::kWarps * kListed);
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, t = lane % 4, warp = threadIdx.x / 32;
   const int64_t row_slots =
       (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
   const int64_t column_slots =
@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
                                           : -1;
   }
   if (lane == 0) *list.count = 0;
-  const int first = place.first_row + warp * 16 * S::MT;
+  const int block_row = S::first_row(), first = place.first_row + block_row;
   const int32_t* x_norms = pairs.x_norms + static_cast<int64_t>(place.i) * pairs.patches;
   int row_norms[S::kRowsHeld], row_limits[S::kRowsHeld];
 #pragma unroll
   for (int r = 0; r < S::kRowsHeld; ++r) {
-    const int row = first + r / 2 * 16 + r % 2 * 8 + g;
+    const int row = first + S::row_offset(r);
     const bool inside = row < pairs.patches;
     row_norms[r] = inside ? x_norms[row] : INT_MAX;
     row_limits[r] = inside ? term_limit(candidates.limits[row_slots + row], row_norms[r]) : INT_MIN;
@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
   rows.load(pairs.x + static_cast<int64_t>(place.i) * pairs.patches * K, first, pairs.patches);
   walk_columns<K>(
       rows, pairs.y + static_cast<int64_t>(place.j) * pairs.other_patches * K, place, memory,
-      first < pairs.patches, [&](const Products<K>& products, int column) {
+      place.first_row + warp / 4 * 128 < pairs.patches,
+      [&](const Products<K>& products, int column) {
         int row_least[S::kRowsHeld];
         uint32_t asking_rows = 0, asking_columns = 0;
 #pragma unroll
@@ -180,16 +181,16 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
             if (row_norms[r] - 2 * d <= limit) of_columns |= 1u << (r * S::kColumnsHeld + c);
           }
         }
-        const int first_row = first - place.first_row + g, first_column = column + 2 * t;
+        const int first_column = column + 2 * t;
         for (uint32_t left = of_rows; left; left &= left - 1) {
           const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int row = first_row + bit / S::kColumnsHeld * 8;
+          const int row = block_row + S::row_offset(bit / S::kColumnsHeld);
           const int at = first_column + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
           if (at != row_winners[row]) target.add(list, row, at, false);
         }
         for (uint32_t left = of_columns; left; left &= left - 1) {
           const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int row = first_row + bit / S::kColumnsHeld * 8;
+          const int row = block_row + S::row_offset(bit / S::kColumnsHeld);
           const int at = first_column + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
           if (row != column_winners[at]) target.add(list, row, at, true);
         }

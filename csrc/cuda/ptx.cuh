@@ -29,23 +29,51 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kLeft) : "memory");
 }
 
-// Loads four matrices of 8 rows of 16 bytes: lane l gives the address of row l % 8 of matrix l / 8
-// and receives of each matrix the 4 bytes l % 4 of row l / 4.
-__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
+// Makes this thread's writes to shared memory visible to matrix products, after the next barrier.
+__device__ inline void publish_shared_memory() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
-// sum [16, 8] += a [16, 32] b [32, 8] of int8. With g = lane / 4 and t = lane % 4 a lane holds of
-// `sum` rows g (two entries) and g + 8, columns 2 t and 2 t + 1; of a the channels 4 t to 4 t + 3 of
-// rows g, g + 8, then channels 16 + 4 t on of both; of b the same channels of column g.
-__device__ inline void multiply(int (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};\n"
-      : "+r"(sum[0]), "+r"(sum[1]), "+r"(sum[2]), "+r"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+// How columns of 128 bytes (64 bytes with kNarrow) lie in shared memory, from `address` on: one
+// after another, in groups of 8, whose 16-byte chunks are exchanged: chunk c of the column at
+// address a is at c ^ (a / 128 % 8), with kNarrow c ^ (a / 128 % 4).
+template <bool kNarrow>
+__device__ inline uint64_t describe_columns(uint32_t address) {
+  constexpr uint64_t kGroup = kNarrow ? 512 : 1024, kExchange = kNarrow ? 2 : 1;
+  return (address >> 4 & 0x3fff) | 1ull << 16 | kGroup >> 4 << 32 | kExchange << 62;
+}
+
+// Registers that products write may have been read; products may begin.
+__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+
+// Starts sum [64, 32] = a [64, 32] b [32, 32] of int8 for the four warps of a group, or sum += where
+// `add`. With g = lane / 4 and t = lane % 4, lanes of warp w (of 4) hold of `sum`, for each 8
+// columns, rows 16 w + g (two entries) and 8 below (two entries), columns 2 t and 2 t + 1; of a the
+// channels 4 t to 4 t + 3 of rows 16 w + g and 8 below, then channels 16 + 4 t on of both.
+__device__ inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, p;\n}\n"
+      : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[0][2]), "+r"(sum[0][3]), "+r"(sum[1][0]),
+        "+r"(sum[1][1]), "+r"(sum[1][2]), "+r"(sum[1][3]), "+r"(sum[2][0]), "+r"(sum[2][1]),
+        "+r"(sum[2][2]), "+r"(sum[2][3]), "+r"(sum[3][0]), "+r"(sum[3][1]), "+r"(sum[3][2]),
+        "+r"(sum[3][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
+// Waits for the products that were started.
+__device__ inline void end_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+}
+
+// Keeps the compiler from reading `sum` before `end_products`.
+__device__ inline void keep_order(int (&sum)[4][4]) {
+#pragma unroll
+  for (int n = 0; n < 4; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+r"(sum[n][e])::"memory");
 }
 
 }  // namespace musc::cuda

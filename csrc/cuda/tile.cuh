@@ -1,10 +1,10 @@
-// One warp's product of 16 MT patches of x by 8 NT patches of y on the integer tensor cores, and
-// the walk of a block over all patches of an image of y.
+// The product of 128 patches of x by 32 patches of y on the integer tensor cores of Hopper, and the
+// walk of a block over all patches of an image of y.
 //
-// A warp keeps its patches of x in registers, for all patches of y. Patches of y pass through shared memory in stages of 64, copied asynchronously; rows of 16-byte chunks
-// are stored with their chunks exchanged (swizzled), so that ldmatrix meets no bank conflict.
-//
-// `multiply` in ptx.cuh says which rows and columns of a product a lane holds.
+// A group of four warps keeps its 128 patches of x in registers, for all patches of y. Patches of y
+// pass through shared memory in stages of 64, copied asynchronously, in the layout of
+// `describe_columns`. `multiply` in ptx.cuh says which rows and columns of a product a lane holds.
+// While a group waits for its products, other groups of the multiprocessor reduce theirs.
 #pragma once
 
 #include <cstdint>
@@ -20,23 +20,31 @@ constexpr int kSegment = 2048;  // patches of y that a block walks at most
 
 template <int K>
 struct Shape {
-  static constexpr int kSteps = K / 32;                  // products of 32 channels
-  static constexpr int kChunks = K / 16;                 // 16-byte chunks of a row
-  static constexpr int kWarps = K <= 128 ? 8 : 4;
+  static constexpr int kSteps = K / 32;            // products of 32 channels
+  static constexpr int kChunks = K / 16;           // 16-byte chunks of a row
+  static constexpr int kGroups = K <= 128 ? 2 : 1;  // of four warps a block
+  static constexpr int kWarps = 4 * kGroups;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kBlocks = K <= 128 ? 2 : 3;       // that share a multiprocessor
-  static constexpr int MT = 2;                           // row tiles of 16 a warp
-  static constexpr int NT = K <= 128 ? 4 : 2;            // column tiles of 8 at a time
-  static constexpr int kRows = kWarps * 16 * MT;         // patches of x a block
-  static constexpr int kBits = K <= 128 ? 8 : 7;         // of a packed index: 2^kBits = kRows
-  static constexpr int kMacro = 1 << kBits;              // columns whose index fits
-  static constexpr int kRowsHeld = 2 * MT;               // rows of a thread
-  static constexpr int kColumnsHeld = 2 * NT;            // columns of a thread at a time
-  static constexpr int kColumns = 8 * NT;                // columns of a warp at a time
+  static constexpr int kBlocks = K <= 128 ? 2 : 3;  // that share a multiprocessor
+  static constexpr int MT = 2;                     // row tiles of 64 a group
+  static constexpr int NT = 4;                     // column tiles of 8 at a time
+  static constexpr int kRows = 128 * kGroups;      // patches of x a block
+  static constexpr int kBits = K <= 128 ? 8 : 7;   // of a packed index: 2^kBits = kRows
+  static constexpr int kMacro = 1 << kBits;        // columns whose index fits
+  static constexpr int kRowsHeld = 2 * MT;         // rows of a thread
+  static constexpr int kColumnsHeld = 2 * NT;      // columns of a thread at a time
+  static constexpr int kColumns = 8 * NT;          // columns at a time
   static constexpr int kStageBytes = kStageColumns * K;
   // |x|^2 - 2 x.y of values within 127 lies within 3 K 127^2: packed, it fits in 32 bits.
   static_assert(3ll * K * 127 * 127 * kMacro + kMacro < (1ll << 31));
   static_assert(kRows == kMacro);
+
+  // The first of a thread's rows, counted from the block's first, and how far row r lies below it.
+  static __device__ int first_row() {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = threadIdx.x % 32;
+    return warp / 4 * 128 + warp % 4 * 16 + lane / 4;
+  }
+  static __device__ constexpr int row_offset(int r) { return r / 2 * 64 + r % 2 * 8; }
 };
 
 // Which pair of images, rows and columns a block takes.
@@ -77,11 +85,11 @@ inline long long count_blocks(const Pairs& pairs, int rows_a_block) {
   return number * row_blocks * segments;
 }
 
-// Where chunk `chunk` of row `row` lies in a stage, in bytes.
+// Where chunk `chunk` of row `row` lies in a stage, in bytes; 256 channels lie in two halves.
 template <int K>
 __device__ inline int chunk_offset(int row, int chunk) {
-  const int exchanged = K == 64 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
-  return row * K + exchanged * 16;
+  if (K == 64) return row * K + (chunk ^ (row >> 1 & 3)) * 16;
+  return chunk / 8 * kStageColumns * 128 + row * 128 + (chunk % 8 ^ (row & 7)) * 16;
 }
 
 // Copies 64 rows of y from `column` on into `stage`, zeros beyond `last`.
@@ -99,21 +107,21 @@ __device__ inline void copy_stage(int8_t* stage, const int8_t* y, int column, in
   commit_copies();
 }
 
-// A warp's rows of x in registers.
+// A thread's part of a group's rows of x.
 template <int K>
 struct Rows {
   uint32_t values[Shape<K>::MT][Shape<K>::kSteps][4];
 
-  // x: the image; rows beyond `patches` are zeros.
+  // x: the image; rows beyond `patches` are zeros. first: the thread's first row.
   __device__ void load(const int8_t* x, int first, int patches) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int t = threadIdx.x % 4;
 #pragma unroll
     for (int m = 0; m < Shape<K>::MT; ++m)
 #pragma unroll
       for (int step = 0; step < Shape<K>::kSteps; ++step)
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
-          const int row = first + m * 16 + g + part % 2 * 8;
+          const int row = first + Shape<K>::row_offset(2 * m + part % 2);
           const int channel = step * 32 + part / 2 * 16 + 4 * t;
           values[m][step][part] =
               row < patches ? *reinterpret_cast<const uint32_t*>(
@@ -130,46 +138,36 @@ using Products = int[Shape<K>::MT][Shape<K>::NT][4];
 template <int K>
 __device__ inline void multiply_tile(Products<K>& products, const Rows<K>& rows, uint32_t stage,
                                      int column) {
-  const int lane = threadIdx.x % 32;
+  begin_products();
 #pragma unroll
-  for (int m = 0; m < Shape<K>::MT; ++m)
+  for (int step = 0; step < Shape<K>::kSteps; ++step) {
+    const uint32_t half = step / 4 * kStageColumns * 128;  // of 256 channels
+    const uint32_t at = stage + half + column * (K == 64 ? 64 : 128) + step % 4 * 32;
+    const uint64_t columns = describe_columns<K == 64>(at);
 #pragma unroll
-    for (int n = 0; n < Shape<K>::NT; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) products[m][n][e] = 0;
-#pragma unroll
-  for (int pair = 0; pair < Shape<K>::kSteps / 2; ++pair) {
-    uint32_t b[Shape<K>::NT][4];
-#pragma unroll
-    for (int n = 0; n < Shape<K>::NT; ++n) {
-      // Lane l names row l % 8 of matrix l / 8; the four matrices are 64 channels of 8 columns.
-      const int row = column + n * 8 + lane % 8;
-      load_matrices(b[n], stage + chunk_offset<K>(row, pair * 4 + lane / 8));
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int m = 0; m < Shape<K>::MT; ++m)
-#pragma unroll
-        for (int n = 0; n < Shape<K>::NT; ++n)
-          multiply(products[m][n], rows.values[m][2 * pair + half], b[n][2 * half],
-                   b[n][2 * half + 1]);
+    for (int m = 0; m < Shape<K>::MT; ++m)
+      multiply(products[m], rows.values[m][step], columns, step > 0);
   }
+  end_products();
+#pragma unroll
+  for (int m = 0; m < Shape<K>::MT; ++m) keep_order(products[m]);
 }
 
 // Calls use(products, column) for every kColumns columns of the segment, column counted from the
-// segment's first. Every thread of the block takes part in the copies; `busy` warps multiply.
+// segment's first. Every thread of the block takes part in the copies; `busy` groups multiply.
 template <int K, class Use>
 __device__ inline void walk_columns(const Rows<K>& rows, const int8_t* y, const Place& place,
                                     int8_t* stages, bool busy, Use use) {
   const int columns = place.last_column - place.first_column;
   const int count = (columns + kStageColumns - 1) / kStageColumns;
+  Products<K> products = {};
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s)
     copy_stage<K>(stages + s * Shape<K>::kStageBytes, y, place.first_column + s * kStageColumns,
                   place.last_column);
   for (int s = 0; s < count; ++s) {
     wait_for_copies<kStages - 2>();
+    publish_shared_memory();
     __syncthreads();  // the stage has arrived, and the one before it is no longer read
     const int next = s + kStages - 1;
     copy_stage<K>(stages + next % kStages * Shape<K>::kStageBytes, y,
@@ -178,7 +176,6 @@ __device__ inline void walk_columns(const Rows<K>& rows, const int8_t* y, const 
     const uint32_t stage = shared_address(stages + s % kStages * Shape<K>::kStageBytes);
 #pragma unroll 1
     for (int column = 0; column < kStageColumns; column += Shape<K>::kColumns) {
-      Products<K> products;
       multiply_tile<K>(products, rows, stage, column);
       use(products, s * kStageColumns + column);
     }

@@ -65,7 +65,7 @@ def build(folder: Path) -> ctypes.CDLL:
     for path in SOURCES.iterdir():
         text = _LAUNCH.sub(r"emulator::launch(\1, \2, [&] { kernel(\3); });", path.read_text())
         text = text.replace(
-            "extern __shared__ __align__(128) int8_t memory[];",
+            "extern __shared__ __align__(1024) int8_t memory[];",
             "int8_t* memory = emulator::shared_memory;",
         )
         (folder / (f"{path.stem}.cpp" if path.suffix == ".cu" else path.name)).write_text(text)

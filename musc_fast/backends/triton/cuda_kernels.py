@@ -1,4 +1,4 @@
-"""The extension module of the CUDA C++ kernels (`csrc/cuda`), for the GPUs that it is compiled for."""
+"""The extension module of the CUDA C++ kernels (`csrc/cuda`), for GPUs that it is compiled for."""
 
 from __future__ import annotations
 

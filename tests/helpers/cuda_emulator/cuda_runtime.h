@@ -47,7 +47,7 @@ using std::min;
 namespace emulator {
 
 constexpr int kLanes = 32;
-alignas(128) inline int8_t shared_memory[1 << 18];
+alignas(1024) inline int8_t shared_memory[1 << 18];
 
 struct Barrier {
   int size = 0, count = 0, generation = 0;

@@ -23,36 +23,42 @@ inline void commit_copies() {}
 template <int kLeft>
 void wait_for_copies() {}
 
-inline void load_matrices(uint32_t (&to)[4], uint32_t address) {
-  emulator::Warp& own = emulator::warp();
-  const int lane = emulator::lane();
-  own.values[lane] = address;
-  emulator::wait(own.barrier);
-  for (int k = 0; k < 4; ++k)
-    std::memcpy(&to[k],
-                emulator::shared_memory + own.values[k * 8 + lane / 4] + lane % 4 * 4, 4);
-  emulator::wait(own.barrier);
+inline void publish_shared_memory() {}
+
+template <bool kNarrow>
+uint64_t describe_columns(uint32_t address) {
+  return static_cast<uint64_t>(address) << 1 | kNarrow;
 }
 
-// Channel k of row (or column) r, held by lane 4 (r % 8) + k % 16 / 4.
-inline int entry(const uint32_t (&words)[emulator::kLanes][8], int word, int r, int k) {
-  const uint32_t four = words[4 * (r % 8) + k % 16 / 4][word];
+inline void begin_products() {}
+inline void end_products() {}
+inline void keep_order(int (&)[4][4]) {}
+
+// Channel k of row r of a warp's 16, held by lane 4 (r % 8) + k % 16 / 4.
+inline int entry_of_a(const emulator::Warp& warp, int r, int k) {
+  const uint32_t four = warp.words[4 * (r % 8) + k % 16 / 4][r / 8 + k / 16 * 2];
   return static_cast<int8_t>(four >> 8 * (k % 4));
 }
 
-inline void multiply(int (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// Channel k of column n: the exchange looks at the bits of the address, as the hardware does.
+inline int entry_of_b(uint64_t columns, int k, int n) {
+  const bool narrow = columns & 1;
+  uint32_t at = static_cast<uint32_t>(columns >> 1) + n * (narrow ? 64 : 128) + k;
+  at ^= (at >> 7 & (narrow ? 3 : 7)) << 4;
+  return emulator::shared_memory[at];
+}
+
+inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
   emulator::Warp& own = emulator::warp();
   const int lane = emulator::lane(), g = lane / 4, t = lane % 4;
   for (int k = 0; k < 4; ++k) own.words[lane][k] = a[k];
-  own.words[lane][4] = b0;
-  own.words[lane][5] = b1;
   emulator::wait(own.barrier);
-  for (int e = 0; e < 4; ++e) {
-    const int row = g + e / 2 * 8, column = 2 * t + e % 2;
-    for (int k = 0; k < 32; ++k)
-      sum[e] += entry(own.words, row / 8 + k / 16 * 2, row, k) *
-                entry(own.words, 4 + k / 16, column, k);
-  }
+  for (int n = 0; n < 4; ++n)
+    for (int e = 0; e < 4; ++e) {
+      const int row = g + e / 2 * 8, column = 8 * n + 2 * t + e % 2;
+      if (!add) sum[n][e] = 0;
+      for (int k = 0; k < 32; ++k) sum[n][e] += entry_of_a(own, row, k) * entry_of_b(b, k, column);
+    }
   emulator::wait(own.barrier);
 }
 
