@@ -60,29 +60,19 @@ __device__ inline void store_rows(int (&best)[Shape<K>::kRowsHeld], const int32_
   for (int k = 0; k < kHeld; ++k) best[k] = INT_MAX;
 }
 
-// The column, of those that a warp has at a time, whose minimum `lower_columns` leaves to this lane.
-template <int K>
+// The column, of those that a warp has at a time, whose minimum `reduce_columns` leaves to this lane.
 __device__ inline int column_of_lane() {
-  constexpr int kHeld = Shape<K>::kColumnsHeld;
   const int lane = threadIdx.x % 32;
-  int held = (lane >> 4) * (kHeld / 2) + (lane >> 3 & 1) * (kHeld / 4);
-  if (kHeld == 8) held += lane >> 2 & 1;
+  const int held = (lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2 + (lane >> 2 & 1);
   return held / 2 * 8 + 2 * (lane % 4) + held % 2;
 }
 
-// Lowers the packed minimum of this lane's column in shared memory to that of the warp's rows.
-template <int K>
-__device__ inline void lower_columns(int (&best)[Shape<K>::kColumnsHeld], int* column) {
-  constexpr int kHeld = Shape<K>::kColumnsHeld;
-  halve<kHeld>(best, 16);
-  halve<kHeld / 2>(first_of<kHeld / 2>(best), 8);
-  if constexpr (kHeld == 8) {
-    halve<2>(first_of<2>(best), 4);
-  } else {  // one value is left, and two lanes have it
-    best[0] = min(best[0], __shfl_xor_sync(kAllLanes, best[0], 4));
-    if (threadIdx.x & 4) return;
-  }
-  atomicMin(column, best[0]);
+// The packed minimum of this lane's column over the warp's rows.
+__device__ inline int reduce_columns(int (&best)[8]) {
+  halve<8>(best, 16);
+  halve<4>(first_of<4>(best), 8);
+  halve<2>(first_of<2>(best), 4);
+  return best[0];
 }
 
 template <int K, bool kTriangle>
@@ -94,13 +84,12 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   const int columns = place.last_column - place.first_column;
   const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
   int* column_terms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
-  int* column_best = column_terms + padded;
+  int* column_best = column_terms + padded;  // [kWarps, padded]: atomics would take turns
   const int32_t* y_norms =
       pairs.y_norms + static_cast<int64_t>(place.j) * pairs.other_patches + place.first_column;
   for (int q = threadIdx.x; q < padded; q += S::kThreads) {
     column_terms[q] =
         q < columns ? y_norms[q] * S::kMacro + (q & (S::kMacro - 1)) : INT_MAX;
-    column_best[q] = INT_MAX;
   }
   const int t = threadIdx.x % 4;
   const int first = place.first_row + S::first_row();
@@ -116,7 +105,8 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
                        : INT_MAX;
     row_best[r] = INT_MAX;
   }
-  int* column_of_this = column_best + column_of_lane<K>();
+  static_assert(S::kColumnsHeld == 8);
+  int* own_column = column_best + static_cast<int>(threadIdx.x) / 32 * padded + column_of_lane();
   int64_t* keys = pairs.keys +
                   (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
   const int group = static_cast<int>(threadIdx.x) / 128;
@@ -146,7 +136,7 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
           best[2 * n] = left;
           best[2 * n + 1] = right;
         }
-        if constexpr (kTriangle) lower_columns<K>(best, column_of_this + column);
+        if constexpr (kTriangle) own_column[column] = reduce_columns(best);
         if ((column + S::kColumns) % S::kMacro == 0)
           store_rows<K>(row_best, x_norms, keys, first, pairs.patches,
                         place.first_column + column + S::kColumns - S::kMacro);
@@ -160,9 +150,13 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
         pairs.keys +
         (static_cast<int64_t>(place.j) * pairs.all + pairs.first + place.i) * pairs.other_patches +
         place.first_column;
-    for (int q = threadIdx.x; q < columns; q += S::kThreads)
-      lower(other_keys + q, (column_best[q] >> S::kBits) + y_norms[q],
-            place.first_row + (column_best[q] & (S::kMacro - 1)));
+    const int groups = min(S::kGroups, (pairs.patches - place.first_row + 127) / 128);
+    for (int q = threadIdx.x; q < columns; q += S::kThreads) {
+      int best = INT_MAX;
+      for (int warp = 0; warp < 4 * groups; ++warp) best = min(best, column_best[warp * padded + q]);
+      lower(other_keys + q, (best >> S::kBits) + y_norms[q],
+            place.first_row + (best & (S::kMacro - 1)));
+    }
   }
 }
 
@@ -173,7 +167,8 @@ cudaError_t launch(const Pairs& pairs, cudaStream_t stream) {
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   const int columns = pairs.other_patches < kSegment ? pairs.other_patches : kSegment;
   const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
-  const int bytes = kStages * Shape<K>::kStageBytes + 2 * 4 * padded;
+  const int rows = 1 + (kTriangle ? Shape<K>::kWarps : 0);  // of `padded` integers
+  const int bytes = kStages * Shape<K>::kStageBytes + 4 * rows * padded;
   const auto kernel = find_nearest_kernel<K, kTriangle>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

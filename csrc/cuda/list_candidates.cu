@@ -14,10 +14,11 @@ namespace {
 
 constexpr int kListed = 256;  // candidates of a warp in shared memory
 
-// A warp's list; an entry is row << 12 | column << 1 | whether the column asks.
+// A warp's list: [kListed] in shared memory; an entry is row << 12 | column << 1 | whether the column
+// asks. Where the list is full, entries go out at once.
 struct List {
-  uint32_t* entries;  // [kListed], shared memory
-  int* count;         // shared memory; may exceed kListed, then the rest has gone out already
+  uint32_t* entries;
+  int count = 0;  // the same in all lanes
 };
 
 // Where the candidates of a block go.
@@ -35,33 +36,47 @@ struct Target {
     candidates->patches[at] = entry & 1 ? row : column;
   }
 
-  __device__ void add(const List& list, int row, int column, bool asked_by_column) const {
+  // Places for `count` entries.
+  __device__ unsigned long long reserve(int count) const {
+    return atomicAdd(reinterpret_cast<unsigned long long*>(candidates->count),
+                     static_cast<unsigned long long>(count));
+  }
+
+  // Puts an entry at place `at` of the list.
+  __device__ void add(const List& list, int at, int row, int column, bool asked_by_column) const {
     const uint32_t entry = static_cast<uint32_t>(row) << 12 | static_cast<uint32_t>(column) << 1 |
                            static_cast<uint32_t>(asked_by_column);
-    const int at = atomicAdd(list.count, 1);
     if (at < kListed)
       list.entries[at] = entry;
     else
-      store(atomicAdd(reinterpret_cast<unsigned long long*>(candidates->count), 1ull), entry);
+      store(reserve(1), entry);
   }
 
   // Sends a warp's list out if it holds more than `few`.
-  __device__ void flush(const List& list, int few) const {
-    __syncwarp();
-    const int count = min(__shfl_sync(kAllLanes, *list.count, 0), kListed);
+  __device__ void flush(List& list, int few) const {
+    const int count = min(list.count, kListed);
     if (count <= few) return;
+    __syncwarp();
     const int lane = threadIdx.x % 32;
-    unsigned long long base = 0;
-    if (lane == 0) {
-      base = atomicAdd(reinterpret_cast<unsigned long long*>(candidates->count),
-                       static_cast<unsigned long long>(count));
-      *list.count = 0;
-    }
-    base = __shfl_sync(kAllLanes, base, 0);
+    const unsigned long long base = __shfl_sync(kAllLanes, lane == 0 ? reserve(count) : 0ull, 0);
     for (int k = lane; k < count; k += 32) store(base + k, list.entries[k]);
+    list.count = 0;
     __syncwarp();
   }
 };
+
+// Sum of `value` over the lanes below this one; `total` becomes that over all lanes.
+__device__ inline int sum_below(int value, int& total) {
+  const int lane = threadIdx.x % 32;
+  int sum = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int below = __shfl_sync(kAllLanes, sum, (lane - step) & 31);
+    if (lane >= step) sum += below;
+  }
+  total = __shfl_sync(kAllLanes, sum, 31);
+  return sum - value;
+}
 
 // The largest |y|^2 - 2 d within `limit` on |x|^2 + |y|^2 - 2 d, for |x|^2 = norm.
 __device__ inline int term_limit(float limit, int norm) {
@@ -82,14 +97,13 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
   int* column_winners = column_limits + padded;  // counted from the block's first row
   int* row_winners = column_winners + padded;    // counted from the segment's first column
   uint32_t* entries = reinterpret_cast<uint32_t*>(row_winners + S::kRows);
-  int* counts = reinterpret_cast<int*>(entries + S::kWarps * kListed);
-  const int lane = threadIdx.x % 32, t = lane % 4, warp = threadIdx.x / 32;
+  const int t = threadIdx.x % 4, warp = threadIdx.x / 32;
   const int64_t row_slots =
       (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
   const int64_t column_slots =
       (static_cast<int64_t>(place.j) * pairs.all + pairs.first + place.i) * pairs.other_patches;
   const Target target{&candidates, row_slots, column_slots, place.first_row, place.first_column};
-  const List list{entries + warp * kListed, counts + warp};
+  List list{entries + warp * kListed};
   const int32_t* y_norms = pairs.y_norms + static_cast<int64_t>(place.j) * pairs.other_patches;
   bool wanted = false;
   for (int at = threadIdx.x; at < padded; at += S::kThreads) {
@@ -110,7 +124,6 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
                                                 place.first_column
                                           : -1;
   }
-  if (lane == 0) *list.count = 0;
   const int block_row = S::first_row(), first = place.first_row + block_row;
   const int32_t* x_norms = pairs.x_norms + static_cast<int64_t>(place.i) * pairs.patches;
   int row_norms[S::kRowsHeld], row_limits[S::kRowsHeld];
@@ -164,36 +177,43 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
 #pragma unroll
         for (int r = 0; r < S::kRowsHeld; ++r) {
           if (!(asking >> r & 1)) continue;
+          const int winner = row_winners[block_row + S::row_offset(r)];
 #pragma unroll
           for (int c = 0; c < S::kColumnsHeld; ++c) {
-            const int norm = column_norms[column + c / 2 * 8 + 2 * t + c % 2];
+            const int at = column + c / 2 * 8 + 2 * t + c % 2;
             const int d = products[r / 2][c / 2][r % 2 * 2 + c % 2];
-            if (norm - 2 * d <= row_limits[r]) of_rows |= 1u << (r * S::kColumnsHeld + c);
+            if (column_norms[at] - 2 * d <= row_limits[r] && at != winner)
+              of_rows |= 1u << (r * S::kColumnsHeld + c);
           }
         }
 #pragma unroll
         for (int c = 0; c < S::kColumnsHeld; ++c) {
           if (!(asking >> (16 + c) & 1)) continue;
-          const int limit = column_limits[column + c / 2 * 8 + 2 * t + c % 2];
+          const int at = column + c / 2 * 8 + 2 * t + c % 2;
+          const int limit = column_limits[at], winner = column_winners[at];
 #pragma unroll
           for (int r = 0; r < S::kRowsHeld; ++r) {
             const int d = products[r / 2][c / 2][r % 2 * 2 + c % 2];
-            if (row_norms[r] - 2 * d <= limit) of_columns |= 1u << (r * S::kColumnsHeld + c);
+            if (row_norms[r] - 2 * d <= limit && block_row + S::row_offset(r) != winner)
+              of_columns |= 1u << (r * S::kColumnsHeld + c);
           }
         }
-        const int first_column = column + 2 * t;
+        if (!__any_sync(kAllLanes, of_rows | of_columns)) return;
+        int total;
+        int place_in_list = list.count + sum_below(__popc(of_rows) + __popc(of_columns), total);
         for (uint32_t left = of_rows; left; left &= left - 1) {
           const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int row = block_row + S::row_offset(bit / S::kColumnsHeld);
-          const int at = first_column + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
-          if (at != row_winners[row]) target.add(list, row, at, false);
+          const int at = column + 2 * t + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
+          target.add(list, place_in_list++, block_row + S::row_offset(bit / S::kColumnsHeld), at,
+                     false);
         }
         for (uint32_t left = of_columns; left; left &= left - 1) {
           const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int row = block_row + S::row_offset(bit / S::kColumnsHeld);
-          const int at = first_column + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
-          if (row != column_winners[at]) target.add(list, row, at, true);
+          const int at = column + 2 * t + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
+          target.add(list, place_in_list++, block_row + S::row_offset(bit / S::kColumnsHeld), at,
+                     true);
         }
+        list.count += total;
         target.flush(list, kListed / 2);
       });
   target.flush(list, 0);
@@ -206,7 +226,7 @@ cudaError_t launch(const Pairs& pairs, const Candidates& candidates, cudaStream_
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   const int columns = pairs.other_patches < kSegment ? pairs.other_patches : kSegment;
   const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
-  const int bytes = kStages * Shape<K>::kStageBytes + 4 * (3 * padded + Shape<K>::kRows + Shape<K>::kWarps * (kListed + 1));
+  const int bytes = kStages * Shape<K>::kStageBytes + 4 * (3 * padded + Shape<K>::kRows + Shape<K>::kWarps * kListed);
   const auto kernel = list_candidates_kernel<K, kTriangle>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -243,7 +244,7 @@ def fit_scale(rows: Tensor, dtype: torch.dtype) -> Tensor:
     scale = largest
     if dtype == torch.int8:
         some = rows[:: max(1, rows.shape[0] // _SCALED_ROWS)]
-        scales = torch.tensor(_SHARES).to(rows.device, non_blocking=True) * (largest / _INT8)
+        scales = _shares(rows.device) * (largest / _INT8)
         scales = scales.clamp_min_(_NOTHING / _INT8)
         each = scales[:, None, None]
         error = torch.linalg.vector_norm(
@@ -264,15 +265,26 @@ def principal_directions(centred: Tensor, count: int) -> Tensor:
     Nothing here waits for the device. Any basis is valid for the search; with a better one fewer
     candidates must be recomputed.
     """
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(centred.shape[1], count, generator=generator)
-    basis = start.to(centred.device, torch.float64)
+    basis = _start(centred.shape[1], count, centred.device)
     covariance = (centred.T @ centred).double()
     covariance /= covariance.diagonal().sum().clamp_min_(_NOTHING)
     covariance.diagonal().add_(1e-6)
     for _ in range(_STEPS):
         basis = _orthonormal(covariance @ basis)
     return _orthonormal(basis).float().contiguous()
+
+
+@lru_cache(maxsize=8)
+def _start(channels: int, count: int, device: torch.device) -> Tensor:
+    """Drawn columns [C, count] float64, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(channels, count, generator=generator).to(device, torch.float64)
+
+
+@lru_cache(maxsize=8)
+def _shares(device: torch.device) -> Tensor:
+    """_SHARES on `device`."""
+    return torch.tensor(_SHARES, device=device)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

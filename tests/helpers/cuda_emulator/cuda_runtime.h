@@ -182,6 +182,8 @@ T atomicAdd(T* at, T value) {
 inline unsigned __ballot_sync(unsigned lanes, bool value) {
   return __reduce_or_sync(lanes, value ? 1u << emulator::lane() : 0u);
 }
+inline bool __any_sync(unsigned lanes, unsigned value) { return __reduce_or_sync(lanes, value); }
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
 template <class T>
 T __ldg(const T* at) {
   return *at;
