@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   extern __shared__ __align__(1024) int8_t memory[];
   const Place place = place_of(pairs, S::kRows);
   const int columns = place.last_column - place.first_column;
-  const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
+  const int padded = (columns + S::kStageColumns - 1) / S::kStageColumns * S::kStageColumns;
   int* column_terms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
   int* column_best = column_terms + padded;  // [kWarps, padded]: atomics would take turns
   const int32_t* y_norms =
@@ -166,7 +166,8 @@ cudaError_t launch(const Pairs& pairs, cudaStream_t stream) {
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   const int columns = pairs.other_patches < kSegment ? pairs.other_patches : kSegment;
-  const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
+  constexpr int kUnit = Shape<K>::kStageColumns;
+  const int padded = (columns + kUnit - 1) / kUnit * kUnit;
   const int rows = 1 + (kTriangle ? Shape<K>::kWarps : 0);  // of `padded` integers
   const int bytes = kStages * Shape<K>::kStageBytes + 4 * rows * padded;
   const auto kernel = find_nearest_kernel<K, kTriangle>;

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
   extern __shared__ __align__(1024) int8_t memory[];
   const Place place = place_of(pairs, S::kRows);
   const int columns = place.last_column - place.first_column;
-  const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
+  const int padded = (columns + S::kStageColumns - 1) / S::kStageColumns * S::kStageColumns;
   int* column_norms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
   int* column_limits = column_norms + padded;
   int* column_winners = column_limits + padded;  // counted from the block's first row
@@ -225,7 +225,8 @@ cudaError_t launch(const Pairs& pairs, const Candidates& candidates, cudaStream_
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   const int columns = pairs.other_patches < kSegment ? pairs.other_patches : kSegment;
-  const int padded = (columns + kStageColumns - 1) / kStageColumns * kStageColumns;
+  constexpr int kUnit = Shape<K>::kStageColumns;
+  const int padded = (columns + kUnit - 1) / kUnit * kUnit;
   const int bytes = kStages * Shape<K>::kStageBytes + 4 * (3 * padded + Shape<K>::kRows + Shape<K>::kWarps * kListed);
   const auto kernel = list_candidates_kernel<K, kTriangle>;
   const cudaError_t error =

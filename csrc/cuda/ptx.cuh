@@ -36,12 +36,9 @@ __device__ inline void publish_shared_memory() {
 
 // How columns of 128 bytes (64 bytes with kNarrow) lie in shared memory, from `address` on: one
 // after another, in groups of 8, whose 16-byte chunks are exchanged: chunk c of the column at
-// address a is at c ^ (a / 128 % 8), with kNarrow c ^ (a / 128 % 4).
-template <bool kNarrow>
-__device__ inline uint64_t describe_columns(uint32_t address) {
-  constexpr uint64_t kGroup = kNarrow ? 512 : 1024, kExchange = kNarrow ? 2 : 1;
-  return (address >> 4 & 0x3fff) | 1ull << 16 | kGroup >> 4 << 32 | kExchange << 62;
-}
+// address a is at c ^ (a / 128 % 8), with kNarrow c ^ (a / 128 % 4). The description of the columns
+// 16 bytes on is greater by 1.
+__device__ inline uint32_t describe_columns(uint32_t address) { return address >> 4 | 1u << 16; }
 
 // Registers that products write may have been read; products may begin.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
@@ -50,17 +47,21 @@ __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned
 // `add`. With g = lane / 4 and t = lane % 4, lanes of warp w (of 4) hold of `sum`, for each 8
 // columns, rows 16 w + g (two entries) and 8 below (two entries), columns 2 t and 2 t + 1; of a the
 // channels 4 t to 4 t + 3 of rows 16 w + g and 8 below, then channels 16 + 4 t on of both.
-__device__ inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+template <bool kNarrow>
+__device__ inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint32_t b, bool add) {
+  constexpr uint32_t kUpper = kNarrow ? 512 >> 4 | 2u << 30 : 1024 >> 4 | 1u << 30;
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+      "{\n.reg .pred p;\n.reg .b64 columns;\nsetp.ne.b32 p, %21, 0;\n"
+      "mov.b64 columns, {%20, %22};\n"
       "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "{%16, %17, %18, %19}, %20, p;\n}\n"
+      "{%16, %17, %18, %19}, columns, p;\n}\n"
       : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[0][2]), "+r"(sum[0][3]), "+r"(sum[1][0]),
         "+r"(sum[1][1]), "+r"(sum[1][2]), "+r"(sum[1][3]), "+r"(sum[2][0]), "+r"(sum[2][1]),
         "+r"(sum[2][2]), "+r"(sum[2][3]), "+r"(sum[3][0]), "+r"(sum[3][1]), "+r"(sum[3][2]),
         "+r"(sum[3][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)),
+        "n"(kUpper));
 }
 
 // Waits for the products that were started.

@@ -2,7 +2,7 @@
 // walk of a block over all patches of an image of y.
 //
 // A group of four warps keeps its 128 patches of x in registers, for all patches of y. Patches of y
-// pass through shared memory in stages of 64, copied asynchronously, in the layout of
+// pass through shared memory in stages, copied asynchronously, in the layout of
 // `describe_columns`. `multiply` in ptx.cuh says which rows and columns of a product a lane holds.
 // While a group waits for its products, other groups of the multiprocessor reduce theirs.
 #pragma once
@@ -14,7 +14,6 @@
 
 namespace musc::cuda {
 
-constexpr int kStageColumns = 64;
 constexpr int kStages = 3;
 constexpr int kSegment = 2048;  // patches of y that a block walks at most
 
@@ -34,6 +33,7 @@ struct Shape {
   static constexpr int kRowsHeld = 2 * MT;         // rows of a thread
   static constexpr int kColumnsHeld = 2 * NT;      // columns of a thread at a time
   static constexpr int kColumns = 8 * NT;          // columns at a time
+  static constexpr int kStageColumns = K <= 128 ? 128 : 64;
   static constexpr int kStageBytes = kStageColumns * K;
   // |x|^2 - 2 x.y of values within 127 lies within 3 K 127^2: packed, it fits in 32 bits.
   static_assert(3ll * K * 127 * 127 * kMacro + kMacro < (1ll << 31));
@@ -89,13 +89,13 @@ inline long long count_blocks(const Pairs& pairs, int rows_a_block) {
 template <int K>
 __device__ inline int chunk_offset(int row, int chunk) {
   if (K == 64) return row * K + (chunk ^ (row >> 1 & 3)) * 16;
-  return chunk / 8 * kStageColumns * 128 + row * 128 + (chunk % 8 ^ (row & 7)) * 16;
+  return chunk / 8 * Shape<K>::kStageColumns * 128 + row * 128 + (chunk % 8 ^ (row & 7)) * 16;
 }
 
-// Copies 64 rows of y from `column` on into `stage`, zeros beyond `last`.
+// Copies the rows of a stage of y from `column` on into `stage`, zeros beyond `last`.
 template <int K>
 __device__ inline void copy_stage(int8_t* stage, const int8_t* y, int column, int last) {
-  constexpr int kCopies = kStageColumns * Shape<K>::kChunks / Shape<K>::kThreads;
+  constexpr int kCopies = Shape<K>::kStageColumns * Shape<K>::kChunks / Shape<K>::kThreads;
 #pragma unroll
   for (int copy = 0; copy < kCopies; ++copy) {
     const int at = copy * Shape<K>::kThreads + static_cast<int>(threadIdx.x);
@@ -138,15 +138,15 @@ using Products = int[Shape<K>::MT][Shape<K>::NT][4];
 template <int K>
 __device__ inline void multiply_tile(Products<K>& products, const Rows<K>& rows, uint32_t stage,
                                      int column) {
+  const uint32_t columns = describe_columns(stage + column * (K == 64 ? 64 : 128));
   begin_products();
 #pragma unroll
   for (int step = 0; step < Shape<K>::kSteps; ++step) {
-    const uint32_t half = step / 4 * kStageColumns * 128;  // of 256 channels
-    const uint32_t at = stage + half + column * (K == 64 ? 64 : 128) + step % 4 * 32;
-    const uint64_t columns = describe_columns<K == 64>(at);
+    const int half = step / 4 * Shape<K>::kStageColumns * 128;  // of 256 channels
 #pragma unroll
     for (int m = 0; m < Shape<K>::MT; ++m)
-      multiply(products[m], rows.values[m][step], columns, step > 0);
+      multiply<K == 64>(products[m], rows.values[m][step], columns + (half + step % 4 * 32) / 16,
+                        step > 0);
   }
   end_products();
 #pragma unroll
@@ -159,11 +159,11 @@ template <int K, class Use>
 __device__ inline void walk_columns(const Rows<K>& rows, const int8_t* y, const Place& place,
                                     int8_t* stages, bool busy, Use use) {
   const int columns = place.last_column - place.first_column;
-  const int count = (columns + kStageColumns - 1) / kStageColumns;
+  const int count = (columns + Shape<K>::kStageColumns - 1) / Shape<K>::kStageColumns;
   Products<K> products = {};
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s)
-    copy_stage<K>(stages + s * Shape<K>::kStageBytes, y, place.first_column + s * kStageColumns,
+    copy_stage<K>(stages + s * Shape<K>::kStageBytes, y, place.first_column + s * Shape<K>::kStageColumns,
                   place.last_column);
   for (int s = 0; s < count; ++s) {
     wait_for_copies<kStages - 2>();
@@ -171,13 +171,13 @@ __device__ inline void walk_columns(const Rows<K>& rows, const int8_t* y, const 
     __syncthreads();  // the stage has arrived, and the one before it is no longer read
     const int next = s + kStages - 1;
     copy_stage<K>(stages + next % kStages * Shape<K>::kStageBytes, y,
-                  place.first_column + next * kStageColumns, place.last_column);
+                  place.first_column + next * Shape<K>::kStageColumns, place.last_column);
     if (!busy) continue;
     const uint32_t stage = shared_address(stages + s % kStages * Shape<K>::kStageBytes);
 #pragma unroll 1
-    for (int column = 0; column < kStageColumns; column += Shape<K>::kColumns) {
+    for (int column = 0; column < Shape<K>::kStageColumns; column += Shape<K>::kColumns) {
       multiply_tile<K>(products, rows, stage, column);
-      use(products, s * kStageColumns + column);
+      use(products, s * Shape<K>::kStageColumns + column);
     }
   }
   wait_for_copies<0>();

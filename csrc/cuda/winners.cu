@@ -5,8 +5,9 @@
 // the sum of channels c mod 128 by a fused multiply-add, then these sums are added in pairs that
 // lie 64 apart, 32 apart, and so on.
 //
-// Memory: 4 C bytes of y a winner that matters, from L2 where parts lie alike: blocks of the same
-// patches of all images lie together, and their winners are near the same places.
+// Memory: 4 C bytes of y a winner that matters. A block takes the same patch of eight images, and
+// blocks of the same patch lie together: where parts lie alike their winners are the same rows of y,
+// which then come from L1, or near them, from L2.
 
 #include <cuda_runtime.h>
 
@@ -18,7 +19,7 @@
 namespace musc::cuda {
 namespace {
 
-constexpr int kWarps = 8;         // of a block: as many patches of one image
+constexpr int kWarps = 8;
 constexpr int kImages = 64;       // of y that a warp looks at
 constexpr int kSums = 128;        // sums of channels that lie kSums apart
 
@@ -82,18 +83,29 @@ __device__ inline bool matters(const Winners& winners, int64_t key, int j, int64
   return root - (slack + 8 * kUnit * root) <= kth;
 }
 
+// How many images and patches a block takes, and how many blocks take all.
+struct Split {
+  int images, patches, image_blocks, patch_blocks;
+
+  __host__ __device__ explicit Split(const Winners& winners)
+      : images(winners.images >= kWarps ? kWarps : 1),
+        patches(kWarps / images),
+        image_blocks((winners.images + images - 1) / images),
+        patch_blocks((winners.patches + patches - 1) / patches) {}
+};
+
 template <int kParts>
 __global__ void __launch_bounds__(32 * kWarps, 2) winners_kernel(const Winners winners) {
-  const int lane = threadIdx.x % 32;
-  const int patch_blocks = (winners.patches + kWarps - 1) / kWarps;
-  const int i = static_cast<int>(blockIdx.x % winners.images);
-  const int within = static_cast<int>(blockIdx.x / winners.images);
-  const int p = within % patch_blocks * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (p >= winners.patches) return;
+  const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const Split split(winners);
+  const int within = static_cast<int>(blockIdx.x) / split.image_blocks;
+  const int i = static_cast<int>(blockIdx.x) % split.image_blocks * split.images + warp % split.images;
+  const int p = within % split.patch_blocks * split.patches + warp / split.images;
+  if (i >= winners.images || p >= winners.patches) return;
   const int64_t at = static_cast<int64_t>(i) * winners.patches + p;
   float4 x[kParts];
   load_row<kParts>(x, winners.x + at * winners.channels, winners.channels);
-  const int begin = within / patch_blocks * kImages;
+  const int begin = within / split.patch_blocks * kImages;
   const int end = min(begin + kImages, winners.held);
   for (int from = begin; from < end; from += 32) {
     const int own = from + lane, j = winners.first + own;
@@ -127,9 +139,9 @@ __global__ void __launch_bounds__(32 * kWarps, 2) winners_kernel(const Winners w
 
 template <int kParts>
 cudaError_t launch(const Winners& winners, cudaStream_t stream) {
-  const long long patch_blocks = (winners.patches + kWarps - 1) / kWarps;
-  const long long blocks =
-      patch_blocks * winners.images * ((winners.held + kImages - 1) / kImages);
+  const Split split(winners);
+  const long long blocks = static_cast<long long>(split.image_blocks) * split.patch_blocks *
+                           ((winners.held + kImages - 1) / kImages);
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
   const auto kernel = winners_kernel<kParts>;

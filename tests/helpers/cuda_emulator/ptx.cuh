@@ -25,10 +25,7 @@ void wait_for_copies() {}
 
 inline void publish_shared_memory() {}
 
-template <bool kNarrow>
-uint64_t describe_columns(uint32_t address) {
-  return static_cast<uint64_t>(address) << 1 | kNarrow;
-}
+inline uint32_t describe_columns(uint32_t address) { return address >> 4; }
 
 inline void begin_products() {}
 inline void end_products() {}
@@ -41,14 +38,14 @@ inline int entry_of_a(const emulator::Warp& warp, int r, int k) {
 }
 
 // Channel k of column n: the exchange looks at the bits of the address, as the hardware does.
-inline int entry_of_b(uint64_t columns, int k, int n) {
-  const bool narrow = columns & 1;
-  uint32_t at = static_cast<uint32_t>(columns >> 1) + n * (narrow ? 64 : 128) + k;
+inline int entry_of_b(bool narrow, uint32_t columns, int k, int n) {
+  uint32_t at = columns * 16 + n * (narrow ? 64 : 128) + k;
   at ^= (at >> 7 & (narrow ? 3 : 7)) << 4;
   return emulator::shared_memory[at];
 }
 
-inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+template <bool kNarrow>
+void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint32_t b, bool add) {
   emulator::Warp& own = emulator::warp();
   const int lane = emulator::lane(), g = lane / 4, t = lane % 4;
   for (int k = 0; k < 4; ++k) own.words[lane][k] = a[k];
@@ -57,7 +54,8 @@ inline void multiply(int (&sum)[4][4], const uint32_t (&a)[4], uint64_t b, bool 
     for (int e = 0; e < 4; ++e) {
       const int row = g + e / 2 * 8, column = 8 * n + 2 * t + e % 2;
       if (!add) sum[n][e] = 0;
-      for (int k = 0; k < 32; ++k) sum[n][e] += entry_of_a(own, row, k) * entry_of_b(b, k, column);
+      for (int k = 0; k < 32; ++k)
+        sum[n][e] += entry_of_a(own, row, k) * entry_of_b(kNarrow, b, k, column);
     }
   emulator::wait(own.barrier);
 }
