@@ -1,4 +1,4 @@
-"""The CUDA kernels compiled by nvcc for sm_90: products of whole groups of warps, no large spills."""
+"""The CUDA kernels as nvcc compiles them for sm_90: products of groups of warps, few spills."""
 
 from __future__ import annotations
 
