@@ -36,7 +36,7 @@ from . import few_channels, planning
 from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
 from .sides import RowRounding, Side, Spaces, round_rows
-from .space import choose_space
+from .space import choose_like_before
 from .winners import recompute_winners
 
 __all__ = ["References", "Search", "Span", "round_rows"]
@@ -286,7 +286,7 @@ def space_of(
     if not exact:
         return fit_space(z, references, torch.float16, None, device)
     others = z if references is None else references
-    return choose_space(z, others, references is None, device, int8_gain(arch_of(device)))
+    return choose_like_before(z, others, references is None, device, int8_gain(arch_of(device)))
 
 
 def _plan(
