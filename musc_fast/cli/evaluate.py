@@ -47,6 +47,8 @@ def evaluate(
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
 ) -> None:
     """Measure accuracy on a labelled dataset: a table, results.json and results.csv.
 

@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from ..errors import ImageError, InputError
 from .find_images import find_images, list_images, natural_key
-from .read_images import image_size, read_mask
+from .masks import read_mask
+from .read_images import image_size
 
 NORMAL_NAMES = ("good", "ok")
 _MASK_ENDINGS = ("", "_mask", "_gt", "_label")

@@ -121,7 +121,8 @@ def _read_cards(
 
     def read_card(index: int) -> Card:
         mask = None if masks is None else masks[index]
-        return make_card(run, index, read_image(run.paths[index]), scales(index), mask)
+        image = read_image(run.paths[index], run.reading)
+        return make_card(run, index, image, scales(index), mask)
 
     return make_cards(read_card, len(run.paths), on_progress)
 

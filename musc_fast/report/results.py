@@ -63,7 +63,7 @@ def write_results(
     names, ranks = result_names(run.paths), run.ranks
 
     def picture_and_card(index: int) -> Card:
-        image = read_image(run.paths[index])
+        image = read_image(run.paths[index], run.reading)
         caption = (
             f"{run.paths[index].name}   rank {ranks[index]} of {len(run.paths)}   "
             f"score {run.image_scores[index]:.3f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import ReadSettings
 from ..threshold import Threshold
 from .regions import pixel_threshold
 
@@ -26,6 +27,7 @@ class ScoredBatch:
     settings: the entries of run.json; "seconds" maps a stage to its time, "skipped" lists the
         reasons of unreadable images.
     threshold: on the raw scores, with the images that it flags.
+    reading: how the image files are read, with the white level of the batch.
     """
 
     paths: Sequence[Path]
@@ -34,6 +36,7 @@ class ScoredBatch:
     anomaly_maps: NDArray[np.float32]
     settings: dict[str, Any]
     threshold: Threshold
+    reading: ReadSettings = field(default_factory=ReadSettings)
 
     @property
     def ranks(self) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -125,6 +125,7 @@ def evaluate_category(
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
         settings=run_settings(musc, features, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
+        reading=replace(musc.extractor.reading, white=features.white),
     )
     result: Result = {
         "category": category.name,
@@ -286,6 +287,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         sorted(musc.settings.keywords().items()),
         backbone.device.type,
         chosen_backend(musc),
+        musc.extractor.reading,
         files,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
