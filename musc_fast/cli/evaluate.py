@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from ..settings import ReadSettings
 from . import options
 from .console import interruptible, load, print_place
 from .tables import print_metrics
@@ -62,8 +63,9 @@ def evaluate(
     arguments = options.musc_arguments(context)
     if protocol not in ("musc", "mvtec"):
         raise InputError(f"--protocol: found {protocol!r}, wanted musc or mvtec")
+    reading = ReadSettings(white, arguments["max_pixels"] or ReadSettings.max_pixels)
     categories = load_dataset(dataset, root, category)
-    verify(categories)
+    verify(categories, reading)
     with interruptible("finished categories are kept; run the same command again to go on"):
         musc = load(arguments)
         with stage_bars() as on_progress:

@@ -12,6 +12,7 @@ lines are written together or not at all.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from ..bank.stream import (
     tokens_of,
     white_of_bank,
 )
-from ..datasets.find_images import walk_images
-from ..errors import BankError, ImageError, InputError
+from ..datasets.find_images import labels_note, walk_images
+from ..datasets.label_files import split_labels
+from ..errors import BankError, ImageError, InputError, MuscFastWarning
 from ..files import locked
 from ..progress import Progress, stage_bars
 from .watch_record import FileState, Row, append_rows, now, read_record
@@ -147,6 +149,7 @@ class Watch:
         self._saved = self.bank.added  # images given to the bank when its file was written
         self._recorded = True  # every image of the bank has its line
         self.gone: list[str] = []
+        self._labels_said = False
         self._first: set[Path] = set()  # files that the start has looked at
         self._sizes_and_times: dict[str, tuple[int, int]] = {}  # of new files, at the last look
         self._same: dict[str, tuple[int, int, int]] = {}  # touched files that have their content
@@ -226,7 +229,11 @@ class Watch:
         settled: also take files that the last look did not see, or saw otherwise.
         """
         ready, found = [], {}
-        for path in walk_images(self.folder):
+        photos, labels = split_labels(list(walk_images(self.folder)), self.folder)
+        if labels and not self._labels_said:
+            self._labels_said = True
+            warnings.warn(labels_note(labels), MuscFastWarning, stacklevel=2)
+        for path in photos:
             name = str(path)
             row = self.done.get(name)
             try:
