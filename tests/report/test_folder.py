@@ -172,6 +172,29 @@ def test_leftovers_of_the_same_process_number_are_removed(tmp_path: Path, run: S
     assert hidden(tmp_path) == sorted([other, foreign])
 
 
+def test_a_living_process_is_found_without_a_signal(
+    tmp_path: Path, run: ScoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows os.kill(pid, 0) interrupts or ends the process that it asks about."""
+
+    def no_signals(pid: int, number: int) -> None:
+        raise AssertionError("a signal was sent")
+
+    monkeypatch.setattr(os, "kill", no_signals)
+    wait = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, text=True) as child:
+        theirs = tmp_path / f".out-partial-{child.pid}-abc"
+        gone = tmp_path / f".out-partial-{10**12}-abc"
+        theirs.mkdir()
+        gone.mkdir()
+        write(tmp_path / "out", run)
+        assert theirs.is_dir()
+        assert not gone.exists()
+        child.communicate("")
+    write(tmp_path / "out", run)
+    assert hidden(tmp_path) == []
+
+
 def test_a_link_is_followed(tmp_path: Path, run: ScoredBatch) -> None:
     out = tmp_path / "disk" / "out"
     write(out, run)
