@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..settings import ReadSettings
 from ..threshold import Threshold
+from .heatmap import MapScale, Scale, scale_of
 from .regions import pixel_threshold
 
 
@@ -37,6 +38,15 @@ class ScoredBatch:
     settings: dict[str, Any]
     threshold: Threshold
     reading: ReadSettings = field(default_factory=ReadSettings)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing stands out: no image is flagged."""
+        return not self.threshold.flagged.any()
+
+    def scales(self, map_scale: MapScale) -> Callable[[int], Scale]:
+        """The scale of each image's pictures; see `heatmap.scale_of`."""
+        return scale_of(self.anomaly_maps, map_scale, calm=self.is_calm)
 
     @property
     def ranks(self) -> NDArray[np.int64]:
