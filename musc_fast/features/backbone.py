@@ -28,7 +28,8 @@ class Features:
     """Features of N images, float32 on the backbone's device.
 
     tokens: one [N, prefix + P, C] tensor a block, in the order of the backbone's `blocks`: raw
-        block outputs for CLIP, outputs after the final norm for timm models (official behaviour).
+        block outputs for CLIP, outputs after the final norm for timm models (official behaviour),
+        raw ones where a timm model has no such norm.
     cls_tokens: [N, D], L2-normalised, for RsCIN: CLIP's projected image embedding, or the class
         token after the final norm. None if the caller wants none or the model has none.
     """
