@@ -15,7 +15,7 @@ from musc_fast.datasets.layouts import (
     sample_mask,
     verify,
 )
-from musc_fast.errors import ImageError, InputError
+from musc_fast.errors import ImageError, InputError, MuscFastWarning
 
 
 def visa_tree(root: Path) -> Path:
@@ -58,6 +58,22 @@ class TestVisA:
             load_visa(root, ["fryum"])
         with pytest.raises(InputError, match="unknown category pcb9; known are candle, pcb1"):
             load_visa(root, ["pcb9"])
+
+    def test_names_of_normal_and_defective_images_may_coincide(self, tmp_path: Path) -> None:
+        """The table decides, and a mask is that of the defective image alone."""
+        root = visa_tree(tmp_path)
+        draw(root / "candle/Data/Images/Normal/000.JPG")
+        with (root / "split_csv/1cls.csv").open("a") as table:
+            table.write("candle,test,normal,candle/Data/Images/Normal/000.JPG,\n")
+        samples = load_visa(root, ["candle"])[0].samples
+        found = [(s.image.parent.name, s.label, s.mask and s.mask.name) for s in samples]
+        assert found[2:] == [("Anomaly", True, "000.png"), ("Normal", False, None)]
+        assert not sample_mask(samples[3]).any()
+        with pytest.warns(MuscFastWarning, match=r"Masks/Anomaly/000\.png: left out as labels"):
+            (category,) = load_folder(root / "candle")
+        base = root / "candle/Data/Images"
+        images = {sample.image.relative_to(base).as_posix() for sample in category.samples}
+        assert images == {"Anomaly/000.JPG", "Normal/000.JPG", "Normal/0001.JPG", "Normal/0002.JPG"}
 
     def test_missing_and_mismatched_masks_name_both_files(self, tmp_path: Path) -> None:
         root = visa_tree(tmp_path)

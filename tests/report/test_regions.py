@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from musc_fast.report.regions import (
     COLUMNS,
@@ -93,6 +96,20 @@ def test_a_plain_above_the_batch_is_no_region() -> None:
         assert abs(region.y + region.height / 2 - row) <= 1
     assert sum(region.share for region in (first, second)) < 0.01
     assert find_regions(scores, 0.3)[0].width > find_regions(scores, 0.6)[0].width
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 30))
+def test_regions_reach_the_threshold_and_hold_the_peak(
+    seed: int, share: float, blur: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = ndimage.gaussian_filter(rng.random((40, 30)), blur)
+    threshold = scores.min() + share * (scores.max() - scores.min())
+    labels = label_regions(scores, threshold, smallest=0)
+    assert (scores[labels > 0] >= threshold).all()
+    assert labels[np.unravel_index(scores.argmax(), scores.shape)] == 1
+    higher = label_regions(scores, scores.max(), smallest=0) > 0
+    assert (labels[higher] > 0).all()
 
 
 def test_a_level_above_the_own_background_counts_alone() -> None:

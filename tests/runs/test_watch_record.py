@@ -170,3 +170,15 @@ def test_a_lost_bank_of_12_bits_is_read_as_before(musc: MuSc, tmp_path: Path) ->
         assert run(musc, folder, bank, settings) == []
     again = ReferenceBank.load(bank)
     assert all(torch.equal(a, b) for a, b in zip(again.tokens(), held.tokens(), strict=True))
+
+
+def test_labels_beside_photos_are_not_watched(musc: MuSc, tmp_path: Path) -> None:
+    folder, bank = tmp_path / "images", tmp_path / "bank"
+    paths = product_folder(folder, count=3)
+    mask = np.zeros((96, 120), np.uint8)
+    mask[10:30, 20:50] = 255
+    Image.fromarray(mask).save(folder / "part1_mask.png")
+    with pytest.warns(MuscFastWarning, match=r"part1_mask\.png: left out as labels") as said:
+        found = run(musc, folder, bank, WatchSettings(start=2))
+    assert sorted(found) == [path.name for path in paths]
+    assert len(said) == 1
