@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..errors import ImageError
 from .deep import DeepImage, WhiteNeed, alpha_note
 
+MORE_CHANNELS = "has channels besides its colours, which are left out"
 SEVERAL_PAGES = "has several pages or frames, of which the first alone is read"
 _QUARTER_TURNS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -38,12 +39,14 @@ def decode(path: _Path, max_pixels: int) -> tuple[Image.Image | DeepImage, tuple
     of a kind that is not read.
     """
     with _errors(path):
-        if _is_tiff(path) and (found := _Tiff.opened(path, max_pixels)) is not None:
-            return found.decode(), found.notes
+        tiff = _Tiff(path, max_pixels) if _is_tiff(path) else None
+        if tiff is not None and not tiff.is_for_pillow:
+            return tiff.decode(), tiff.notes
         with _opened(path, max_pixels) as image:
             notes = (SEVERAL_PAGES,) if getattr(image, "n_frames", 1) > 1 else ()
             deep = _deep_by_pillow(image, path)
-            return (ImageOps.exif_transpose(image) if deep is None else deep), notes
+            picture = ImageOps.exif_transpose(image) if deep is None else deep
+            return picture, notes if tiff is None else tiff.notes
 
 
 def image_size(path: _Path, max_pixels: int) -> tuple[int, int]:
@@ -52,14 +55,12 @@ def image_size(path: _Path, max_pixels: int) -> tuple[int, int]:
     Raises ImageError as `decode`.
     """
     with _errors(path):
-        if _is_tiff(path) and (found := _Tiff.opened(path, max_pixels)) is not None:
-            return found.size
+        if _is_tiff(path):
+            return _Tiff(path, max_pixels).size
         with _opened(path, max_pixels) as image:
             width, height = image.size
             orientation = image.getexif().get(ExifTags.Base.Orientation)
-            # Pillow itself swaps width and height of a TIFF.
-            swap = orientation in _QUARTER_TURNS and image.format != "TIFF"
-            return (width, height) if swap else (height, width)
+            return (width, height) if orientation in _QUARTER_TURNS else (height, width)
 
 
 def peek_white(path: _Path, max_pixels: int) -> WhiteNeed | None:
@@ -70,12 +71,13 @@ def peek_white(path: _Path, max_pixels: int) -> WhiteNeed | None:
     try:
         with _errors(path):
             if _is_tiff(path):
-                found = _Tiff.opened(path, max_pixels)
-                if found is None:
+                tiff = _Tiff(path, max_pixels)
+                if tiff.bits <= 8 and tiff.is_whole:
                     return None
-                if found.white:
-                    return WhiteNeed(os.fspath(path), found.white, 0.0)
-                return found.decode().need(os.fspath(path))
+                if tiff.white:
+                    return WhiteNeed(os.fspath(path), tiff.white, 0.0)
+                picture = tiff.decode()
+                return picture.need(os.fspath(path)) if isinstance(picture, DeepImage) else None
             with _opened(path, max_pixels) as image:
                 deep = _deep_by_pillow(image, path)
                 return None if deep is None else deep.need(os.fspath(path))
@@ -223,64 +225,70 @@ def _is_tiff(path: _Path) -> bool:
 
 
 class _Tiff:
-    """The first page of a TIFF that Pillow misreads; made by `opened`."""
+    """The header of a TIFF's first page, and its pixels where Pillow misreads them.
 
-    def __init__(self, path: _Path, page: Any, pages: int) -> None:
-        self.path, self.page = path, page
-        self.notes = (SEVERAL_PAGES,) if pages > 1 else ()
-        self.orientation = int(page.tags.valueof(274, default=1) or 1)
-        stated = page.bitspersample
-        full = page.dtype.itemsize * 8 if page.dtype is not None else stated
-        #: Bits of the header where it says less than the file's own type holds.
-        self.white = float(2**stated - 1) if page.sampleformat == 1 and stated < full else None
+    is_for_pillow: whether Pillow reads it rightly: whole numbers of up to 8 bits, the channels of a
+        pixel side by side, and none that Pillow does not know.
+    white: the largest number of its bits, where the header states fewer bits than its type holds.
+    """
 
-    @classmethod
-    def opened(cls, path: _Path, max_pixels: int) -> _Tiff | None:
-        """The page of a TIFF; None where Pillow reads it rightly: 8 bits or less, side by side."""
+    def __init__(self, path: _Path, max_pixels: int) -> None:
         import tifffile
 
+        self.path = path
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages.first
-            _check_pixels(page.imagewidth * page.imagelength, max_pixels)
-            if page.bitspersample <= 8 and page.sampleformat == 1:
-                return None
-            return cls(path, page, len(file.pages))
+            pages = len(file.pages)
+        if not isinstance(page.bitspersample, int):
+            raise ImageError(f"its channels have different depths, {page.bitspersample} bits")
+        _check_pixels(page.imagewidth * page.imagelength, max_pixels)
+        self.bits, self.is_whole = page.bitspersample, page.sampleformat == 1
+        self.samples, self.photometric = int(page.samplesperpixel), int(page.photometric)
+        self.planar = self.samples > 1 and int(page.planarconfig) == 2
+        self.extra = [int(kind) for kind in page.extrasamples or ()]
+        unknown = self.photometric in (0, 1) and len(self.extra) > 1  # to Pillow: grey and bands
+        self.is_for_pillow = self.bits <= 8 and self.is_whole and not (self.planar or unknown)
+        self.orientation = int(page.tags.valueof(274, default=1) or 1)
+        height, width = page.imagelength, page.imagewidth
+        #: (height, width), upright
+        self.size = (width, height) if self.orientation in _QUARTER_TURNS else (height, width)
+        full = page.dtype.itemsize * 8 if page.dtype is not None else self.bits
+        self.white = float(2**self.bits - 1) if self.is_whole and self.bits < full else None
+        more = any(kind not in (1, 2) for kind in self.extra) or len(self.extra) > 1
+        told = {SEVERAL_PAGES: pages > 1, MORE_CHANNELS: more}
+        self.notes = tuple(note for note, is_so in told.items() if is_so)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width), upright."""
-        height, width = self.page.imagelength, self.page.imagewidth
-        return (width, height) if self.orientation in _QUARTER_TURNS else (height, width)
-
-    def decode(self) -> DeepImage:
+    def decode(self) -> Image.Image | DeepImage:
         """The pixels. Raises ImageError where they are neither grey nor RGB."""
         import tifffile
 
-        with tifffile.TiffFile(self.path) as file:
-            page: Any = file.pages.first
-            photometric = int(page.photometric)
-            if photometric not in (0, 1, 2):
-                kind = getattr(page.photometric, "name", photometric)
-                raise ImageError(
-                    f"its pixels are {kind} of {page.bitspersample} bits, neither grey nor RGB; "
-                    "convert it to RGB of 8 or 16 bits"
-                )
-            values = page.asarray()
-            extra = [int(kind) for kind in page.extrasamples or ()]
-            if page.samplesperpixel > 1 and int(page.planarconfig) == 2:
-                values = np.moveaxis(values, 0, -1)
-        colours = page.samplesperpixel - len(extra)
-        if values.ndim > 3 or colours != (3 if photometric == 2 else 1):
+        if self.photometric not in (0, 1, 2):
+            kind = getattr(tifffile.PHOTOMETRIC(self.photometric), "name", self.photometric)
             raise ImageError(
-                f"has {colours} channels of {page.bitspersample} bits, wanted 1 (grey) or 3 (RGB)"
+                f"its pixels are {kind} of {self.bits} bits, neither grey nor RGB; convert it to "
+                "RGB of 8 or 16 bits"
             )
+        with tifffile.TiffFile(self.path) as file:
+            values = np.asarray(file.pages.first.asarray())
+        if self.planar:
+            values = np.moveaxis(values, 0, -1)
+        colours = self.samples - len(self.extra)
+        if values.ndim > 3 or colours != (3 if self.photometric == 2 else 1):
+            raise ImageError(
+                f"has {colours} channels of {self.bits} bits, wanted 1 (grey) or 3 (RGB)"
+            )
+        alpha = bool(self.extra) and self.extra[0] in (1, 2)
         if values.ndim == 3:
-            values = values[:, :, : colours + 1]
+            values = values[:, :, : colours + alpha]
+            values = values[:, :, 0] if values.shape[2] == 1 else values
+        if self.bits <= 8 and values.dtype == np.uint8:
+            values = 255 - values if self.photometric == 0 else values
+            return Image.fromarray(_upright(values, self.orientation))
         return deep_image(
             values,
             self.orientation,
             self.white,
-            inverted=photometric == 0,
-            alpha=bool(extra) and extra[0] in (1, 2),
-            premultiplied=bool(extra) and extra[0] == 1,
+            inverted=self.photometric == 0,
+            alpha=alpha,
+            premultiplied=bool(self.extra) and self.extra[0] == 1,
         )

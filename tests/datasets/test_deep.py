@@ -200,6 +200,27 @@ def test_orientation_alpha_and_a_fourth_band(tmp_path: Path) -> None:
     np.testing.assert_allclose(picture.unit(65535)[2:], RGB[2:] / np.float32(65535))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_channels_besides_the_colours_are_left_out_and_said(
+    tmp_path: Path, dtype: type, planar: str
+) -> None:
+    """Satellite and multispectral files: red, green, blue and more bands; or bands of grey."""
+    path = tmp_path / "a.tif"
+    bands = RNG.integers(0, np.iinfo(dtype).max, (6, 8, 5)).astype(dtype)
+    for colours, photometric in ((3, "rgb"), (1, "minisblack")):
+        values = bands if planar == "contig" else np.moveaxis(bands, 2, 0)
+        extra = ["unspecified"] * (5 - colours)
+        tifffile.imwrite(
+            path, values, photometric=photometric, planarconfig=planar, extrasamples=extra
+        )
+        picture, notes = read_picture(path)
+        assert ["besides its colours" in note for note in notes] == [True]
+        found = picture.values if isinstance(picture, DeepImage) else np.asarray(picture)
+        found = found.reshape(6, 8, -1)[:, :, :colours]  # RGB of 8 bits repeats the grey
+        np.testing.assert_array_equal(found, bands[:, :, :colours])
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, RGB, photometric="rgb")
