@@ -28,7 +28,11 @@ def evaluate(
         "musc_fast_evaluation"
     ),
     protocol: Annotated[
-        str, typer.Option(help="PRO as the official MuSc code (musc) or as MVTec AD (mvtec).")
+        str,
+        typer.Option(
+            help="Pixels as the official MuSc code (musc: masks shrunk to the maps) or as MVTec AD "
+            "(mvtec: maps enlarged to the masks; its PRO)."
+        ),
     ] = "musc",
     cache: Annotated[
         Path | None,

@@ -241,7 +241,8 @@ class _Tiff:
             pages = len(file.pages)
         if not isinstance(page.bitspersample, int):
             raise ImageError(f"its channels have different depths, {page.bitspersample} bits")
-        _check_pixels(page.imagewidth * page.imagelength, max_pixels)
+        channels = max(1, int(page.samplesperpixel) // 4)  # a small file can claim thousands
+        _check_pixels(page.imagewidth * page.imagelength * channels, max_pixels)
         self.bits, self.is_whole = page.bitspersample, page.sampleformat == 1
         self.samples, self.photometric = int(page.samplesperpixel), int(page.photometric)
         self.planar = self.samples > 1 and int(page.planarconfig) == 2

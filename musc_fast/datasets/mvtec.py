@@ -205,6 +205,13 @@ def _views(tests: Path, category: Category) -> list[Category]:
         if match is None:
             return [category]
         views.setdefault(match[1], []).append(sample)
+    if len(views) > 1:
+        warnings.warn(
+            f"{tests}: holds several views of each part ({', '.join(sorted(views))}); each is a "
+            "category of its own",
+            MuscFastWarning,
+            stacklevel=2,
+        )
     return [
         replace(category, name=f"{category.name}_{name}", samples=tuple(samples))
         for name, samples in sorted(views.items())

@@ -54,8 +54,8 @@ class Row:
 
     def is_untouched(self, status: os.stat_result) -> bool:
         """Whether a file of this status is surely what it was when it was read."""
-        if not self.size:
-            return status.st_mtime <= self.seconds
+        if not self.size:  # a line of an earlier version, or of a file that was not there
+            return (status.st_ctime if self.reason else status.st_mtime) <= self.seconds
         same = (self.size, self.modified) == (str(status.st_size), str(status.st_mtime_ns))
         return same and status.st_ctime <= self.seconds
 

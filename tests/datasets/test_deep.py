@@ -111,6 +111,12 @@ def test_the_header_says_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         np.asarray(read_image(pgm))[..., 0], np.rint(GREY // 64 / 1023 * 255)
     )
+    jp2 = tmp_path / "a.jp2"
+    jp2.write_bytes(
+        imagecodecs.jpeg2k_encode(GREY // 16, level=0, reversible=True, bitspersample=12)
+    )
+    assert deep(jp2).values.max() <= 4095
+    assert white_level([jp2, path]) == (4095, "")
     with pytest.raises(InputError, match=r"different levels: 1023 \(.*a\.pgm\), 4095 \(.*a\.tif"):
         white_level([path, pgm])
     bright = png(tmp_path / "bright.png", GREY)

@@ -257,7 +257,8 @@ class TestSetsWithChangesOfTheirOwn:
                 draw(root / f"test_public/good/{part}_{lighting}.png")
                 draw(root / f"test_public/bad/{part}_{lighting}.png")
                 draw(root / f"test_public/ground_truth/bad/{part}_{lighting}_mask.png", spot=1)
-        found = load_mvtec(tmp_path)
+        with pytest.warns(MuscFastWarning, match="overexposed, regular, shift_1"):
+            found = load_mvtec(tmp_path)
         assert [c.name for c in found] == ["can_overexposed", "can_regular", "can_shift_1"]
         for category in found:
             assert [sample.label for sample in category.samples] == [True, True, False, False]
@@ -274,7 +275,8 @@ class TestSetsWithChangesOfTheirOwn:
             image = f"NG/BX/S0009/audiojack_0009_NG_BX_{camera}_20230922141159"
             draw(root / f"{image}.jpg")
             draw(root / f"{image}.png", spot=2)
-        first, second = load_mvtec(tmp_path / "realiad_256")
+        with pytest.warns(MuscFastWarning, match=r"several views of each part \(C1, C2\)"):
+            first, second = load_mvtec(tmp_path / "realiad_256")
         assert (first.name, second.name) == ("audiojack_C1", "audiojack_C2")
         assert [(s.label, s.defect, bool(s.mask)) for s in first.samples] == [
             (True, "NG", True),

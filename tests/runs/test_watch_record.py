@@ -115,6 +115,22 @@ def test_a_retried_unreadable_file_has_one_row(musc: MuSc, tmp_path: Path) -> No
     assert run(musc, folder, bank, settings) == ["broken.png"]
 
 
+def test_a_file_that_was_gone_is_scored_when_it_comes_back(musc: MuSc, tmp_path: Path) -> None:
+    """It vanished between the look and the reading; it returns with its old time of change."""
+    folder, bank = tmp_path / "images", tmp_path / "bank"
+    paths = aged(product_folder(folder, count=4))
+    away = tmp_path / "away.png"
+    settings = WatchSettings(start=2)
+    with watching(musc, folder, bank, tmp_path / "scores.csv", settings) as watched:
+        ready = watched.look(settled=True)
+        paths[3].rename(away)
+        assert [row.reason for row in watched.score(ready)] == ["", "", "", "no such file"]
+    away.rename(paths[3])
+    os.utime(paths[3], (1_000_000, 1_000_000))
+    assert run(musc, folder, bank, settings) == ["part3.png"]
+    assert rows(tmp_path / "scores.csv")[-1]["number"] == "3"
+
+
 def test_a_record_of_an_earlier_version_is_gone_on_with(musc: MuSc, tmp_path: Path) -> None:
     folder, bank, record = tmp_path / "images", tmp_path / "bank", tmp_path / "scores.csv"
     paths = aged(product_folder(folder, count=4))
