@@ -63,7 +63,7 @@ def extract_share(
     paths: Sequence[Path],
     *,
     skip_bad: bool,
-    white: float | None,
+    white: float | None = None,
     on_progress: StageProgress,
 ) -> tuple[BatchFeatures, BatchFeatures | None]:
     """Extract this rank's contiguous share of the image files `paths`; every rank passes all paths.
@@ -74,8 +74,9 @@ def extract_share(
     Raises ImageError on every rank where none of one rank's images can be read, or where any image
     cannot be read and `skip_bad` is False.
 
-    white: the white level of all images, see `Extractor.white_of`.
+    white: the white level of all images, see `Extractor.white_of`; None: `paths` are the batch.
     """
+    white = musc.extractor.white_of(paths) if white is None else white
     bounds = [len(paths) * rank // ranks.size for rank in range(ranks.size + 1)]
     own_paths = paths[bounds[ranks.rank] : bounds[ranks.rank + 1]]
     share, error = None, None
