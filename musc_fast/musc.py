@@ -27,7 +27,7 @@ from .features.extraction import (
 from .progress import StageProgress, stage_bars
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
-from .settings import ScoringSettings
+from .settings import ReadSettings, ScoringSettings
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -47,6 +47,9 @@ class MuSc:
     device: "auto" takes CUDA where there is one.
     batch_size: images a forward pass.
     use_cls: False leaves RsCIN out.
+    white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
+        their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
+    max_pixels: images with more pixels are refused; None: 179 million.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -72,11 +75,14 @@ class MuSc:
         precision: str = "exact",
         memory_limit: int | None = None,
         max_references: int | None = None,
+        white: float | None = None,
+        max_pixels: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: found {batch_size}, wanted 1 or more")
         start = perf_counter()
+        reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.settings = ScoringSettings(
@@ -99,7 +105,7 @@ class MuSc:
                 progress=notify,
             )
         resolve(backend, self.backbone.device)
-        self.extractor = Extractor(self.backbone, batch_size)
+        self.extractor = Extractor(self.backbone, batch_size, reading)
         self.use_cls = use_cls
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
@@ -112,8 +118,10 @@ class MuSc:
     ) -> BatchScores:
         """Score images against each other, or against `references`.
 
-        images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8 or floats
-            in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in 0..1.
+        images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8, uint16 or
+            floats in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in
+            0..1. Colours are in the order RGB; arrays of OpenCV are BGR: turn each by
+            `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)` or `image[:, :, ::-1]`.
             The maps have the backbone's `image_size`.
         references: images in the same form.
         progress: True draws bars, a function is called with (stage, done, total).
@@ -122,11 +130,17 @@ class MuSc:
         """
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as on_progress:
+            images = as_sequence(images)
             if references is not None:
-                images, references = as_sequence(images), as_sequence(references)
+                references = as_sequence(references)
                 check_apart(images, references)
-            query = self.extract(images, progress=on_progress)
-            others = None if references is None else self.extract(references, progress=on_progress)
+            white = self.extractor.white_of(images, () if references is None else references)
+            query = self.extract(images, white=white, progress=on_progress)
+            others = (
+                None
+                if references is None
+                else self.extract(references, white=white, progress=on_progress)
+            )
             return self.score_features(query, others, progress=on_progress)
 
     def score_features(
@@ -184,7 +198,8 @@ class MuSc:
         images: Images,
         *,
         skip_bad: bool = False,
+        white: float | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
-        return self.extractor.extract(images, skip_bad=skip_bad, progress=progress)
+        return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)

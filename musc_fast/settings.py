@@ -42,6 +42,30 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
+class ReadSettings:
+    """How image files are read.
+
+    white: the value that is white in images of more than 8 bits a channel, such as 4095 of a camera
+        of 12 bits; None: see `datasets.deep.batch_white`. Images of 8 bits do not depend on it.
+    max_pixels: images with more pixels are refused, since a small file can hold a huge picture.
+
+    Raises InputError naming the setting.
+    """
+
+    white: float | None = None
+    max_pixels: int = 178_956_970
+
+    def __post_init__(self) -> None:
+        white, limit = self.white, self.max_pixels
+        if white is not None and not (
+            isinstance(white, int | float | np.number) and math.isfinite(white) and white > 0
+        ):
+            raise InputError(f"white: found {white!r}, wanted the value of white, above 0")
+        if not isinstance(limit, int) or limit < 1:
+            raise InputError(f"max_pixels: found {limit!r}, wanted a whole number, 1 or more")
+
+
+@dataclass(frozen=True)
 class ScoringSettings:
     """What decides the scores of a batch besides its tokens, and how they are computed.
 

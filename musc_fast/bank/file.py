@@ -93,7 +93,9 @@ def load_bank(
 def _check_source(
     path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
+    # The white level becomes known with the images: without one wanted the bank's is taken.
+    keys = [key for key in {**stored, **wanted} if key != "white" or wanted.get("white")]
+    differing = [key for key in keys if stored.get(key) != wanted.get(key)]
     if differing:
         listing = "; ".join(
             f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in differing

@@ -9,7 +9,7 @@ import time
 import typer
 
 from ..errors import DistributedError, InputError, MuscFastError
-from .console import console, errors, print_plain
+from .console import console, errors, print_plain, warnings_printed
 from .demo import demo
 from .evaluate import evaluate
 from .inspect import backbones, info
@@ -50,7 +50,8 @@ for command in (evaluate, watch, score, demo, backbones, info):  # the order in 
 def main() -> None:
     """Run the command; a known error is one message on standard error and exit status 1."""
     try:
-        app()
+        with warnings_printed():
+            app()
     except (MuscFastError, OSError) as error:
         if errors.quiet and not isinstance(error, DistributedError):
             # Rank 0 prints the same error; torchrun ends all ranks as soon as one has exited.

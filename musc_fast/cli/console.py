@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from ..errors import MuscFastWarning
 
 if TYPE_CHECKING:
     from ..musc import MuSc
@@ -26,6 +29,25 @@ def interruptible(message: str) -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print(f"interrupted: {message}")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def warnings_printed() -> Iterator[None]:
+    """Print each warning of musc_fast as a line on standard error, others as Python does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MuscFastWarning)
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, MuscFastWarning):
+                errors.print("note:", style="bold yellow", end=" ")
+                text = str(message).encode("utf-8", "replace").decode()
+                print_plain(" ".join(text.splitlines()), to=errors, wrap=False)
+            else:
+                shown(message, category, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def load(arguments: dict[str, Any]) -> MuSc:

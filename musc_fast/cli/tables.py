@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -50,11 +51,11 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
     """The metrics of an evaluation; an undefined one is a dash, with its reason below."""
     from ..runs.evaluate import METRICS, mean_metrics
 
-    table = Table(title=title)
-    table.add_column("category")
-    table.add_column("images", justify="right")
-    for heading in METRIC_HEADINGS:
-        table.add_column(heading, justify="right")
+    # Close columns leave room for names at 80 characters; a longer name is folded, never cut.
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("category", overflow="fold", min_width=12)
+    for heading in ("images", *METRIC_HEADINGS):
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def cells(metrics: dict[str, float | None]) -> list[str]:
         return [

@@ -17,7 +17,8 @@ from . import options
 from .console import console, errors, interruptible, load, print_plain
 
 if TYPE_CHECKING:
-    from ..runs.watch import Row, Watch
+    from ..runs.watch import Watch
+    from ..runs.watch_record import Row
 
 
 def watch(
@@ -36,11 +37,18 @@ def watch(
     ] = None,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
-    capacity: Annotated[int, typer.Option(help="Images a new bank holds at most.")] = 200,
+    capacity: Annotated[
+        int | None,
+        typer.Option(help="Images a new bank holds at most. Default: 200.", show_default=False),
+    ] = None,
     evict: Annotated[
-        Literal["oldest", "anomalous"],
-        typer.Option(help="What a full bank gives up: the oldest image, or the most anomalous."),
-    ] = "oldest",
+        Literal["oldest", "anomalous"] | None,
+        typer.Option(
+            help="What a full new bank gives up: the oldest image, or the most anomalous. Default: "
+            "the oldest.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         int, typer.Option(help="Images that are scored against each other to begin with.")
     ] = 10,
@@ -64,12 +72,14 @@ def watch(
     device: options.DeviceOption = "auto",
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
     Every image gets one line in the record; stopped or killed, the command goes on where it was.
-    A file is known by its full path. One that cannot be read gets a line with the reason, and
-    another when it has changed.
+    A file that is written anew under its old name is a new image with a line of its own. One that
+    cannot be read gets a line with the reason, and another when it has changed.
 
     Write an image under a name with a leading dot, then rename it: it is complete when it appears.
 
@@ -96,7 +106,7 @@ def watch(
         ):
             _print_start(watched, folder)
             found = _score_until_stopped(watched, stop_signal, interval, once=once)
-    count = len(watched.done)
+    count = watched.lines
     if once and not count and not stop_signal():
         raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
     text = f"{count} images in {_printable(record)}, the bank has {watched.bank.added}"
@@ -107,11 +117,14 @@ def watch(
 
 def _print_start(watched: Watch, folder: Path) -> None:
     for name in watched.gone:
-        print_plain(f"{_printable(name)} was scored, but is gone: left out of the bank", to=errors)
+        print_plain(
+            f"{_printable(name)} was scored, but is gone or has changed: left out of the bank",
+            to=errors,
+        )
     count, start = watched.bank.added, watched.settings.start
     begin = f"the bank has {count}" if count else f"the first {start} are scored together"
     print_plain(
-        f"watching {_printable(folder)}: {len(watched.done)} images done, {begin}",
+        f"watching {_printable(folder)}: {watched.lines} images done, {begin}",
         to=errors,
         wrap=False,
     )

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
@@ -26,7 +28,8 @@ class Features:
     """Features of N images, float32 on the backbone's device.
 
     tokens: one [N, prefix + P, C] tensor a block, in the order of the backbone's `blocks`: raw
-        block outputs for CLIP, outputs after the final norm for timm models (official behaviour).
+        block outputs for CLIP, outputs after the final norm for timm models (official behaviour),
+        raw ones where a timm model has no such norm.
     cls_tokens: [N, D], L2-normalised, for RsCIN: CLIP's projected image embedding, or the class
         token after the final norm. None if the caller wants none or the model has none.
     """
@@ -73,12 +76,12 @@ class Backbone:
         height, width = self.image_size
         return f"Backbone({self.spec.name!r}, {height} x {width}, blocks {self.blocks})"
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Return a PIL image as this backbone's input, [3, h, w] float32 on the CPU.
+    def preprocess(self, image: Image.Image | NDArray[np.float32]) -> torch.Tensor:
+        """Return an image as this backbone's input, [3, h, w] float32 on the CPU.
 
         The image is squashed to `image_size` without a crop (bicubic for CLIP, bilinear for timm
-        models) and normalised with the model's mean and std. `preprocessing.preprocess` says what
-        happens to grey, 16-bit, palette and transparent images. Several threads may call this.
+        models) and normalised with the model's mean and std. `preprocessing.preprocess` says which
+        images there are. Several threads may call this.
         """
         tower = self._tower
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)

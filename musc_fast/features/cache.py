@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from ..progress import StageProgress
 from .backbone import Backbone
 from .extraction import BatchFeatures, Extractor
 
-_FORMAT = 1  # part of the key; raise it when the layout of the file or the preprocessing changes
+_FORMAT = 2  # part of the key; raise it when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
@@ -34,34 +36,37 @@ def extract_cached(
     """
     if folder is None:
         return extractor.extract(paths, progress=progress)
-    file = folder / f"{feature_key(extractor.backbone, paths)}.safetensors"
+    white = extractor.white_of(paths)
+    file = folder / f"{feature_key(extractor.backbone, paths, white)}.safetensors"
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = _load(file, names, extractor.backbone.device)
+            features = replace(_load(file, names, extractor.backbone.device), white=white)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
             if progress is not None:
                 progress("features", len(paths), len(paths))
             return features
-    features = extractor.extract(paths, progress=progress)
+    features = extractor.extract(paths, white=white, progress=progress)
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
     with replacing(file) as temporary:
-        save_file(tensors, temporary, metadata={"sizes": sizes})
+        save_file(
+            tensors, temporary, metadata={"sizes": sizes, "notes": json.dumps(features.notes)}
+        )
     return features
 
 
-def feature_key(backbone: Backbone, paths: Sequence[Path]) -> str:
+def feature_key(backbone: Backbone, paths: Sequence[Path], white: float | None = None) -> str:
     """Return the hexadecimal key of the features of these image files with this backbone.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, and with the contents and order of the images.
+    type, with the white level, and with the contents and order of the images.
     """
-    parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks]
+    parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, white]
     digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -84,4 +89,5 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
+            notes=tuple(json.loads(stored.metadata()["notes"])),
         )

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from ..errors import InputError
 from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
 
@@ -131,15 +133,8 @@ def _is_other_process(pid: int) -> bool:
     A hidden folder with this process's number that is not in `_live_names` was made by a dead
     process of the same number: in containers all runs may have the same number.
     """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OverflowError, OSError):
-        return False
-    return True
+    # Not os.kill(pid, 0): on Windows signal 0 is that of Ctrl-C, which ends processes.
+    return pid != os.getpid() and pid < 2**31 and psutil.pid_exists(pid)
 
 
 def _resolve(path: Path) -> Path:

@@ -20,7 +20,7 @@ from ..datasets.read_images import read_image
 from ..errors import InputError
 from ..files import RUN_FILE
 from .cards import Card, make_card, make_cards
-from .heatmap import MapScale, Scale, grey_map, heat_map, panel, scale_of
+from .heatmap import MapScale, Scale, grey_map, heat_map, panel
 from .html import write_report
 from .names import result_names
 from .regions import write_regions
@@ -56,14 +56,14 @@ def write_results(
     Raises ImageError where an image cannot be read any more, InputError where `map_scale` is
     unknown or a result would lie outside `stage`.
     """
-    scales = scale_of(run.anomaly_maps, map_scale)
+    scales = run.scales(map_scale)
     write_scores(stage / "scores.csv", run)
     if not maps:
         return
     names, ranks = result_names(run.paths), run.ranks
 
     def picture_and_card(index: int) -> Card:
-        image = read_image(run.paths[index])
+        image = read_image(run.paths[index], run.reading)
         caption = (
             f"{run.paths[index].name}   rank {ranks[index]} of {len(run.paths)}   "
             f"score {run.image_scores[index]:.3f}"
@@ -81,7 +81,7 @@ def write_settings(stage: Path, run: ScoredBatch, map_scale: MapScale = "batch")
 
     map_scale: as given to `write_results`; the entries "low" and "high" are the batch's either way.
     """
-    scale, threshold = Scale.of(run.anomaly_maps), run.threshold
+    scale, threshold = run.scales("batch")(0), run.threshold
     settings = {
         "musc_fast": __version__,  # the mark of a folder that a later run may replace
         **run.settings,

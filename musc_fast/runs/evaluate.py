@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,12 +20,13 @@ from ..datasets.find_images import natural_key
 from ..datasets.layouts import Category, sample_mask
 from ..features.cache import extract_cached
 from ..files import replacing
-from ..metrics import Protocol, image_metrics, pixel_metrics
+from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
 from ..report.scored_batch import ScoredBatch
 from ..threshold import find_threshold
+from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
 
 METRICS = (
@@ -125,6 +126,7 @@ def evaluate_category(
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
         settings=run_settings(musc, features, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
+        reading=replace(musc.extractor.reading, white=features.white),
     )
     result: Result = {
         "category": category.name,
@@ -151,9 +153,7 @@ def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Resul
     labels = _labels(category)
     image = image_metrics(labels, batch.image_scores, protocol)
     raw = image_metrics(labels, batch.raw_scores, protocol)
-    size = (batch.anomaly_maps.shape[1], batch.anomaly_maps.shape[2])
-    masks = [sample_mask(sample, size) for sample in category.samples]
-    pixel = pixel_metrics(masks, batch.anomaly_maps, protocol)
+    pixel, notes = measure_pixels(category, batch, protocol)
     values = (
         image.auroc,
         image.f1_max,
@@ -175,7 +175,7 @@ def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Resul
             "defects_found": int((threshold.flagged & labels).sum()),
             "reason": threshold.reason,
         },
-        "notes": [reason for reason in (image.reason, pixel.reason) if reason],
+        "notes": [reason for reason in (image.reason, pixel.reason, *notes) if reason],
     }
 
 
@@ -185,7 +185,10 @@ def write_category_report(
     """Write the HTML report of a category; with labels also its curves, masks and worst misses."""
     evaluation = None
     if _labelled(category):
-        masks = [None if s.mask is None else sample_mask(s) for s in category.samples]
+        masks = [
+            None if s.mask is None else sample_mask(s, None, batch.reading)
+            for s in category.samples
+        ]
         figures = {name.replace("_", " "): value for name, value in result["metrics"].items()}
         evaluation = Evaluation(_labels(category), masks, figures)
     write_report(
@@ -272,8 +275,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for sample in category.samples
-        for path in (sample.image, sample.mask)
-        if path is not None
+        for path in (sample.image, *sample.mask_files)
     ]
     backbone = musc.backbone
     parts = [
@@ -286,6 +288,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         sorted(musc.settings.keywords().items()),
         backbone.device.type,
         chosen_backend(musc),
+        musc.extractor.reading,
         files,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

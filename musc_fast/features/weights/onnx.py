@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 _TRANSPARENT = {"Mul", "Cast"}
 # Operators that may stand between a stored position embedding and the Concat that puts the entry of
 # the class token before it.
+_INTEGER_PRODUCTS = ("MatMulInteger", "ConvInteger")
+_QUANTISED = "_quantized"  # onnxruntime's ending of the name of a quantised tensor
 _RESHAPING = {"Reshape", "Transpose", "Cast", "Resize"}
 
 
@@ -29,9 +31,10 @@ def read_onnx(data: bytes, name: str) -> dict[str, Array]:
     """Return the tensors of an ONNX model under the names of the module it was exported from.
 
     Linear weights come back as [out, in] float32 under `<layer>.weight`, int8 ones de-quantised:
-    `(q - zero_point) * scale` per output column. A position embedding whose name the exporter
-    lost comes back as `embeddings.position_embeddings` [1, 1 + P, C]. All named floating
-    initializers come back unchanged.
+    `(q - zero_point) * scale` per output column; so do int8 convolutions [out, in, h, w], per
+    output channel, and other int8 tensors with a scale of their own. A position embedding whose
+    name the exporter lost comes back as `embeddings.position_embeddings` [1, 1 + P, C]. All named
+    floating initializers come back unchanged.
 
     data: the file's bytes.
     name: of the file, for messages.
@@ -65,11 +68,13 @@ class _Graph:
 
     def named_tensors(self) -> dict[str, Array]:
         """Return every tensor under its module's name."""
+        scales = {self.weight_scale(node) for node in self.integer_products()}
         named = {
             name: self.array(name)
             for name in self.initializers
-            if not _anonymous(name) and self.is_float(name)
+            if not _anonymous(name) and self.is_float(name) and name not in scales
         }
+        named.update(self.int8_tensors(named))
         named_products = set()
         for bias, product in self.biased_products():
             layer = bias.removesuffix(".bias")
@@ -101,6 +106,49 @@ class _Graph:
         for node in self.nodes:
             if node.op_type in ("MatMul", "MatMulInteger") and node.input[1] in self.initializers:
                 yield node
+
+    def integer_products(self) -> Iterator[Any]:
+        """Yield the products and convolutions of int8 numbers by a stored weight."""
+        for node in self.nodes:
+            if node.op_type in _INTEGER_PRODUCTS and node.input[1] in self.initializers:
+                yield node
+
+    def int8_tensors(self, floats: dict[str, Array]) -> dict[str, Array]:
+        """Return the de-quantised convolutions, and what else is stored as NAME_quantized.
+
+        floats: the named tensors so far, from which scales of such tensors are taken away.
+        """
+        found = {}
+        products = {node.input[1]: node for node in self.integer_products()}
+        for stored, node in products.items():
+            if node.op_type == "ConvInteger":
+                name = stored.removesuffix(_QUANTISED)
+                name = f"{_layer_of(node.name)}.weight" if _anonymous(name) else name
+                found[name] = self.convolution_weight(node)
+        for stored in self.initializers:
+            name = stored.removesuffix(_QUANTISED)
+            if name == stored or stored in products or _anonymous(name):
+                continue
+            scale = floats.pop(f"{name}_scale", None)
+            if scale is None or scale.size != 1 or f"{name}_zero_point" not in self.initializers:
+                raise WeightsError(f"{self.name}: {stored} has no one scale and zero point")
+            zero = self.array(f"{name}_zero_point").astype(np.float32)
+            found[name] = (self.array(stored).astype(np.float32) - zero) * scale
+        return found
+
+    def convolution_weight(self, node: Any) -> Array:
+        """Return the weight [out, in, h, w] float32 of a ConvInteger node."""
+        stored = self.array(node.input[1])
+        parts = [self.array(self.weight_scale(node)).astype(np.float32)]
+        if len(node.input) > 3 and node.input[3]:
+            parts.append(self.array(node.input[3]).astype(np.float32))
+        if any(part.size not in (1, stored.shape[0]) for part in parts):
+            raise WeightsError(
+                f"{self.name}: {node.input[1]} {stored.shape} has {parts[0].size} scales, neither "
+                "one nor one per output channel"
+            )
+        scale, *zero = (part.reshape(-1, *[1] * (stored.ndim - 1)) for part in parts)
+        return (stored.astype(np.float32) - (zero[0] if zero else 0)) * scale
 
     def biased_products(self) -> Iterator[tuple[str, Any]]:
         """Yield (name of the bias, product node) for each linear layer with a bias."""
