@@ -16,12 +16,19 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 EMULATOR = Path(__file__).with_name("cuda_emulator")
 _LAUNCH = re.compile(r"kernel<<<(.*?), (.*?), .*?, .*?>>>\((.*?)\);")
 _DOORS = """
+#include "interval_mean.hpp"
+#include "lnamd.hpp"
 #include "pairs.hpp"
 using namespace musc::cuda;
 extern "C" int nearest(const Pairs* pairs) { return find_nearest(*pairs, nullptr); }
 extern "C" int candidates(const Pairs* pairs, const Candidates* candidates) {
   return list_candidates(*pairs, *candidates, nullptr);
 }
+extern "C" int lnamd(const Tokens* tokens) { return aggregate_neighbourhoods(*tokens, nullptr); }
+extern "C" int tiles(int height, int width, int channels, int rows) {
+  return count_tiles(height, width, channels, rows);
+}
+extern "C" int interval(const Rows* rows) { return average_interval(*rows, nullptr); }
 """
 
 
@@ -42,6 +49,29 @@ class Candidates(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("limits", "count", "slots", "patches")),
         ("room", ctypes.c_int64),
+    ]
+
+
+class Tokens(ctypes.Structure):
+    """`Tokens` of csrc/cuda/lnamd.hpp."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("stride_n", "stride_p")),
+        *((name, ctypes.c_void_p) for name in ("sums", "count", "out_1", "out_3", "out_5")),
+        *((name, ctypes.c_int) for name in ("images", "height", "width", "channels")),
+        *((name, ctypes.c_int) for name in ("rows", "lag")),
+    ]
+
+
+class Rows(ctypes.Structure):
+    """`Rows` of csrc/cuda/interval_mean.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "out")),
+        *((name, ctypes.c_int64) for name in ("stride_b", "stride_r", "stride_m")),
+        *((name, ctypes.c_int) for name in ("batch", "rows", "columns", "k_min", "k_max")),
+        *((name, ctypes.c_bool) for name in ("squared", "kth")),
     ]
 
 

@@ -16,15 +16,23 @@
 
 #define __global__
 #define __device__
+#define __host__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct int2 {
   int x, y;
 };
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
 struct Index {
   unsigned x;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, blockDim;
 
 using cudaError_t = int;
 using cudaStream_t = void*;
@@ -116,6 +124,7 @@ inline void run_block(int threads) {
 
 inline void launch(unsigned blocks, int threads, const std::function<void()>& kernel) {
   body = &kernel;
+  blockDim.x = static_cast<unsigned>(threads);
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run_block(threads);
 }
 
@@ -174,6 +183,35 @@ T atomicMin(T* at, T value) {
 template <class T>
 T atomicAdd(T* at, T value) {
   return emulator::replace(at, *at + value);
+}
+inline int __any_sync(unsigned all, int value) {
+  return __reduce_or_sync(all, value != 0 ? 1u : 0u) != 0;
+}
+inline void __threadfence() {}
+inline void __nanosleep(unsigned) { emulator::yield(); }
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
+template <class T>
+void __stcs(T* to, T value) {
+  *to = value;
+}
+template <class To, class From>
+To __bits(From value) {
+  To bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline int __float_as_int(float value) { return __bits<int>(value); }
+inline float __int_as_float(int bits) { return __bits<float>(bits); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __float2uint_rz(float value) {  // saturates; NaN gives 0
+  return !(value > 0) ? 0u : value >= 4294967296.0f ? ~0u : static_cast<unsigned>(value);
 }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }
