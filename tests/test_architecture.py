@@ -129,7 +129,7 @@ def test_kernels_meet_their_backend_in_four_files() -> None:
         and any(each.startswith("musc_fast.kernels") for each in found)
     }
     folder = "musc_fast.backends.triton"
-    names = ("few_channels", "operators", "search", "sides")
+    names = ("few_channels", "search", "sides", "streaming")
     assert users == {f"{folder}.{name}" for name in names}
 
 

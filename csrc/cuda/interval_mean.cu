@@ -209,13 +209,13 @@ __device__ __forceinline__ float average(const R& row, const Range& range, int k
     if (each < last.value && each >= first && !(split && each == first)) totals[0] += root(each);
     upto += each <= first ? 1.0f : 0.0f;
   }
-  if (split && !(first < last.value)) return root(first);  // the interval lies within a tie
   const float missing = static_cast<float>(k_max) - last.below;
   float total = R::sum(totals[0]);
   upto = R::sum(upto);
   if (missing > 0) total += root(next) * missing;
   if (split) total += root(first) * (upto - static_cast<float>(k_min));
-  return total / places;
+  const bool tie = split && !(first < last.value);  // the interval lies within a tie
+  return tie ? root(first) : total / places;
 }
 
 template <int kLanes, int kValues, Layout kLayout>

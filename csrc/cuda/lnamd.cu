@@ -14,6 +14,7 @@
 
 #include "lnamd.hpp"
 #include "ptx.cuh"
+#include "root.cuh"
 
 namespace musc::cuda {
 namespace {
@@ -164,34 +165,61 @@ struct Walk {
   using S = Shape<kColumns, kTaken>;
   const Tokens& tokens;
   int image, first_column, first_row, last_row;
-  bool active;      // whether this thread has channels
-  const float* base;
-  uint32_t stages;  // this thread's 16 bytes of the first token in shared memory
+  bool active;         // whether this thread has channels
+  const float* base;   // of the image, at this thread's channels
+  uint32_t stages;     // this thread's 16 bytes of the first token in shared memory
+  unsigned loaded;     // bit j: loaded column j lies in the grid, and this thread has channels
+  unsigned stored;     // bit j: the same of the tile's column j
+
+  __device__ Walk(const Tokens& tokens, int image, int column, int row, const int8_t* memory)
+      : tokens(tokens), image(image), first_column(column), first_row(row),
+        last_row(min(row + tokens.rows, tokens.height)),
+        active(static_cast<int>(4 * threadIdx.x) < tokens.channels),
+        base(tokens.x + image * tokens.stride_n + (active ? 4 * threadIdx.x : 0)),
+        stages(shared_address(memory) + 16 * threadIdx.x), loaded(0), stored(0) {
+    for (int j = 0; j < S::kLoaded; ++j) {
+      const int at = column - S::kHalo + j;
+      if (active && at >= 0 && at < tokens.width) loaded |= 1u << j;
+    }
+    stored = loaded >> S::kHalo & ((1u << kColumns) - 1);
+  }
+
+  // Which of the loaded columns of a row lie in the grid.
+  __device__ unsigned inside(int row) const {
+    return row >= 0 && row < tokens.height ? loaded : 0u;
+  }
 
   // Starts the copies of a row into a stage; zeros beyond the grid.
   __device__ void fetch(int row, int stage) const {
     if (row < last_row + S::kHalo) {
-      const bool inside = active && row >= 0 && row < tokens.height;
+      const unsigned has = inside(row);
       const int stride = static_cast<int>(tokens.stride_p);
-      const int start = row * tokens.width + first_column - S::kHalo;
+      const int start = (row * tokens.width + first_column - S::kHalo) * stride;
+      uint32_t to = stages + static_cast<uint32_t>(stage * S::kLoaded) * 16 * blockDim.x;
 #pragma unroll
       for (int j = 0; j < S::kLoaded; ++j) {
-        const unsigned column = static_cast<unsigned>(first_column - S::kHalo + j);
-        const bool has = inside && column < static_cast<unsigned>(tokens.width);
-        copy_16_bytes(stages + static_cast<uint32_t>(stage * S::kLoaded + j) * 16 * blockDim.x,
-                      has ? base + (start + j) * stride : base, has);
+        const bool wanted = (has & 1u << j) != 0;
+        copy_16_bytes(to, base + (wanted ? start + j * stride : 0), wanted);
+        to += 16 * blockDim.x;
       }
     }
     commit_copies();
   }
 
-  // v * factor to column j of a row, if it is in the tile.
-  __device__ void store(float* out, int row, int j, float4 v, float factor) const {
-    const int column = first_column + j;
-    if (!active || row < first_row || row >= last_row || column >= tokens.width) return;
-    const int64_t token = (static_cast<int64_t>(image) * tokens.height + row) * tokens.width + column;
-    __stcs(reinterpret_cast<float4*>(out + token * tokens.channels + 4 * threadIdx.x),
-           {v.x * factor, v.y * factor, v.z * factor, v.w * factor});
+  // v [kColumns] times the factors that lanes at, at + 1, ... hold, to a row, if it is in the tile.
+  __device__ void store(float* out, int row, const float4* v, float factor, int at) const {
+    const int channels = tokens.channels;
+    float* to = out +
+                ((static_cast<int64_t>(image) * tokens.height + row) * tokens.width + first_column) *
+                    channels +
+                4 * threadIdx.x;
+    const unsigned wanted = row >= first_row && row < last_row ? stored : 0u;
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      const float by = __shfl_sync(kAllLanes, factor, at + j);
+      const float4 z{v[j].x * by, v[j].y * by, v[j].z * by, v[j].w * by};
+      if (wanted & 1u << j) __stcs(reinterpret_cast<float4*>(to + j * channels), z);
+    }
   }
 
   // The factors of all norms of a row: lane l has that of norm l. sums: [warps, kPadded].
@@ -207,7 +235,7 @@ struct Walk {
     if constexpr ((kTaken & 1) == 0) ++degree;
     if constexpr ((kTaken & 2) == 0) degree += degree > 0;
     const float scale = rstd * (degree == 0 ? 1.0f : degree == 1 ? 1.0f / 9 : 1.0f / 25);
-    return scale / fmaxf(sqrtf(total) * scale, 1e-12f);
+    return __fdividef(scale, fmaxf(approximate_root(total) * scale, 1e-12f));
   }
 
   // memory: what the stages occupy; sums: [2, warps, kPadded].
@@ -220,12 +248,11 @@ struct Walk {
     for (int row = first_row - S::kHalo; row < last_row + S::kHalo; ++row) {
       fetch(row + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
       wait_for_copies<kStages - 1>();
-      const bool inside = active && row >= 0 && row < tokens.height;
+      const unsigned has = inside(row);
       float4 x[S::kLoaded];
 #pragma unroll
       for (int j = 0; j < S::kLoaded; ++j) {
-        const unsigned column = static_cast<unsigned>(first_column - S::kHalo + j);
-        const float less = inside && column < static_cast<unsigned>(tokens.width) ? mean : 0.0f;
+        const float less = has & 1u << j ? mean : 0.0f;
         const float4 v = *reinterpret_cast<const float4*>(
             memory + (static_cast<size_t>(stage * S::kLoaded + j) * blockDim.x + threadIdx.x) * 16);
         x[j] = {v.x - less, v.y - less, v.z - less, v.w - less};
@@ -263,22 +290,14 @@ struct Walk {
           find_factor(norms, rstd, sums + turn * (blockDim.x / 32) * S::kPadded);
       int at = 0;
       if constexpr (kTaken & 1) {
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j)
-          store(tokens.out_1, row, j, x[j + S::kHalo], __shfl_sync(kAllLanes, factor, at + j));
+        store(tokens.out_1, row, x + S::kHalo, factor, at);
         at += kColumns;
       }
       if constexpr (kTaken & 2) {
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j)
-          store(tokens.out_3, row - 1, j, v3[j], __shfl_sync(kAllLanes, factor, at + j));
+        store(tokens.out_3, row - 1, v3, factor, at);
         at += kColumns;
       }
-      if constexpr (kTaken & 4) {
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j)
-          store(tokens.out_5, row - 2, j, v5[j], __shfl_sync(kAllLanes, factor, at + j));
-      }
+      if constexpr (kTaken & 4) store(tokens.out_5, row - 2, v5, factor, at);
       stage = stage + 1 == kStages ? 0 : stage + 1;
       turn ^= 1;
     }
@@ -299,12 +318,8 @@ __global__ void __launch_bounds__(kThreads, 1) lnamd_kernel(const Tokens tokens)
   const int step = *ticket / place.tiles, tile = *ticket % place.tiles;
   const int image = step - tokens.lag;
   const int first_row = tile / place.strips * tokens.rows;
-  const bool active = static_cast<int>(4 * threadIdx.x) < tokens.channels;
-  const Walk<kColumns, kTaken> walk{
-      tokens, image, tile % place.strips * kColumns, first_row,
-      min(first_row + tokens.rows, tokens.height), active,
-      tokens.x + image * tokens.stride_n + (active ? 4 * threadIdx.x : 0),
-      shared_address(memory) + 16 * threadIdx.x};
+  const Walk<kColumns, kTaken> walk(tokens, image, tile % place.strips * kColumns, first_row,
+                                    memory);
   if (image >= 0)
     for (int k = 0; k < kStages - 1; ++k) walk.fetch(first_row - S::kHalo + k, k);
   if (step < tokens.images) add_part(tokens, step, tile, place.tiles, scratch);

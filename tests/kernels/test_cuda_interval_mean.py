@@ -64,7 +64,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x.contiguous()[None]
 
 
-@pytest.mark.parametrize("m", [1, 2, 12, 64, 65, 127, 200, 208, 209, 500, 1664])
+@pytest.mark.parametrize("m", [1, 2, 12, 65, 200, 208, 209, 500, 1664])
 @pytest.mark.parametrize("layout", ["fours", "rows", "columns"])
 def test_every_place_is_found(kernels: ctypes.CDLL, m: int, layout: str) -> None:
     x = awkward_rows(m)
@@ -73,7 +73,7 @@ def test_every_place_is_found(kernels: ctypes.CDLL, m: int, layout: str) -> None
     for k_max in {1, max(1, m // 3), m // 3 + 1, max(1, m - 1), m}:
         kth = run(kernels, x, k_max - 1, k_max, kth=True)[0]
         assert torch.equal(kth.double(), ranked[:, k_max - 1])
-        for k_min in {0, k_max // 2, k_max - 1}:
+        for k_min in {0, k_max // 2}:
             wanted = ranked[:, k_min:k_max].mean(1)
             found = run(kernels, x, k_min, k_max)[0].double()
             finite = torch.isfinite(wanted) & (wanted.abs() < 1e35)
