@@ -96,9 +96,7 @@ def test_roots(kernels: ctypes.CDLL, m: int, layout: str) -> None:
         wanted = reference.interval_mean(x.double().sqrt(), k_min, k_max)
         found = run(kernels, laid_out(x, layout), k_min, k_max, squared=True)[0]
         assert (found - wanted).abs().max() <= 3e-7 * max(1.0, float(wanted.abs().max()))
-        assert torch.equal(
-            found, run(kernels, laid_out(x, layout), k_min, k_max, squared=True)[0]
-        )
+        assert torch.equal(found, run(kernels, laid_out(x, layout), k_min, k_max, squared=True)[0])
 
 
 @pytest.mark.parametrize("transposed", [False, True])

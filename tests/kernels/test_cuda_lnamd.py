@@ -83,7 +83,9 @@ def test_values(
     found = run(kernels, tokens, grid, degrees, rows=rows, lag=lag)
     for z, truth in zip(found, wanted, strict=True):
         assert (z - truth).abs().max() < 2e-6
-    for z, again in zip(found, run(kernels, tokens, grid, degrees, rows=rows, lag=lag), strict=True):
+    for z, again in zip(
+        found, run(kernels, tokens, grid, degrees, rows=rows, lag=lag), strict=True
+    ):
         assert torch.equal(z, again)
 
 

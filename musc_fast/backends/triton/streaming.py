@@ -33,7 +33,7 @@ def _has_cuda_kernels(x: Tensor) -> bool:
 
 def aggregates_by_cuda(tokens: Tensor, degrees: Sequence[int]) -> bool:
     """Whether the CUDA kernel takes tokens [N, P, C] and these degrees."""
-    n, p, c = tokens.shape
+    p, c = tokens.shape[1:]
     return (
         _has_cuda_kernels(tokens)
         and len(degrees) > 0
