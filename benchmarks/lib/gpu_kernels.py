@@ -36,8 +36,8 @@ from rich.table import Table
 from torch import Tensor
 
 from musc_fast.backends import rounded_images
-from musc_fast.backends.triton import few_channels
-from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
+from musc_fast.backends.triton import few_channels, streaming
+from musc_fast.kernels import candidates, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
 from musc_fast.settings import SearchOptions
@@ -195,11 +195,11 @@ def memory_rows(
         ),
         "interval mean, [N, P, M]": (
             4 * n * n * p,
-            lambda: interval_mean.average_interval(distances, 0, k),
+            lambda: streaming.average_interval(distances, 0, k),
         ),
         "interval mean, [N, M, P]": (
             4 * n * n * p,
-            lambda: interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True),
+            lambda: streaming.average_interval(squared.transpose(1, 2), 0, k, squared=True),
         ),
     }
     found = time_on_device({name: call for name, (_, call) in calls.items()}, device, runs)
@@ -271,7 +271,7 @@ def memory_peak(z: Tensor) -> Row:
     k = count_lowest(len(z) - 1)
     search = Search(z, None, k_max=k)
     for _, _, squared in search.chunks():
-        interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True)
+        streaming.average_interval(squared.transpose(1, 2), 0, k, squared=True)
         del squared
     used = torch.cuda.max_memory_allocated() - before
     planned = search.plan.bytes

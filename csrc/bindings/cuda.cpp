@@ -1,27 +1,12 @@
 // The module musc_fast._C_cuda: Python's door to the CUDA kernels. Arrays cross as addresses of the
 // current device, streams as handles; musc_fast/backends/triton owns shapes, dtypes and lifetimes.
-#include <pybind11/pybind11.h>
-
-#include <stdexcept>
-#include <string>
-
-#include "cuda/pairs.hpp"
+#include "cuda.hpp"
 #include "cuda/winners.hpp"
 
 namespace py = pybind11;
 
 namespace musc::cuda {
 namespace {
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);  // NOLINT: an address is what crosses.
-}
-
-void check(int error) {
-  if (error != 0)
-    throw std::runtime_error(std::string("CUDA refused a launch: ") + describe_error(error));
-}
 
 Pairs make_pairs(uintptr_t x, uintptr_t y, uintptr_t x_norms, uintptr_t y_norms, uintptr_t keys,
                  int images, int others, int patches, int other_patches, int channels, int all,
@@ -105,6 +90,8 @@ PYBIND11_MODULE(_C_cuda, module) {
              py::arg("held"), py::arg("others"), py::arg("patches"), py::arg("other_patches"),
              py::arg("channels"), py::arg("first"), py::arg("scale_squared"), py::arg("integers"),
              py::arg("certified"), py::arg("stream"));
+  bind_lnamd(module);
+  bind_interval_mean(module);
 }
 
 }  // namespace musc::cuda

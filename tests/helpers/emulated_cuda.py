@@ -16,6 +16,8 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 EMULATOR = Path(__file__).with_name("cuda_emulator")
 _LAUNCH = re.compile(r"kernel<<<(.*?), (.*?), .*?, .*?>>>\((.*?)\);")
 _DOORS = """
+#include "interval_mean.hpp"
+#include "lnamd.hpp"
 #include "pairs.hpp"
 #include "winners.hpp"
 using namespace musc::cuda;
@@ -24,6 +26,11 @@ extern "C" int candidates(const Pairs* pairs, const Candidates* candidates) {
   return list_candidates(*pairs, *candidates, nullptr);
 }
 extern "C" int winners(const Winners* winners) { return recompute_winners(*winners, nullptr); }
+extern "C" int lnamd(const Tokens* tokens) { return aggregate_neighbourhoods(*tokens, nullptr); }
+extern "C" int tiles(int height, int width, int channels, int rows) {
+  return count_tiles(height, width, channels, rows);
+}
+extern "C" int interval(const Rows* rows) { return average_interval(*rows, nullptr); }
 """
 
 
@@ -60,6 +67,29 @@ class Winners(ctypes.Structure):
     ]
 
 
+class Tokens(ctypes.Structure):
+    """`Tokens` of csrc/cuda/lnamd.hpp."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("stride_n", "stride_p")),
+        *((name, ctypes.c_void_p) for name in ("sums", "count", "out_1", "out_3", "out_5")),
+        *((name, ctypes.c_int) for name in ("images", "height", "width", "channels")),
+        *((name, ctypes.c_int) for name in ("rows", "lag")),
+    ]
+
+
+class Rows(ctypes.Structure):
+    """`Rows` of csrc/cuda/interval_mean.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "out")),
+        *((name, ctypes.c_int64) for name in ("stride_b", "stride_r", "stride_m")),
+        *((name, ctypes.c_int) for name in ("batch", "rows", "columns", "k_min", "k_max")),
+        *((name, ctypes.c_bool) for name in ("squared", "kth")),
+    ]
+
+
 def build(folder: Path) -> ctypes.CDLL:
     """Compile the kernels with the host's C++ compiler in `folder` and load them."""
     for path in SOURCES.iterdir():
@@ -73,7 +103,9 @@ def build(folder: Path) -> ctypes.CDLL:
         shutil.copy(path, folder)
     (folder / "doors.cpp").write_text(_DOORS)
     library = folder / "kernels.so"
-    command = ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", f"-I{folder}"]
+    # Fibers jump between stacks, which the fortified longjmp takes for a fault.
+    command = ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+    command += ["-fPIC", "-shared", f"-I{folder}"]
     command += [*map(str, sorted(folder.glob("*.cpp"))), "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return ctypes.CDLL(str(library))

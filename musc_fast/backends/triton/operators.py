@@ -12,14 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...kernels.interval_mean import average_interval
-from ...kernels.lnamd import aggregate_neighbourhoods
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
 from . import planning
 from .device import launching_on, search_device, with_retry
 from .kept_references import KeptReferences
 from .search import References, Search
+from .streaming import aggregate_neighbourhoods, average_interval
 
 
 def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:

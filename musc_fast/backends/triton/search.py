@@ -26,7 +26,6 @@ from torch import Tensor
 from ...errors import InputError
 from ...kernels.bounds import bound_distances, set_limits
 from ...kernels.devices import arch_of, int8_gain
-from ...kernels.interval_mean import select_kth
 from ...kernels.min_distance import find_nearest, new_keys
 from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.refine import recompute
@@ -37,6 +36,7 @@ from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
 from .sides import RowRounding, Side, Spaces, round_rows
 from .space import choose_like_before
+from .streaming import select_kth
 from .winners import recompute_winners
 
 __all__ = ["References", "Search", "Span", "round_rows"]

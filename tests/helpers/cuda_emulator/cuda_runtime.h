@@ -4,6 +4,7 @@
 // next fiber until all have come. Races between threads and the timing of copies do not show here.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -17,10 +18,14 @@
 #define __global__
 #define __device__
 #define __host__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct int2 {
   int x, y;
+};
+struct float2 {
+  float x, y;
 };
 struct float4 {
   float x, y, z, w;
@@ -29,7 +34,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 struct Index {
   unsigned x;
 };
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, blockDim;
 
 using cudaError_t = int;
 using cudaStream_t = void*;
@@ -57,7 +62,8 @@ struct Barrier {
 struct Fiber {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(1 << 18);
-  bool done = false;
+  jmp_buf place;  // where it goes on; a jump is much quicker than swapcontext
+  bool started = false, done = false;
 };
 
 struct Warp {
@@ -70,10 +76,20 @@ inline std::vector<std::unique_ptr<Fiber>> fibers;
 inline std::vector<Warp> warps;
 inline Barrier block_barrier;
 inline int block_flag, running;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline const std::function<void()>* body;
 
-inline void yield() { swapcontext(&fibers[running]->context, &scheduler); }
+inline void yield() {
+  if (_setjmp(fibers[running]->place) == 0) _longjmp(scheduler, 1);
+}
+
+// Runs a fiber until it yields.
+[[gnu::noinline]] inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
+}
 
 inline void wait(Barrier& barrier) {
   const int generation = barrier.generation;
@@ -100,11 +116,11 @@ inline void run_block(int threads) {
   block_barrier = Barrier{threads, 0, 0};
   for (auto& fiber : fibers) {
     if (!fiber) fiber = std::make_unique<Fiber>();
-    fiber->done = false;
+    fiber->started = fiber->done = false;
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = fiber->stack.data();
     fiber->context.uc_stack.ss_size = fiber->stack.size();
-    fiber->context.uc_link = &scheduler;
+    fiber->context.uc_link = nullptr;  // it never returns
     makecontext(&fiber->context, reinterpret_cast<void (*)()>(enter), 0);
   }
   std::memset(shared_memory, 0x5a, sizeof shared_memory);  // a read of unwritten memory shows
@@ -113,7 +129,7 @@ inline void run_block(int threads) {
     for (running = 0; running < threads; ++running) {
       if (fibers[running]->done) continue;
       threadIdx.x = static_cast<unsigned>(running);
-      swapcontext(&scheduler, &fibers[running]->context);
+      resume(*fibers[running]);
       left = true;
     }
   }
@@ -121,6 +137,7 @@ inline void run_block(int threads) {
 
 inline void launch(unsigned blocks, int threads, const std::function<void()>& kernel) {
   body = &kernel;
+  blockDim.x = static_cast<unsigned>(threads);
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run_block(threads);
 }
 
@@ -183,20 +200,43 @@ T atomicAdd(T* at, T value) {
 inline unsigned __ballot_sync(unsigned lanes, bool value) {
   return __reduce_or_sync(lanes, value ? 1u << emulator::lane() : 0u);
 }
-inline bool __any_sync(unsigned lanes, unsigned value) { return __reduce_or_sync(lanes, value); }
+inline bool __any_sync(unsigned lanes, unsigned value) {
+  return __reduce_or_sync(lanes, value != 0 ? 1u : 0u) != 0;
+}
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 template <class T>
 T __ldg(const T* at) {
   return *at;
 }
-inline float __int_as_float(int bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline void __threadfence() {}
+inline void __nanosleep(unsigned) { emulator::yield(); }
+template <class T>
+T __ldcg(const T* from) {
+  return *from;
+}
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
+template <class T>
+void __stcs(T* to, T value) {
+  *to = value;
+}
+template <class To, class From>
+To __bits(From value) {
+  To bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline int __float_as_int(float value) { return __bits<int>(value); }
+inline float __int_as_float(int bits) { return __bits<float>(bits); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __float2uint_rz(float value) {  // saturates; NaN gives 0
+  return !(value > 0) ? 0u : value >= 4294967296.0f ? ~0u : static_cast<unsigned>(value);
+}
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }
