@@ -8,9 +8,9 @@ box divides by r x r at the edge too, where the box is padded with zeros.
 
 LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): aggregation takes a
 box sum, and rstd only matters against the 1e-12. `lnamd_moments` sums images, `lnamd_strips` loads
-and stores rows of tokens, `lnamd_large` takes degrees beyond 5. The box sums take
-x - mean token by token, so that a hot channel causes no cancellation, and sums over rows are added
-up anew for each row of results and never taken back, so that a hot token leaves no rounding.
+and stores rows of tokens, `lnamd_large` takes degrees beyond 5. The box sums take x - mean
+token by token, so that a hot channel causes no cancellation, and sums over rows are added up anew
+for each row of results and never taken back, so that a hot token leaves no rounding.
 
 One launch does both: programs that sum image k come before those that aggregate image k - lag,
 which therefore find their image in the L2 cache (1369 * 1024 * 4 = 5.6 MB). A program takes BLOCK_X
