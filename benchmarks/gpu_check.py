@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -186,7 +187,9 @@ def main() -> int:
         "--out", type=Path, help="folder of the JSON files (a GPU's default: results)"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE")
-    parser.add_argument("--images", nargs="*", default=[], help="more arguments of throughput.py")
+    parser.add_argument(
+        "--images", type=shlex.split, default=[], help="more arguments of throughput.py, one string"
+    )
     parser.add_argument("--part", type=int, help="one of the processes of the parity stage")
     parser.add_argument("--profiled", action="store_true", help="one exact msm, for the profiler")
     arguments = parser.parse_args()
