@@ -52,7 +52,8 @@ def check_lists(lists: Tensor, images: int, others: int, *, own: bool) -> None:
     if lists.ndim != 2 or lists.shape[0] != images or lists.shape[1] == 0:
         raise InputError(f"lists: found {describe(lists)}, wanted [{images}, K]")
     within = bool((lists >= 0).all()) and bool((lists < others).all())
-    itself = own and bool((lists == torch.arange(images, device=lists.device)[:, None]).any())
+    places = torch.arange(images, dtype=torch.int64, device=lists.device)[:, None]
+    itself = own and bool((lists == places).any())
     if not within or itself or not bool((lists.diff(dim=1) > 0).all()):
         raise InputError(
             f"lists: every row must name other images, 0 to {others - 1}, in ascending order"

@@ -170,7 +170,11 @@ def fit_sample(
     error = centre = 0.0
     if basis is not None:
         gram = basis.double().T @ basis.double()
-        error = float(torch.linalg.matrix_norm(gram - torch.eye(basis.shape[1]).to(gram)))
+        error = float(
+            torch.linalg.matrix_norm(
+                gram - torch.eye(basis.shape[1], dtype=gram.dtype, device=gram.device)
+            )
+        )
         # B^T x is off by up to C u sqrt(m) |x|: `rounding_error` has the first order, this the
         # second.
         error += (basis.shape[0] * UNIT) ** 2 * basis.shape[1]
@@ -191,8 +195,10 @@ def principal_directions(centred: Tensor, count: int) -> Tensor:
     A randomised range finder (Halko, Martinsson, Tropp 2011) with two power iterations. Any basis
     is valid for the search; with a better one fewer candidates must be recomputed.
     """
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(centred.shape[1], count, generator=generator).to(centred)
+    generator = torch.Generator("cpu").manual_seed(0)
+    basis = torch.randn(
+        centred.shape[1], count, generator=generator, dtype=torch.float32, device="cpu"
+    ).to(centred)
     for _ in range(3):
         basis = torch.linalg.qr(basis).Q
         basis = centred.T @ (centred @ basis)
@@ -211,7 +217,9 @@ def _sample(z: Tensor) -> Tensor:
     images = z[:: max(1, z.shape[0] // _SAMPLE_IMAGES)]
     # An odd stride, so that the sample does not follow the columns of a patch grid.
     stride = max(1, images.shape[0] * images.shape[1] // 4096) | 1
-    rows = torch.arange(0, images.shape[0] * images.shape[1], stride, device=z.device)
+    rows = torch.arange(
+        0, images.shape[0] * images.shape[1], stride, dtype=torch.int64, device=z.device
+    )
     return images[rows // z.shape[1], rows % z.shape[1]].float()
 
 

@@ -103,9 +103,12 @@ def agree_on_shard(
         raise error
     first = _compare(replies, with_references)
     if not layers:
-        layers = [torch.empty(0, *shape, device=ranks.device) for shape in first.shapes]
+        layers = [
+            torch.empty(0, *shape, dtype=torch.float32, device=ranks.device)
+            for shape in first.shapes
+        ]
         if first.classes is not None:
-            classes = torch.empty(0, first.classes, device=ranks.device)
+            classes = torch.empty(0, first.classes, dtype=torch.float32, device=ranks.device)
     grid = grid_of(layout.grid, layers[0].shape[1], layout.prefix_tokens)
     size = map_size(layout.image_size, grid)
     counts, hosts = [each.images for each in replies], [each.host for each in replies]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
 from .weights import Notify
 from .weights.find import find_weights
+
+_defaults = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def load_backbone(
     """
     spec = get_spec(name)
     torch_device = _check_device(device)
-    tower = build_tower(spec)
+    with _plain_defaults():
+        tower = build_tower(spec)
     size = _check_size(image_size, spec, tower)
     block_indices = _check_blocks(blocks, spec, tower)
     found = find_weights(
@@ -151,8 +156,9 @@ def load_backbone(
         offline=offline,
         progress=progress,
     )
-    tower.load(found.state, found.source)
-    tower.set_size(size)
+    with _plain_defaults():
+        tower.load(found.state, found.source)
+        tower.set_size(size)
     tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
@@ -163,6 +169,21 @@ def load_backbone(
         digest=found.digest,
         device=torch_device,
     )
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """Within, the libraries of models make float32 tensors on the CPU.
+
+    torch has one default dtype for the process, so one thread at a time is within.
+    """
+    with _defaults, torch.device("cpu"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _check_device(device: torch.device | str) -> torch.device:
