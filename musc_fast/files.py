@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+from .scratch import naming_full, temporary_name
 
 RUN_FILE = "run.json"
 PICTURE_FOLDERS = ("maps", "maps_grey", "overlays")
@@ -35,23 +35,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     starts with a dot and has the suffix of `path`, from which some writers take the format.
 
     path: the file to write; its folder is made where it is missing.
+
+    Raises StorageError where the disk of that folder is full.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes the file private; it gets the permissions of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming_full(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = temporary_name(target)
+        try:
+            yield temporary
+            # mkstemp makes the file private; it gets the permissions of any new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)  # and with it the lock
 
 
 @contextmanager

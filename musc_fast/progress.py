@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .errors import InputError
+
 Progress = Callable[[int, int], None]  # (done, total)
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -47,9 +49,16 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
         yield on_progress
 
 
+def check_progress(progress: object) -> None:
+    """Raise InputError unless `progress` is a bool or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(f"progress: found {progress!r}, wanted True, False or a function")
+
+
 @contextmanager
 def scoring_progress(progress: bool | Progress) -> Iterator[Progress]:
     """Yield a (done, total) function: the caller's, one that draws a bar, or a mute one."""
+    check_progress(progress)
     if callable(progress):
         yield progress
     elif not progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -48,7 +49,12 @@ for command in (evaluate, watch, score, demo, backbones, info):  # the order in 
 
 
 def main() -> None:
-    """Run the command; a known error is one message on standard error and exit status 1."""
+    """Run the command; a known error is one message on standard error and exit status 1.
+
+    SIGTERM ends the command as an error does, so that scratch files and half results go.
+    """
+    if "WORLD_SIZE" not in os.environ:  # torchrun ends its ranks, which may wait for each other
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except (MuscFastError, OSError) as error:

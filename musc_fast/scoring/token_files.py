@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError
+from ..scratch import reserve
 
 
 def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
@@ -60,7 +62,7 @@ def write_dataset(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
             for layer, array in enumerate(arrays):
                 path = os.path.join(folder, f"{name}-{layer}.npy")
                 shape = (count, *array.shape)
-                files.append(open_memmap(path, mode="w+", dtype=array.dtype, shape=shape))
+                files.append(_new_file(path, array.dtype, shape))
         shapes = [(array.shape, array.dtype) for array in arrays]
         wanted = [(file.shape[1:], file.dtype) for file in files]
         if shapes != wanted:
@@ -71,6 +73,16 @@ def write_dataset(name: str, dataset: Dataset[Any], folder: str) -> list[Path]:
         for file, array in zip(files, arrays, strict=True):
             file[index] = array
     return [Path(folder) / f"{name}-{layer}.npy" for layer in range(len(files))]
+
+
+def _new_file(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A mapped .npy file whose bytes are reserved."""
+    with open(path, "wb") as file:
+        header = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        write_array_header_1_0(file, header)
+        start = file.tell()
+    reserve(path, start + dtype.itemsize * math.prod(shape))
+    return open_memmap(path, mode="r+")
 
 
 def _listed(shapes: list[tuple[tuple[int, ...], np.dtype[Any]]]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-
 import torch
 from torch import Tensor
 
 from ... import _C
+from ...scratch import scratch_file
 from . import planning, scratch
 from .space import SearchSpace
 
@@ -34,8 +33,8 @@ def _mapped(_: object, size: int, dtype: torch.dtype) -> Tensor:
     """As `torch.empty`, in a file without a name, whose pages the system may write out."""
     if size == 0:
         return torch.empty(0, dtype=dtype, device="cpu")
-    with tempfile.NamedTemporaryFile(prefix="musc_fast-") as file:
-        return torch.from_file(file.name, shared=True, size=size, dtype=dtype, device="cpu")
+    with scratch_file(size * dtype.itemsize) as name:
+        return torch.from_file(name, shared=True, size=size, dtype=dtype, device="cpu")
 
 
 class RoundedImages:
