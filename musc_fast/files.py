@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,11 @@ def is_results_folder(folder: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(settings, dict) and "musc_fast" in settings
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file or folder of a folder, on any system: no way out, no control."""
+    return name not in ("", ".", "..") and not re.search(r"[/\\\0-\x1f\x7f]", name)
 
 
 @contextmanager

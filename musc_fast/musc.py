@@ -50,6 +50,8 @@ class MuSc:
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
+    Several threads may score with one MuSc; `timings` are then those of the call that ended last.
+
     Raises InputError for a wrong argument, WeightsError where the weights cannot be had,
     BackendError where the backend cannot run.
     """

@@ -10,6 +10,7 @@ was wanted. Code that has checked its tensors already takes the operators of a b
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -214,6 +215,7 @@ class KeptReferences:
         operators = resolve(backend, device).operators()
         self._shape = (patches, channels)
         self._slots = operators.keep_references(capacity, patches, channels, device)
+        self._lock = threading.Lock()  # one thread at a time puts or scores
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -224,7 +226,8 @@ class KeptReferences:
             raise InputError(
                 f"slot {slot} of {len(self)}: found {describe(z)}, wanted {list(self._shape)}"
             )
-        self._slots.put(slot, z)
+        with self._lock:
+            self._slots.put(slot, z)
 
     @torch.no_grad()
     def msm(
@@ -245,7 +248,8 @@ class KeptReferences:
                 f"z: found {describe(z)}, wanted [N, P, {self._shape[1]}] and references to score "
                 f"against (found {len(self)})"
             )
-        return self._slots.msm(z, *reference.interval(topmin, len(self)), options)
+        with self._lock:
+            return self._slots.msm(z, *reference.interval(topmin, len(self)), options)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<18}"),
+        TextColumn("{task.description:<18}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -43,7 +43,7 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
 
         def on_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(shown_name(stage), total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield on_progress
@@ -59,7 +59,7 @@ def check_progress(progress: object) -> None:
 def scoring_progress(progress: bool | Progress) -> Iterator[Progress]:
     """Yield a (done, total) function: the caller's, one that draws a bar, or a mute one."""
     check_progress(progress)
-    if callable(progress):
+    if not isinstance(progress, bool) and progress is not None:
         yield progress
     elif not progress:
         yield lambda done, total: None

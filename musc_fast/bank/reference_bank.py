@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,23 @@ Eviction = Literal["oldest", "anomalous"]
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _alone(
+    method: Callable[Concatenate[ReferenceBank, _P], _R],
+) -> Callable[Concatenate[ReferenceBank, _P], _R]:
+    """The method, which one thread at a time runs on a bank."""
+
+    @wraps(method)
+    def call(self: ReferenceBank, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class ReferenceBank:
     """The last images of a production line, against which the next are scored.
 
@@ -44,6 +63,9 @@ class ReferenceBank:
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
     The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
+
+    Several threads may use one bank: each call is whole before the next begins, and
+    `score_and_add` lets nothing between its score and its addition.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
     Raises InputError naming the argument.
@@ -73,6 +95,7 @@ class ReferenceBank:
         self.capacity, self.evict = capacity, evict
         self.source = dict(source or {})
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
+        self._lock = threading.RLock()
         self._entries: list[Entry] = []  # by slot
         self._added = 0
         self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
@@ -84,7 +107,8 @@ class ReferenceBank:
     @property
     def entries(self) -> list[Entry]:
         """The images held, in the order in which they were added."""
-        return sorted(self._entries, key=lambda entry: entry.number)
+        with self._lock:
+            return sorted(self._entries, key=lambda entry: entry.number)
 
     @property
     def ids(self) -> list[str]:
@@ -96,11 +120,13 @@ class ReferenceBank:
         """How many images were ever added."""
         return self._added
 
+    @_alone
     def tokens(self) -> list[Tensor]:
         """The patch tokens held, [len, P, C] a layer, in the order of `ids`."""
         slots = sorted(range(len(self)), key=lambda slot: self._entries[slot].number)
         return [layer[slots] for layer in self._tokens]
 
+    @_alone
     def score(
         self, tokens: Tokens, *, cls_tokens: Tensor | NDArray[Any] | None = None
     ) -> BatchScores:
@@ -110,6 +136,7 @@ class ReferenceBank:
         """
         return self._scored(self._checked(tokens), cls_tokens)[0]
 
+    @_alone
     def add(
         self,
         tokens: Tokens,
@@ -128,6 +155,7 @@ class ReferenceBank:
             scores = self._scored(layers, None)[0].raw_image_scores
         return self._add(layers, ids, scores, None)
 
+    @_alone
     def score_and_add(
         self,
         tokens: Tokens,
@@ -142,10 +170,12 @@ class ReferenceBank:
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found
 
+    @_alone
     def pass_over(self) -> None:
         """Count an image that cannot be read as added, so that the next keeps its number."""
         self._added += 1
 
+    @_alone
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
         save_bank(path, self.settings(), self.entries, self._added, self.tokens())

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import ImageError, InputError
+from ..shown import shown
 from . import options
 from .console import console, errors, interruptible, load, print_plain
 
@@ -99,7 +100,7 @@ def watch(
     count = len(watched.done)
     if once and not count and not stop_signal():
         raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
-    text = f"{count} images in {_printable(record)}, the bank has {watched.bank.added}"
+    text = f"{count} images in {shown(record)}, the bank has {watched.bank.added}"
     print_plain(text, wrap=False)
     if stop_signal() == signal.SIGINT:
         raise typer.Exit(130)
@@ -107,11 +108,11 @@ def watch(
 
 def _print_start(watched: Watch, folder: Path) -> None:
     for name in watched.gone:
-        print_plain(f"{_printable(name)} was scored, but is gone: left out of the bank", to=errors)
+        print_plain(f"{shown(name)} was scored, but is gone: left out of the bank", to=errors)
     count, start = watched.bank.added, watched.settings.start
     begin = f"the bank has {count}" if count else f"the first {start} are scored together"
     print_plain(
-        f"watching {_printable(folder)}: {len(watched.done)} images done, {begin}",
+        f"watching {shown(folder)}: {len(watched.done)} images done, {begin}",
         to=errors,
         wrap=False,
     )
@@ -166,18 +167,13 @@ def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
     return not stop_signal()
 
 
-def _printable(name: str | Path) -> str:
-    """A file name on one line, in characters that any terminal takes."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return " ".join(text.splitlines())
-
-
 def _print_row(row: Row, folder: Path) -> None:
     """Print an image's raw score and the number of its references, or why it cannot be read."""
-    name = escape(_printable(Path(row.file).relative_to(folder)))
+    name = shown(Path(row.file).relative_to(folder))
     if row.reason:
-        text = f"[yellow]unreadable[/]  {name}  {escape(_printable(row.reason))}"
+        text = Text.assemble(("unreadable", "yellow"), f"  {name}  {shown(row.reason)}")
     else:
-        mark = "  [red]flagged[/]" if row.flagged == "1" else ""
-        text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"
+        text = Text(f"{float(row.raw_score):.4f}  {name}  ")
+        text.append(f"against {row.references}", "dim")
+        text.append("  flagged" if row.flagged == "1" else "", "red")
     console.print(text, highlight=False, soft_wrap=True)

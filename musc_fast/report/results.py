@@ -19,6 +19,7 @@ from .._version import __version__
 from ..datasets.read_images import read_image
 from ..errors import InputError
 from ..files import RUN_FILE
+from ..shown import path_cell, shown
 from .cards import Card, make_card, make_cards
 from .heatmap import MapScale, Scale, grey_map, heat_map, panel, scale_of
 from .html import write_report
@@ -65,7 +66,7 @@ def write_results(
     def picture_and_card(index: int) -> Card:
         image = read_image(run.paths[index])
         caption = (
-            f"{run.paths[index].name}   rank {ranks[index]} of {len(run.paths)}   "
+            f"{shown(run.paths[index].name)}   rank {ranks[index]} of {len(run.paths)}   "
             f"score {run.image_scores[index]:.3f}"
         )
         _write_pictures(stage, names[index], image, run.anomaly_maps[index], scales(index), caption)
@@ -112,7 +113,7 @@ def write_scores(path: Path, run: ScoredBatch) -> None:
         for i in np.argsort(ranks):
             writer.writerow(
                 [
-                    run.paths[i],
+                    path_cell(run.paths[i]),
                     f"{run.image_scores[i]:.7g}",
                     f"{run.raw_scores[i]:.7g}",
                     ranks[i],

@@ -26,6 +26,7 @@ from ..datasets.find_images import walk_images
 from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
 from ..progress import Progress, stage_bars
+from ..scratch import naming_full
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,7 +303,10 @@ class Watch:
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            with self._record_file.open("ab", buffering=0) as file:
+            with (
+                naming_full(self._record_file.parent),
+                self._record_file.open("ab", buffering=0) as file,
+            ):
                 if file.write(data) != len(data):  # `_read_record` cuts the torn line
                     raise OSError(errno.ENOSPC, "no room for a whole line", str(self._record_file))
                 os.fsync(file.fileno())
