@@ -24,10 +24,10 @@ from .features.extraction import (
     as_sequence,
     check_apart,
 )
-from .progress import StageProgress, stage_bars
+from .progress import StageProgress, check_progress, stage_bars
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
-from .settings import ScoringSettings
+from .settings import ScoringSettings, whole_number
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -76,8 +76,7 @@ class MuSc:
         max_references: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size: found {batch_size}, wanted 1 or more")
+        batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
         start = perf_counter()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,6 +121,7 @@ class MuSc:
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
+        check_progress(progress)
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as on_progress:
             if references is not None:

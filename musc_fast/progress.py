@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import InputError
+from .shown import shown as shown_name
 
 Progress = Callable[[int, int], None]  # (done, total)
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)

@@ -1,4 +1,6 @@
-"""Scratch files: room is reserved before they are mapped, leftovers of killed processes go.
+"""Room in memory and on disks, looked for before work, and scratch files.
+
+Room is reserved before a scratch file is mapped; leftovers of killed processes go.
 
 A process holds a lock (flock) on each scratch file and folder while it uses them; the lock ends
 with the process, however that ends. What nobody has locked for a while is a leftover. On a system
@@ -18,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import StorageError
+from .errors import InputError, StorageError
 
 _fcntl: Any
 try:
@@ -174,3 +176,32 @@ def _is_free(path: str) -> bool:
         return os.fstat(handle).st_nlink == 1 and lock(handle)
     finally:
         os.close(handle)
+
+
+def require_memory(what: str, needed: int) -> None:
+    """Raise InputError that begins with `what` unless `needed` bytes of memory are free."""
+    free = free_memory()
+    if needed > free:
+        raise InputError(
+            f"{what}: {needed / 2**30:,.1f} GiB of memory are needed, {free / 2**30:,.1f} GiB are "
+            "free"
+        )
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free now, within this process's control group too."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) << 10
+    except OSError:
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            free = min(free, max(0, int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    return free

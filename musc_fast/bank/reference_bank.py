@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +18,12 @@ from .. import reference
 from ..backends.base import KeptReferences, Operators
 from ..backends.registry import resolve
 from ..checks import describe
-from ..errors import InputError
+from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import ScoringSettings
+from ..settings import ScoringSettings, whole_number
 from .file import Entry, load_bank, save_bank
 
 Eviction = Literal["oldest", "anomalous"]
@@ -88,12 +89,12 @@ class ReferenceBank:
         memory_limit: int | None = None,
     ) -> None:
         self.scoring = ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
-        if not isinstance(capacity, int) or capacity < 1:
-            raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
+        capacity = whole_number("capacity", capacity, 1)
+        prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
         if evict not in EVICTIONS:
             raise InputError(f"evict: found {evict!r}, wanted one of {', '.join(EVICTIONS)}")
         self.capacity, self.evict = capacity, evict
-        self.source = dict(source or {})
+        self.source = _json_source(source)
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
         self._lock = threading.RLock()
         self._entries: list[Entry] = []  # by slot
@@ -196,11 +197,22 @@ class ReferenceBank:
         source: what the tokens to be scored come from. Raises BankError where the file is damaged,
         of a later version, or of another source.
         """
+        own = ScoringSettings(backend=backend, precision=precision, memory_limit=memory_limit)
         settings, entries, added, tokens = load_bank(path, source)
-        bank = cls(**settings, backend=backend, precision=precision, memory_limit=memory_limit)
-        if entries:
-            layers = bank._checked([layer.to(device) for layer in tokens], prefix_tokens=0)
-            bank._add(layers, [e.id for e in entries], None, None)
+        layers = [layer.to(device) for layer in tokens]
+        try:
+            bank = cls(
+                **settings, backend=backend, precision=precision, memory_limit=own.memory_limit
+            )
+            if len(entries) > bank.capacity:
+                raise InputError(f"{len(entries)} images, room for {bank.capacity}")
+            if entries:
+                checked = bank._checked(layers, prefix_tokens=0)
+                bank._add(checked, [e.id for e in entries], None, None)
+        except BackendError:
+            raise
+        except (InputError, TypeError, ValueError) as error:  # what the file says, not the caller
+            raise BankError(f"{path} cannot be read as a bank: {error}") from None
         bank._entries, bank._added = entries, added
         return bank
 
@@ -255,7 +267,7 @@ class ReferenceBank:
             search,
             on_progress=lambda done, total: None,
         )
-        size = map_size(self.image_size, grid)
+        size = map_size(self.image_size, grid, images)
         scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
         return scores, search.pooled
 
@@ -263,6 +275,9 @@ class ReferenceBank:
         return resolve(self.scoring.backend, layer.device).operators()
 
     def _check_ids(self, ids: Sequence[str] | None, images: int) -> list[str]:
+        given = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+        if ids is not None and not given:
+            raise InputError(f"ids: found {ids!r}, wanted {images} strings, one an image")
         names = [f"image {self._added + k}" for k in range(images)] if ids is None else list(ids)
         if len(names) != images or not all(isinstance(name, str) for name in names):
             raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
@@ -277,9 +292,7 @@ class ReferenceBank:
     ) -> list[str]:
         images = layers[0].shape[0]
         names = self._check_ids(ids, images)
-        known = [None] * images if scores is None else [float(s) for s in np.asarray(scores)]
-        if len(known) != images:
-            raise InputError(f"scores: found {len(known)}, wanted {images}, one an image")
+        known = [None] * images if scores is None else _finite_scores(scores, images)
         self._make_room(layers)
         entries, slots, gone = list(self._entries), dict[int, int](), []
         for image, (name, score) in enumerate(zip(names, known, strict=True)):
@@ -335,6 +348,29 @@ class ReferenceBank:
                     for _ in self.scoring.degrees
                 ]
             )
+
+
+def _json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The source as `save` can write it; InputError where JSON cannot hold it."""
+    try:
+        found = json.loads(json.dumps({} if source is None else dict(source), allow_nan=False))
+    except Exception as error:  # of whatever `dict` and JSON meet
+        raise InputError(
+            f"source: found {source!r}, wanted names with texts, numbers or lists of them ({error})"
+        ) from None
+    return dict(found)
+
+
+def _finite_scores(
+    scores: Sequence[float] | Tensor | NDArray[Any], images: int
+) -> list[float | None]:
+    try:
+        known = np.asarray(scores.cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"scores: found {scores!r}, wanted {images} numbers") from None
+    if known.shape != (images,) or not np.isfinite(known).all():
+        raise InputError(f"scores: found {known.tolist()!r}, wanted {images} finite numbers")
+    return [float(score) for score in known]
 
 
 class _BankSearch:

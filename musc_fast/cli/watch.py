@@ -20,6 +20,8 @@ from .console import console, errors, interruptible, load, print_plain
 if TYPE_CHECKING:
     from ..runs.watch import Row, Watch
 
+_LONGEST = 7 * 86400.0  # seconds between two looks
+
 
 def watch(
     context: typer.Context,
@@ -78,8 +80,10 @@ def watch(
     """
     from ..runs.watch import WatchSettings, watching
 
-    if interval <= 0:
-        raise InputError(f"--interval: found {interval:g}, wanted seconds above 0")
+    if not 0 < interval <= _LONGEST:
+        raise InputError(f"--interval: found {interval:g}, wanted seconds, at most a week")
+    if bank.name in ("", ".."):
+        raise InputError(f"--bank: found {str(bank)!r}, wanted the name of a file")
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),

@@ -130,7 +130,7 @@ def agree_on_shard(
         if first.classes is not None:
             classes = torch.empty(0, first.classes, dtype=torch.float32, device=ranks.device)
     grid = grid_of(layout.grid, layers[0].shape[1], layout.prefix_tokens)
-    size = map_size(layout.image_size, grid)
+    size = map_size(layout.image_size, grid, sum(each.images for each in replies))
     counts, hosts = [each.images for each in replies], [each.host for each in replies]
     assert settings is not None  # else there was an error
     return Shard(layers, classes, counts, hosts, grid, size, settings)

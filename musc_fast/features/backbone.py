@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ..errors import BackendError, InputError
+from ..scratch import require_memory
 from .preprocessing import preprocess
 from .registry import get_spec
 from .spec import BackboneSpec
@@ -219,6 +221,10 @@ def _check_size(
                 f"image_size: {side} is no multiple of the {patch}-pixel patch of "
                 f"{spec.name}; the nearest sizes are {near}"
             )
+    # An image as the model takes it in, and the tokens of a block, its activations and attention.
+    patches = math.prod(side // patch for side in sides)
+    needed = 4 * (6 * math.prod(sides) + 16 * patches * 384)
+    require_memory(f"image_size {sides[0]} x {sides[1]}", needed)
     return sides[0], sides[1]
 
 

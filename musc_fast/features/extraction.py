@@ -21,6 +21,7 @@ from ..datasets.find_images import find_images
 from ..datasets.read_images import read_image, to_rgb
 from ..errors import ImageError, InputError
 from ..progress import StageProgress
+from ..scratch import require_memory
 from .backbone import Backbone, Features
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
@@ -75,6 +76,9 @@ class _Store:
     def add(self, features: Features) -> None:
         """Put the features of the next images behind those of the images before them."""
         if not self.layers:
+            each = sum(tokens[0].nbytes for tokens in features.tokens)
+            if features.tokens[0].device.type == "cpu":
+                require_memory(f"the features of {self.count} images", self.count * each)
             self.layers = [self._allocate(tokens) for tokens in features.tokens]
             if features.cls_tokens is not None:
                 self.classes = self._allocate(features.cls_tokens)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InputError
+from ..files import is_plain_name
 from .spec import BackboneSpec, WheelSource
 from .weights.cache import cache_path
 from .weights.hub import FILE_NAMES, HubLocation, cached_hub_file
@@ -128,8 +129,12 @@ def get_spec(name: str) -> BackboneSpec:
         the model of a generic name is checked when that model is loaded.
     Raises InputError where `name` is none of these; the message lists the closest names.
     """
+    if not isinstance(name, str):
+        raise InputError(f"backbone: found {name!r}, wanted a name")
     if name in _NAMED_BACKBONES:
         return _NAMED_BACKBONES[name]
+    if not all(is_plain_name(part) for part in name.rpartition(":")[2].split("/")):
+        raise InputError(f"backbone {name!r}: wanted a name, not a path")
     if name.startswith(OPEN_CLIP_PREFIX):
         architecture, _, tag = name[len(OPEN_CLIP_PREFIX) :].rpartition("/")
         if not architecture or not tag:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from ..errors import BankError, ImageError, InputError
 from ..files import locked, replacing
 from ..progress import Progress, stage_bars
 from ..scratch import naming_full
+from ..settings import whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +81,11 @@ class WatchSettings:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("capacity", "start", "save_every"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+        number = isinstance(self.threshold, int | float) and math.isfinite(self.threshold)
+        if self.threshold is not None and not number:
+            raise InputError(f"threshold: found {self.threshold!r}, wanted a finite number")
         if self.start < 2:
             raise InputError(f"start: found {self.start}, wanted 2 or more")
         if self.save_every < 1:
@@ -115,6 +122,9 @@ def watching(
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
+    for option, file in (("bank", bank), ("out", out)):
+        if file.name in ("", "..") or file.is_dir():
+            raise InputError(f"{option}: found {str(file)!r}, wanted the name of a file")
     bank.parent.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:

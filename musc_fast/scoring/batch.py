@@ -86,7 +86,7 @@ def score_batch(
         )
         check_layers(layers, others)
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
-        size = map_size(image_size, shape)
+        size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
         others, lists = _sample_references(layers, others, max_references)
