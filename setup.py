@@ -2,7 +2,8 @@
 
 MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that works and left out
 with a warning where not; 0 skips it; 1 makes a failure fatal. With MUSC_FAST_BENCH=1 the module
-_C_bench is built in its place, for benchmarks and tests: benchmarks/lib/bench_extension.py.
+_C_bench is built in its place, for benchmarks and tests: benchmarks/lib/bench_extension.py. With
+MUSC_FAST_SANITIZE=1 either is built for AddressSanitizer and UBSan: `make sanitize`.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class CMakeBuild(build_ext):
             f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
             f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
+            f"-DMUSC_FAST_SANITIZE={'ON' if os.environ.get('MUSC_FAST_SANITIZE') == '1' else 'OFF'}",
         ]
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
