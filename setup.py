@@ -29,6 +29,10 @@ def build_mode() -> str:
     return mode
 
 
+def sanitized() -> bool:
+    return os.environ.get("MUSC_FAST_SANITIZE") == "1"
+
+
 def extensions() -> list[Extension]:
     mode = build_mode()
     if os.environ.get("MUSC_FAST_BENCH") == "1":
@@ -69,7 +73,7 @@ class CMakeBuild(build_ext):
             f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
             f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
-            f"-DMUSC_FAST_SANITIZE={'ON' if os.environ.get('MUSC_FAST_SANITIZE') == '1' else 'OFF'}",
+            f"-DMUSC_FAST_SANITIZE={'ON' if sanitized() else 'OFF'}",
         ]
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:

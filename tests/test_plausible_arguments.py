@@ -301,6 +301,34 @@ def test_commands_refuse_in_one_line(photos: Path, command: list[str]) -> None:
     assert not os.path.exists("out")
 
 
+def test_odd_images_are_taken_or_refused_by_us(tmp_path: Path) -> None:
+    musc = MuSc(TINY, weights=tiny_weights(tmp_path), image_size=64)
+    plain = product(0)
+    unit = torch.from_numpy(plain).permute(2, 0, 1) / 255
+    found = musc.extract([plain, unit, unit.double(), unit.bfloat16()]).tokens[0]
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+    assert torch.equal(found[1], found[2])
+    odd = [
+        *ODD,
+        np.ma.masked_greater(plain, 100),
+        unit.to_sparse(),
+        unit.to("meta"),
+        unit.to(torch.complex64),
+        plain.astype(np.longdouble),
+        np.array([["a"]]),
+        np.zeros((0, 4), np.uint8),
+    ]
+    raw = []
+    for image in odd:
+        try:
+            musc.extract([plain, image])
+        except MuscFastError:
+            pass
+        except Exception as error:
+            raw.append(f"{image!r}"[:60] + f": {type(error).__name__}: {error}"[:200])
+    assert not raw, "\n".join(raw)
+
+
 def test_progress_that_is_no_function_is_refused_before_the_work(tmp_path: Path) -> None:
     musc = MuSc(TINY, weights=tiny_weights(tmp_path), image_size=64)
     for wrong in (7, "yes", [1]):
