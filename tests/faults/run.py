@@ -83,15 +83,15 @@ def kills(folder: Path, times: int) -> Count:
     np.save(folder / "z.npy", tokens.numpy())
     wanted = score_batch(tokens, prefix_tokens=1).patch_scores.numpy()
     done, number = 0, 0
-    while done < 3 * times or number == 0:
+    while number < 2 * times:
         number += 1
         out, place = folder / f"out{number}.npy", folder / f"checkpoint{number}"
-        for _ in range(200):
+        for attempt in range(5):  # the last one is left alone
             child = python(KILLED, folder / "z.npy", place, out)
             assert child.stdout is not None
             child.stdout.readline()
-            time.sleep(CHANCE.random() * 0.5)
-            killed = child.poll() is None
+            time.sleep(CHANCE.random() * 2.0)
+            killed = child.poll() is None and attempt < 4
             if killed:
                 child.kill()
                 done += 1
@@ -312,7 +312,7 @@ def signals(folder: Path, times: int) -> Count:
         Image.fromarray(product(k)).save(photos / f"{k}.png")
     weights = tiny_weights(place)
     words = ["score", photos, "--out", place / "out", "--backbone", TINY, "--weights", weights]
-    for _ in range(6 * times):
+    for _ in range(4 * times):
         for number in (signal.SIGTERM, signal.SIGINT):
             child = python(COMMAND, *words, "--offline", TMPDIR=str(place / "tmp"))
             time.sleep(6.0 + 6.0 * CHANCE.random())
