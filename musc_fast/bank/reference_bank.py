@@ -368,8 +368,10 @@ def _finite_scores(
         known = np.asarray(scores.cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"scores: found {scores!r}, wanted {images} numbers") from None
-    if known.shape != (images,) or not np.isfinite(known).all():
-        raise InputError(f"scores: found {known.tolist()!r}, wanted {images} finite numbers")
+    if known.shape != (images,):
+        raise InputError(f"scores: found {known.size}, wanted {images}, one an image")
+    if not np.isfinite(known).all():
+        raise InputError(f"scores: found {known.tolist()!r}, wanted finite numbers")
     return [float(score) for score in known]
 
 

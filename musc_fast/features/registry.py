@@ -133,8 +133,6 @@ def get_spec(name: str) -> BackboneSpec:
         raise InputError(f"backbone: found {name!r}, wanted a name")
     if name in _NAMED_BACKBONES:
         return _NAMED_BACKBONES[name]
-    if not all(is_plain_name(part) for part in name.rpartition(":")[2].split("/")):
-        raise InputError(f"backbone {name!r}: wanted a name, not a path")
     if name.startswith(OPEN_CLIP_PREFIX):
         architecture, _, tag = name[len(OPEN_CLIP_PREFIX) :].rpartition("/")
         if not architecture or not tag:
@@ -142,6 +140,7 @@ def get_spec(name: str) -> BackboneSpec:
                 f"backbone {name!r}: write open_clip:NAME/PRETRAINED, "
                 "for example open_clip:ViT-B-16/openai"
             )
+        _check_plain(name, architecture, tag)
         return BackboneSpec(
             name=name,
             family="open_clip",
@@ -156,6 +155,7 @@ def get_spec(name: str) -> BackboneSpec:
                 f"backbone {name!r}: write timm:NAME, "
                 "for example timm:vit_small_patch14_dinov2.lvd142m"
             )
+        _check_plain(name, architecture)
         return BackboneSpec(
             name=name,
             family="timm",
@@ -168,6 +168,12 @@ def get_spec(name: str) -> BackboneSpec:
     raise InputError(
         f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED_BACKBONES)}; also {generic}."
     )
+
+
+def _check_plain(name: str, *parts: str) -> None:
+    """Raise InputError where a part of a generic name is a path, or holds control characters."""
+    if not all(is_plain_name(each) for part in parts for each in part.split("/")):
+        raise InputError(f"backbone {name!r}: wanted a name, not a path")
 
 
 def available_backbones() -> list[BackboneInfo]:

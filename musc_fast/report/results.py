@@ -135,7 +135,7 @@ def _write_pictures(
     if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts:
         raise InputError(f"{name}: a result cannot be named so, it would leave its folder")
     levels = grey_map(anomaly_map, scale, (image.height, image.width))
-    _save(coloured(levels), stage / "maps" / f"{name}.png")
+    _save(coloured(levels).convert("RGB"), stage / "maps" / f"{name}.png")
     np.save(stage / "maps" / f"{name}.npy", anomaly_map)
     _save(levels, stage / "maps_grey" / f"{name}.png")
     _save(panel(image, anomaly_map, scale, caption), stage / "overlays" / f"{name}.png")

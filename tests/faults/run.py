@@ -194,7 +194,7 @@ def full_disks(folder: Path, times: int) -> Count:
 def damaged(folder: Path, times: int) -> Iterator[Count]:
     """Every kind of file that is read back, damaged in every way."""
     yield _damaged_checkpoints(folder, times)
-    count = Count("a damaged file is read as it was, or refused by an error of ours")
+    count = Count("a damaged file ends in no error but ours")
     whole: dict[Path, bytes] = {}
     readers: dict[str, Callable[[Path], object]] = {}
     bank = ReferenceBank(8)
