@@ -4,7 +4,8 @@ MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that w
 with a warning where not; 0 skips it; 1 makes a failure fatal. MUSC_FAST_CUDA decides about the CUDA
 kernels (_C_cuda): unset, they are built where nvcc and an NVIDIA GPU are found; 0 skips them; 1
 needs nvcc alone. With MUSC_FAST_BENCH=1 the module _C_bench is built in their place, for benchmarks
-and tests: benchmarks/lib/bench_extension.py.
+and tests: benchmarks/lib/bench_extension.py. With
+MUSC_FAST_SANITIZE=1 either is built for AddressSanitizer and UBSan: `make sanitize`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def read_mode(variable: str) -> str:
     if mode not in ("", "0", "1"):
         raise OptionError(f"{variable} must be unset, 0 or 1, not {mode!r}")
     return mode
+
+
+def sanitized() -> bool:
+    return os.environ.get("MUSC_FAST_SANITIZE") == "1"
 
 
 def extensions() -> list[Extension]:
@@ -83,6 +88,7 @@ class CMakeBuild(build_ext):
             f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
             f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
+            f"-DMUSC_FAST_SANITIZE={'ON' if sanitized() else 'OFF'}",
         ]
         if ext.name == CUDA:
             nvcc = find_nvcc()

@@ -35,5 +35,9 @@ class BankError(MuscFastError):
     """A reference bank's file is missing, damaged, or made with other settings."""
 
 
+class StorageError(MuscFastError, OSError):
+    """A disk has no room for a file; the message names the folder."""
+
+
 class DistributedError(MuscFastError, RuntimeError):
     """A rank of a run over several processes died, fell behind, or differs from the others."""

@@ -24,10 +24,10 @@ from .features.extraction import (
     as_sequence,
     check_apart,
 )
-from .progress import StageProgress, stage_bars
+from .progress import StageProgress, check_progress, stage_bars
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
-from .settings import ReadSettings, ScoringSettings
+from .settings import ReadSettings, ScoringSettings, whole_number
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -52,6 +52,8 @@ class MuSc:
     max_pixels: images with more pixels are refused; None: 179 million.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
+
+    Several threads may score with one MuSc; `timings` are then those of the call that ended last.
 
     Raises InputError for a wrong argument, WeightsError where the weights cannot be had,
     BackendError where the backend cannot run.
@@ -79,8 +81,7 @@ class MuSc:
         max_pixels: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size: found {batch_size}, wanted 1 or more")
+        batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         if device == "auto":
@@ -128,6 +129,7 @@ class MuSc:
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
+        check_progress(progress)
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as on_progress:
             images = as_sequence(images)

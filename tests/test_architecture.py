@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # a folder with everything below it.
 FLOORS = (
     ("errors", "_version", "_C"),
-    ("progress", "files", "reference", "settings", "checks", "kernels"),
+    ("progress", "files", "scratch", "shown", "reference", "settings", "checks", "kernels"),
     ("backends",),
     ("ops", "torch_ops", "native"),
     ("neighbors", "scoring"),
@@ -41,7 +41,7 @@ SIDES = {
     "features": ("datasets",),
     "report": ("datasets", "metrics", "threshold"),
 }
-GROUND = ("errors", "_version", "progress", "files", "settings")
+GROUND = ("errors", "_version", "progress", "files", "scratch", "shown", "settings")
 
 
 def modules() -> dict[str, Path]:

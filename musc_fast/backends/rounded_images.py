@@ -299,7 +299,9 @@ def _sample(z: Tensor) -> Tensor:
     images = z[:: max(1, z.shape[0] // _SAMPLE_IMAGES)]
     # An odd stride, so that the sample does not follow the columns of a patch grid.
     stride = max(1, images.shape[0] * images.shape[1] // 4096) | 1
-    rows = torch.arange(0, images.shape[0] * images.shape[1], stride, device=z.device)
+    rows = torch.arange(
+        0, images.shape[0] * images.shape[1], stride, dtype=torch.int64, device=z.device
+    )
     return images[rows // z.shape[1], rows % z.shape[1]].float()
 
 

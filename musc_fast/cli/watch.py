@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import ImageError, InputError
+from ..shown import shown
 from . import options
 from .console import console, errors, interruptible, load, print_plain
 
 if TYPE_CHECKING:
     from ..runs.watch import Watch
     from ..runs.watch_record import Row
+
+_LONGEST = 7 * 86400.0  # seconds between two looks
 
 
 def watch(
@@ -87,8 +90,10 @@ def watch(
     """
     from ..runs.watch import WatchSettings, watching
 
-    if interval <= 0:
-        raise InputError(f"--interval: found {interval:g}, wanted seconds above 0")
+    if not 0 < interval <= _LONGEST:
+        raise InputError(f"--interval: found {interval:g}, wanted seconds, at most a week")
+    if bank.name in ("", ".."):
+        raise InputError(f"--bank: found {str(bank)!r}, wanted the name of a file")
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),
@@ -109,7 +114,7 @@ def watch(
     count = watched.lines
     if once and not count and not stop_signal():
         raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
-    text = f"{count} images in {_printable(record)}, the bank has {watched.bank.added}"
+    text = f"{count} images in {shown(record)}, the bank has {watched.bank.added}"
     print_plain(text, wrap=False)
     if stop_signal() == signal.SIGINT:
         raise typer.Exit(130)
@@ -118,13 +123,13 @@ def watch(
 def _print_start(watched: Watch, folder: Path) -> None:
     for name in watched.gone:
         print_plain(
-            f"{_printable(name)} was scored, but is gone or has changed: left out of the bank",
+            f"{shown(name)} was scored, but is gone or has changed: left out of the bank",
             to=errors,
         )
     count, start = watched.bank.added, watched.settings.start
     begin = f"the bank has {count}" if count else f"the first {start} are scored together"
     print_plain(
-        f"watching {_printable(folder)}: {watched.lines} images done, {begin}",
+        f"watching {shown(folder)}: {watched.lines} images done, {begin}",
         to=errors,
         wrap=False,
     )
@@ -179,18 +184,13 @@ def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
     return not stop_signal()
 
 
-def _printable(name: str | Path) -> str:
-    """A file name on one line, in characters that any terminal takes."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return " ".join(text.splitlines())
-
-
 def _print_row(row: Row, folder: Path) -> None:
     """Print an image's raw score and the number of its references, or why it cannot be read."""
-    name = escape(_printable(Path(row.file).relative_to(folder)))
+    name = shown(Path(row.file).relative_to(folder))
     if row.reason:
-        text = f"[yellow]unreadable[/]  {name}  {escape(_printable(row.reason))}"
+        text = Text.assemble(("unreadable", "yellow"), f"  {name}  {shown(row.reason)}")
     else:
-        mark = "  [red]flagged[/]" if row.flagged == "1" else ""
-        text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"
+        text = Text(f"{float(row.raw_score):.4f}  {name}  ")
+        text.append(f"against {row.references}", "dim")
+        text.append("  flagged" if row.flagged == "1" else "", "red")
     console.print(text, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ImageError, InputError
+from ..files import is_plain_name
 from .find_images import find_images
 from .label_files import without_ending
 from .mvtec import load_mvtec
@@ -120,10 +121,25 @@ def _visa_rows(root: Path) -> list[dict[str, str]]:
             raise ImageError(
                 f"{table}, line {line}: label {row['label']!r} is neither normal nor anomaly"
             )
+        _check_names(f"{table}, line {line}", row)
     tests = [row for row in rows if row["split"] == "test"]
     if not tests:
         raise ImageError(f"{table}: lists no image of the split `test`")
     return tests
+
+
+def _check_names(where: str, row: dict[str, str]) -> None:
+    """Raise ImageError where a name of the table is none, or leads out of the dataset's folder."""
+    for column in ("object", "image", "mask"):
+        name = row[column]
+        parts = name.split("/") if column != "object" else [name]
+        if name == "" and column == "mask":
+            continue
+        if not all(is_plain_name(part) for part in parts):
+            raise ImageError(
+                f"{where}: {column} {name!r} is no name within the dataset's folder (no leading /, "
+                "no . or .., no \\ and no control characters)"
+            )
 
 
 def _visa_sample(root: Path, row: dict[str, str], masks: bool) -> Sample:

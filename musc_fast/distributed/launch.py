@@ -87,7 +87,11 @@ def extract_share(
             error = str(found)
     summary = None
     if share is not None:
-        classes = None if share.cls_tokens is None else torch.empty(0, share.cls_tokens.shape[1])
+        classes = (
+            None
+            if share.cls_tokens is None
+            else share.cls_tokens.new_empty(0, share.cls_tokens.shape[1])
+        )
         summary = replace(share, tokens=(), cls_tokens=classes)
     replies = ranks.gather((error, summary))
     errors = [text for text, _ in replies if text is not None]

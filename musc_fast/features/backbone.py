@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,15 @@ from PIL import Image
 from torch.nn import functional
 
 from ..errors import BackendError, InputError
+from ..scratch import require_memory
 from .preprocessing import preprocess
 from .registry import get_spec
 from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
 from .weights import Notify
 from .weights.find import find_weights
+
+_defaults = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,8 @@ def load_backbone(
     """
     spec = get_spec(name)
     torch_device = _check_device(device)
-    tower = build_tower(spec)
+    with _plain_defaults():
+        tower = build_tower(spec)
     size = _check_size(image_size, spec, tower)
     block_indices = _check_blocks(blocks, spec, tower)
     found = find_weights(
@@ -154,8 +161,9 @@ def load_backbone(
         offline=offline,
         progress=progress,
     )
-    tower.load(found.state, found.source)
-    tower.set_size(size)
+    with _plain_defaults():
+        tower.load(found.state, found.source)
+        tower.set_size(size)
     tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
@@ -166,6 +174,21 @@ def load_backbone(
         digest=found.digest,
         device=torch_device,
     )
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """Within, the libraries of models make float32 tensors on the CPU.
+
+    torch has one default dtype for the process, so one thread at a time is within.
+    """
+    with _defaults, torch.device("cpu"):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _check_device(device: torch.device | str) -> torch.device:
@@ -201,6 +224,10 @@ def _check_size(
                 f"image_size: {side} is no multiple of the {patch}-pixel patch of "
                 f"{spec.name}; the nearest sizes are {near}"
             )
+    # An image as the model takes it in, and the tokens of a block, its activations and attention.
+    patches = math.prod(side // patch for side in sides)
+    needed = 4 * (6 * math.prod(sides) + 16 * patches * 384)
+    require_memory(f"image_size {sides[0]} x {sides[1]}", needed)
     return sides[0], sides[1]
 
 

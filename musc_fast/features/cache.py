@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def extract_cached(
 ) -> BatchFeatures:
     """Return `extractor.extract(paths)`, from the cache where it holds these features.
 
-    A damaged cache file is replaced.
+    A damaged cache file is replaced. Where the cache cannot be written, a warning says so.
 
     folder: of the cache, which holds one safetensors file a batch; None caches nothing.
     progress: called as progress("features", done, total).
@@ -53,10 +54,12 @@ def extract_cached(
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
-    with replacing(file) as temporary:
-        save_file(
-            tensors, temporary, metadata={"sizes": sizes, "notes": json.dumps(features.notes)}
-        )
+    try:
+        with replacing(file) as temporary:
+            metadata = {"sizes": sizes, "notes": json.dumps(features.notes)}
+            save_file(tensors, temporary, metadata=metadata)
+    except OSError as error:  # the features are good: next time they are extracted again, no more
+        warnings.warn(f"the features are not cached: {error}", stacklevel=2)
     return features
 
 

@@ -24,6 +24,7 @@ from ..datasets.find_images import find_images
 from ..datasets.read_images import read_picture, to_rgb, white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
+from ..scratch import require_memory
 from ..settings import ReadSettings
 from .backbone import Backbone, Features
 
@@ -87,6 +88,9 @@ class _Store:
     def add(self, features: Features) -> None:
         """Put the features of the next images behind those of the images before them."""
         if not self.layers:
+            each = sum(tokens[0].nbytes for tokens in features.tokens)
+            if features.tokens[0].device.type == "cpu":
+                require_memory(f"the features of {self.count} images", self.count * each)
             self.layers = [self._allocate(tokens) for tokens in features.tokens]
             if features.cls_tokens is not None:
                 self.classes = self._allocate(features.cls_tokens)
@@ -302,8 +306,17 @@ def picture_of(
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise ImageError(f"tensor image: found {list(image.shape)}, wanted [3, h, w]")
+        if image.layout != torch.strided or image.device.type == "meta":
+            raise ImageError("tensor image: found a sparse tensor or one without values")
+        if image.is_floating_point():
+            image = image.float()  # bfloat16 and float8 are unknown to NumPy
         image = image.detach().cpu().permute(1, 2, 0).numpy()
-    array = np.asarray(image)
+    if np.ma.is_masked(image):
+        raise ImageError("array image: found masked pixels, which would count; fill them")
+    try:
+        array = np.asarray(image)
+    except Exception:  # an object may raise anything when it is asked for an array
+        raise ImageError(f"found {type(image).__name__}, wanted an image or its path") from None
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):

@@ -39,8 +39,8 @@ def preprocess(
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
     else:
         pixels = _resized(image, size, resample)
-    offset = torch.tensor(mean).view(3, 1, 1)
-    scale = torch.tensor(std).view(3, 1, 1)
+    offset = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1, 1)
+    scale = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1, 1)
     return ((pixels - offset) / scale).contiguous()
 
 

@@ -19,6 +19,7 @@ import psutil
 
 from ..errors import InputError
 from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from ..scratch import naming_full
 
 _ENTRIES = frozenset({"scores.csv", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS})
 _live_names: set[str] = set()  # names of the hidden folders that this process is using
@@ -71,7 +72,8 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
 
     inputs: as for `check_target`.
 
-    Raises InputError as `check_target` does, and where the stage cannot be written or renamed.
+    Raises InputError as `check_target` does, and where the stage cannot be written or renamed;
+    StorageError where the disk is full.
     """
     place = _resolve(folder)
     check_target(folder, inputs)
@@ -83,7 +85,8 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
         )
     _live_names.add(stage.name)
     try:
-        yield stage
+        with naming_full(place.parent):
+            yield stage
         with _input_errors(folder):
             stage.chmod(0o755)
             _replace(place, stage)

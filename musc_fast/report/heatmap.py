@@ -15,6 +15,7 @@ from ..errors import InputError
 
 Floats = NDArray[np.floating[Any]]
 MapScale = Literal["batch", "image"]
+_STRIPE = 1 << 20  # pixels of a picture that are enlarged at a time
 
 _SHORTEST, _LONGEST = 160, 2400  # sides of an image in a panel, in pixels
 _WIDE = 2.5  # from this width to height on the overlay lies below the image
@@ -106,8 +107,27 @@ def _resize(anomaly_map: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def grey_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
-    """The map as an 8-bit grey picture of `size` (h, w); 0 and 255 are the ends of the scale."""
-    return Image.fromarray(np.rint(scale.unit(_resize(anomaly_map, size)) * 255).astype(np.uint8))
+    """The map as an 8-bit grey picture of `size` (h, w); 0 and 255 are the ends of the scale.
+
+    The map is enlarged in stripes, so that a byte a pixel is all the memory for a large picture.
+    """
+    height, width = size
+    picture = Image.fromarray(np.asarray(anomaly_map, dtype=np.float32), mode="F")
+    levels = np.empty(size, dtype=np.uint8)
+    rows = max(1, _STRIPE // width)
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        box = (0, top * picture.height / height, picture.width, end * picture.height / height)
+        part = picture.resize((width, end - top), Image.Resampling.BILINEAR, box=box)
+        levels[top:end] = np.rint(scale.unit(np.asarray(part)) * 255)
+    return Image.fromarray(levels)
+
+
+def coloured(levels: Image.Image) -> Image.Image:
+    """A grey picture of levels in the colours of `colour_table`, as a picture with a palette."""
+    picture = Image.frombuffer("P", levels.size, levels.tobytes())
+    picture.putpalette(colour_table().tobytes())
+    return picture
 
 
 def heat_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
@@ -123,11 +143,12 @@ def opacity(level: Floats) -> NDArray[np.float64]:
 def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Image:
     """The heat map over the grey image."""
     size = (image.height, image.width)
-    level = scale.unit(_resize(anomaly_map, size))[..., None]
-    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
-    colours = colour_table()[np.rint(level[..., 0] * 255).astype(np.uint8)]
-    mixed = (1 - opacity(level)) * grey + opacity(level) * colours
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+    level = scale.unit(_resize(anomaly_map, size)).astype(np.float32)
+    share = opacity(level).astype(np.float32)[..., None]
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    mixed = colour_table()[np.rint(level * 255).astype(np.uint8)] * share
+    mixed += (1 - share) * grey
+    return Image.fromarray(np.rint(mixed, out=mixed).astype(np.uint8))
 
 
 def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:

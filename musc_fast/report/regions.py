@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..shown import path_cell
 from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
@@ -186,7 +187,7 @@ def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence
         for _, image, number, r in rows:
             writer.writerow(
                 [
-                    image,
+                    path_cell(image),
                     number,
                     r.x,
                     r.y,

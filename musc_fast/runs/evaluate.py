@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..datasets.find_images import natural_key
 from ..datasets.layouts import Category, sample_mask
+from ..errors import InputError
 from ..features.cache import extract_cached
-from ..files import replacing
+from ..files import is_plain_name, replacing
 from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
 from ..report.scored_batch import ScoredBatch
+from ..shown import text_cell
 from ..threshold import find_threshold
 from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
@@ -63,11 +65,15 @@ def evaluate(
         type, backend, weights and files are the same and its report is there.
     progress: called with (stage, done, total).
 
-    Returns the results of `categories`. The tables also list the categories that earlier calls
+    Raises InputError where a category's name cannot be that of a file. Returns the results of
+    `categories`. The tables also list the categories that earlier calls
     evaluated in `out`, see `write_tables`.
     """
     results: list[Result] = []
     wanted = [category.name for category in categories]
+    for name in wanted:  # it becomes a file name below `out`
+        if not is_plain_name(name):
+            raise InputError(f"categories: {name!r} cannot be the name of a file")
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
         file = out / "categories" / f"{category.name}.json"
@@ -245,7 +251,8 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
         writer.writerow(["category", "images", "defective", *METRICS])
         for result in results:
             cells = _csv_cells(result["metrics"])
-            writer.writerow([result["category"], result["images"], result["defective"], *cells])
+            name = text_cell(result["category"])
+            writer.writerow([name, result["images"], result["defective"], *cells])
         writer.writerow(["mean", "", "", *_csv_cells(mean_metrics(results))])
 
 

@@ -11,6 +11,7 @@ lines are written together or not at all.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from ..datasets.label_files import split_labels
 from ..errors import BankError, ImageError, InputError, MuscFastWarning
 from ..files import locked
 from ..progress import Progress, stage_bars
+from ..settings import whole_number
 from .watch_record import FileState, Row, append_rows, now, read_record
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ class WatchSettings:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("capacity", "start", "save_every"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+        number = isinstance(self.threshold, int | float) and math.isfinite(self.threshold)
+        if self.threshold is not None and not number:
+            raise InputError(f"threshold: found {self.threshold!r}, wanted a finite number")
         if self.start < 2:
             raise InputError(f"start: found {self.start}, wanted 2 or more")
         if self.save_every < 1:
@@ -98,6 +105,9 @@ def watching(
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
+    for option, file in (("bank", bank), ("out", out)):
+        if file.name in ("", "..") or file.is_dir():
+            raise InputError(f"{option}: found {str(file)!r}, wanted the name of a file")
     bank.parent.mkdir(parents=True, exist_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:

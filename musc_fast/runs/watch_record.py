@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import replacing
+from ..scratch import naming_full
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def append_rows(file: Path, rows: list[Row]) -> None:
     if is_new or len(rows) > 1:  # appended, some of several lines could be lost in a crash
         _replace(file, (b"" if is_new else file.read_bytes()) + data)
         return
-    with file.open("ab", buffering=0) as opened:
+    with naming_full(file.parent), file.open("ab", buffering=0) as opened:
         if opened.write(data) != len(data):
             raise OSError(errno.ENOSPC, "no room for a whole line", str(file))
         os.fsync(opened.fileno())

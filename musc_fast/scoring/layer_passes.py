@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..backends.base import Operators
 from ..progress import Progress
+from ..scratch import reserve
 from .checkpoint import Checkpoint
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
@@ -88,6 +89,7 @@ class Pooling:
         images, patches, channels = layer.shape
         name = os.path.join(folder, "pooled")
         Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
+        reserve(name, 4 * layer.numel())
         z = torch.from_file(
             name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
         ).view(images, patches, channels)

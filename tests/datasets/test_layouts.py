@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,26 @@ def visa_tree(root: Path) -> Path:
     (root / "split_csv").mkdir()
     (root / "split_csv/1cls.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+@pytest.mark.parametrize("column", ["object", "image", "mask"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../x", "a/../../x", ".", "..", "a//b", "a\\b", "a\0b", "a\nb", "./a"]
+)
+def test_names_that_lead_out_of_the_dataset_are_refused(
+    tmp_path: Path, column: str, name: str
+) -> None:
+    root = visa_tree(tmp_path / "visa")
+    table = root / "split_csv/1cls.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[3][column] = name
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ImageError, match=rf"1cls.csv, line \d+: {column} .* is no name within"):
+        load_visa(root)
 
 
 class TestVisA:

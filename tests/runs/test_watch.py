@@ -201,7 +201,7 @@ def test_a_full_disk_ends_the_watch_and_loses_nothing(musc: MuSc, tmp_path: Path
     with watching(musc, folder, bank, record, settings) as watched:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
         try:
-            with pytest.raises(OSError, match="no room for a whole line"):
+            with pytest.raises(OSError, match="the disk has no room"):
                 list(watched.score(watched.look(settled=True)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -8,6 +8,7 @@ added to this product has the layer's name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...errors import WeightsError
 
 Array = npt.NDArray[Any]
 
+_PRODUCTS = ("MatMul", "MatMulInteger")
 # Operators that may stand between a product and the addition of its bias.
 _TRANSPARENT = {"Mul", "Cast"}
 # Operators that may stand between a stored position embedding and the Concat that puts the entry of
@@ -38,8 +40,8 @@ def read_onnx(data: bytes, name: str) -> dict[str, Array]:
 
     data: the file's bytes.
     name: of the file, for messages.
-    Raises WeightsError where `data` is no ONNX model, keeps weights in other files, or holds an
-    int8 weight without its scales.
+    Raises WeightsError where `data` is no ONNX model, is damaged, keeps weights in other files, or
+    holds an int8 weight without its scales.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -54,7 +56,12 @@ def read_onnx(data: bytes, name: str) -> dict[str, Array]:
         # Through external data a model could make us read any file on this machine.
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise WeightsError(f"{name} keeps its weights in other files, which is not read")
-    return _Graph(model.graph, name).named_tensors()
+    try:
+        return _Graph(model.graph, name).named_tensors()
+    except WeightsError:
+        raise
+    except Exception as error:  # onnx and NumPy raise what they will where the data are damaged
+        raise WeightsError(f"{name} is a damaged ONNX file: {error}") from error
 
 
 class _Graph:
@@ -87,11 +94,32 @@ class _Graph:
         named.update(self.position_embedding())
         return named
 
-    def array(self, name: str) -> Array:
-        """Return an initializer's value."""
-        from onnx import numpy_helper
+    def count_step(self, steps: int) -> int:
+        """Count a step of a walk; WeightsError where it is longer than the graph: a cycle."""
+        if steps > len(self.nodes):
+            raise WeightsError(f"{self.name} is a damaged ONNX file: its graph has a cycle")
+        return steps + 1
 
-        value: Array = numpy_helper.to_array(self.initializers[name])
+    def array(self, name: str) -> Array:
+        """Return an initializer's value.
+
+        Raises WeightsError where its data are not those that its shape and type want, before
+        memory of that size is taken.
+        """
+        from onnx import helper, numpy_helper
+
+        tensor = self.initializers[name]
+        values = math.prod(tensor.dims)
+        if any(side < 0 for side in tensor.dims) or values > tensor.ByteSize() * 8:
+            raise WeightsError(f"{self.name}: {name} has fewer data than its shape {tensor.dims}")
+        if tensor.raw_data:
+            each = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if len(tensor.raw_data) != values * each:
+                raise WeightsError(
+                    f"{self.name}: {name} has {len(tensor.raw_data)} bytes, its shape "
+                    f"{list(tensor.dims)} wants {values * each}"
+                )
+        value: Array = numpy_helper.to_array(tensor)
         return value
 
     def is_float(self, name: str) -> bool:
@@ -104,7 +132,7 @@ class _Graph:
     def products(self) -> Iterator[Any]:
         """Yield the nodes that multiply an activation by an anonymous stored matrix."""
         for node in self.nodes:
-            if node.op_type in ("MatMul", "MatMulInteger") and node.input[1] in self.initializers:
+            if node.op_type in _PRODUCTS and self.is_stored_product(node):
                 yield node
 
     def integer_products(self) -> Iterator[Any]:
@@ -158,7 +186,7 @@ class _Graph:
             stored = [name for name in node.input if name in self.initializers]
             if len(stored) != 1 or not stored[0].endswith(".bias"):
                 continue
-            other = next(name for name in node.input if name != stored[0])
+            other = next((name for name in node.input if name != stored[0]), "")
             product = self.product_behind(other)
             if product is not None:
                 yield stored[0], product
@@ -166,13 +194,21 @@ class _Graph:
     def product_behind(self, tensor: str) -> Any | None:
         """Return the product whose output, perhaps cast and scaled, is `tensor`, or None."""
         node = self.producer.get(tensor)
+        steps = 0
         while node is not None and node.op_type in _TRANSPARENT:
+            steps = self.count_step(steps)
             # One input of a scaling Mul leads to the product; the other, a Mul of scales, does not.
             behind = [self.producer.get(name) for name in node.input]
             node = next((n for n in behind if n is not None and n.op_type != "Mul"), None)
-        if node is None or node.op_type not in ("MatMul", "MatMulInteger"):
+        if node is None or node.op_type not in _PRODUCTS:
             return None
-        return node if node.input[1] in self.initializers else None
+        return node if self.is_stored_product(node) else None
+
+    def is_stored_product(self, node: Any) -> bool:
+        """Whether a product's second input is stored; WeightsError where it has no second input."""
+        if len(node.input) < 2 or not node.output:
+            raise WeightsError(f"{self.name} is a damaged ONNX file: a product lacks an input")
+        return node.input[1] in self.initializers
 
     def linear_weight(self, product: Any) -> Array:
         """Return the weight [out, in] float32 of a product with a stored matrix [in, out]."""
@@ -229,9 +265,11 @@ class _Graph:
 
     def stored_behind(self, tensor: str) -> str | None:
         """Return the initializer of which `tensor` is a reshaped or resized form; None if none."""
+        steps = 0
         while tensor not in self.initializers:
+            steps = self.count_step(steps)
             node = self.producer.get(tensor)
-            if node is None or node.op_type not in _RESHAPING:
+            if node is None or node.op_type not in _RESHAPING or not node.input:
                 return None
             tensor = node.input[0]
         return tensor

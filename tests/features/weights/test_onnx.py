@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
+
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from musc_fast.errors import WeightsError
@@ -210,3 +213,89 @@ def test_an_embedding_in_int8_is_dequantised(graph):
     graph.store("lonely_quantized", table)
     with pytest.raises(WeightsError, match="lonely_quantized has no one scale"):
         read_onnx(graph.bytes(), "tiny.onnx")
+
+
+def cyclic(kind: str) -> bytes:
+    """A graph whose operators feed each other."""
+    weight = numpy_helper.from_array(np.zeros((2, 2), np.float32), "onnx::MatMul_1")
+    bias = numpy_helper.from_array(np.zeros(2, np.float32), "layer.bias")
+    head = numpy_helper.from_array(np.zeros((1, 1, 2), np.float32), "onnx::Concat_2")
+    nodes = [
+        helper.make_node(kind, ["b"], ["a"]),
+        helper.make_node(kind, ["a"], ["b"]),
+        helper.make_node("Add", ["a", "layer.bias"], ["c"]),
+        helper.make_node("Concat", ["onnx::Concat_2", "a"], ["d"]),
+    ]
+    graph = helper.make_graph(nodes, "cycle", [], [], [weight, bias, head])
+    return bytes(helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("kind", ["Cast", "Reshape"])
+def test_a_cycle_ends_in_an_error(kind: str) -> None:
+    with pytest.raises(WeightsError, match="cycle"):
+        read_onnx(cyclic(kind), "cyclic.onnx")
+
+
+def tensor(values: int, dims: list[int], kind: int = TensorProto.FLOAT) -> TensorProto:
+    found = TensorProto(name="layer.bias", data_type=kind, raw_data=bytes(4 * values))
+    found.dims.extend(dims)
+    return found
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        tensor(3, [4]),
+        tensor(3, [-3]),
+        tensor(0, [1 << 40, 1 << 20]),
+        tensor(3, [1 << 62, 1 << 62]),
+        tensor(3, [3], TensorProto.DOUBLE),
+        tensor(3, [3], TensorProto.STRING),
+        TensorProto(name="layer.bias", data_type=TensorProto.FLOAT, dims=[1 << 50]),
+        TensorProto(name="layer.bias", data_type=TensorProto.FLOAT, dims=[9], float_data=[1.0]),
+    ],
+)
+def test_data_that_do_not_fit_their_shape_are_refused(stored: TensorProto) -> None:
+    weight = numpy_helper.from_array(np.zeros((2, 2), np.float32), "onnx::MatMul_1")
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["y"], name="/layer/MatMul"),
+        helper.make_node("Add", ["y", "layer.bias"], ["z"]),
+    ]
+    graph = helper.make_graph(nodes, "short", [], [], [weight, stored])
+    data = helper.make_model(graph).SerializeToString()
+    if stored.data_type == TensorProto.STRING:
+        assert "layer.bias" not in read_onnx(data, "short.onnx")
+    else:
+        with pytest.raises(WeightsError, match=r"short\.onnx"):
+            read_onnx(data, "short.onnx")
+
+
+@pytest.mark.parametrize("inputs", [[], ["x"], ["", ""]])
+def test_a_product_without_inputs_is_refused(inputs: list[str]) -> None:
+    graph = helper.make_graph([helper.make_node("MatMul", inputs, ["y"])], "g", [], [])
+    data = helper.make_model(graph).SerializeToString()
+    if len(inputs) == 2:
+        assert read_onnx(data, "g.onnx") == {}
+    else:
+        with pytest.raises(WeightsError, match="lacks an input"):
+            read_onnx(data, "g.onnx")
+
+
+def test_damaged_bytes_end_in_our_error_or_in_tensors() -> None:
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "onnx::MatMul_1")
+    bias = numpy_helper.from_array(np.ones(3, np.float32), "layer.bias")
+    nodes = [
+        helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["y"], name="/layer/MatMul"),
+        helper.make_node("Cast", ["y"], ["c"], to=1),
+        helper.make_node("Add", ["c", "layer.bias"], ["z"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [], [], [weight, bias])
+    whole = helper.make_model(graph).SerializeToString()
+    assert read_onnx(whole, "g.onnx")["layer.weight"].shape == (3, 4)
+    chance = random.Random(0)
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        with suppress(WeightsError):
+            read_onnx(bytes(data), "g.onnx")
