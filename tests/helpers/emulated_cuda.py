@@ -6,6 +6,8 @@ import ctypes
 import re
 import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +93,17 @@ class Rows(ctypes.Structure):
     ]
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile the kernels with the host's C++ compiler in `folder` and load them."""
+@cache
+def build() -> ctypes.CDLL:
+    """Compile the kernels with the host's C++ compiler and load them, once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="emulated-cuda-"))
+    try:
+        return _build(folder)
+    finally:
+        shutil.rmtree(folder)  # what is loaded stays loaded
+
+
+def _build(folder: Path) -> ctypes.CDLL:
     for path in SOURCES.iterdir():
         text = _LAUNCH.sub(r"emulator::launch(\1, \2, [&] { kernel(\3); });", path.read_text())
         text = _SHARED.sub("int8_t* memory = emulator::shared_memory;", text)
