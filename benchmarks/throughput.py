@@ -171,7 +171,7 @@ def scoring_seconds(musc: MuSc, features: BatchFeatures) -> float:
             cls_tokens=features.cls_tokens,
             grid=musc.backbone.grid,
             image_size=musc.backbone.image_size,
-            **musc.settings,
+            **musc.settings.keywords(),
         )
     )
 
