@@ -27,7 +27,7 @@ FLOORS = (
     ("ops", "torch_ops", "native"),
     ("neighbors", "scoring"),
     ("bank",),
-    ("musc",),
+    ("recipes", "musc"),
     ("distributed",),
     ("runs",),
     ("cli",),

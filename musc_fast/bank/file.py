@@ -19,6 +19,9 @@ from ..errors import BankError
 from ..files import replacing
 
 _VERSION = 1
+_NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
+# What banks had of which a file of an earlier musc_fast says nothing.
+_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ def load_bank(
     except (SafetensorError, OSError, KeyError) as error:
         raise BankError(f"{path} cannot be read as a bank: {error}") from None
     settings: dict[str, Any] = found["settings"]
+    settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
+    if settings["source"].get("fingerprint"):  # made by `stream.source_of`
+        settings["source"] = {**_EARLIER, **settings["source"]}
     if source is not None:
         _check_source(path, settings["source"], json.loads(json.dumps(dict(source))))
     for name in ("grid", "image_size", "topmin", "degrees", "neighbors"):
@@ -90,13 +96,22 @@ def load_bank(
     return settings, [Entry(*entry) for entry in found["entries"]], int(found["added"]), tokens
 
 
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The keys by which a bank's source is not the one that is wanted."""
+    return [
+        key
+        for key in {**stored, **wanted}
+        if key not in _NOT_COMPARED and stored.get(key) != wanted.get(key)
+    ]
+
+
 def _check_source(
     path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
-    if differing:
+    keys = differing(stored, wanted)
+    if keys:
         listing = "; ".join(
-            f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in differing
+            f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in keys
         )
         raise BankError(
             f"{Path(path)} was made with other settings ({listing}); use those, or another bank"

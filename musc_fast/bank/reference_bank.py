@@ -20,10 +20,11 @@ from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import ScoringSettings
+from ..settings import DegreeFusion, ScoringSettings
 from .file import Entry, load_bank, save_bank
 
 Eviction = Literal["oldest", "anomalous"]
+_POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
@@ -64,8 +65,17 @@ class ReferenceBank:
         backend: str = "auto",
         precision: str = "exact",
         memory_limit: int | None = None,
+        degree_fusion: DegreeFusion = "scores",
     ) -> None:
-        self.scoring = ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
+        self.scoring = ScoringSettings(
+            degrees,
+            topmin,
+            neighbors,
+            backend,
+            precision,
+            memory_limit,
+            degree_fusion=degree_fusion,
+        )
         if not isinstance(capacity, int) or capacity < 1:
             raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
         if evict not in EVICTIONS:
@@ -76,7 +86,7 @@ class ReferenceBank:
         self._entries: list[Entry] = []  # by slot
         self._added = 0
         self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
-        self._references: list[list[KeptReferences]] = []  # a layer: one a degree
+        self._references: list[list[KeptReferences]] = []  # a layer: one a search
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -186,6 +196,7 @@ class ReferenceBank:
             "degrees": self.scoring.degrees,
             "topmin": self.scoring.topmin,
             "neighbors": self.scoring.neighbors,
+            "degree_fusion": self.scoring.degree_fusion,
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
@@ -221,7 +232,7 @@ class ReferenceBank:
         search = _BankSearch(self.scoring, images, self._references)
         means = mean_over_passes(
             layers,
-            Pooling(self._operators(layers[0]), grid, self.scoring.degrees),
+            self._pooling(layers[0]),
             search,
             on_progress=lambda done, total: None,
         )
@@ -265,20 +276,38 @@ class ReferenceBank:
                 entries[slot] = new
             slots[slot] = image
         for index, layer in enumerate(layers):
-            degrees = self._pooled(layer) if pooled is None else pooled[index]
-            for slot, image in sorted(slots.items()):
-                self._tokens[index][slot] = layer[image]
-                for z, references in zip(degrees, self._references[index], strict=True):
-                    references.put(slot, z[image])
+            self._keep(index, layer, slots, None if pooled is None else pooled[index])
         self._entries = entries
         self._added += images
         return gone
 
     @torch.no_grad()
-    def _pooled(self, layer: Tensor) -> list[Tensor]:
-        """LNAMD of layer [N, P, C] at every degree."""
+    def _keep(
+        self, index: int, layer: Tensor, slots: dict[int, int], pooled: list[Tensor] | None
+    ) -> None:
+        """Put images of layer [N, P, C] number `index` into slots, with LNAMD's results.
+
+        slots: the image by its slot; of the others nothing is computed.
+        pooled: LNAMD's results of the whole layer; None computes them, a few images at a time.
+        """
+        places = sorted(slots.items())
+        for first in range(0, len(places), _POOLED_TOGETHER):
+            some = places[first : first + _POOLED_TOGETHER]
+            images = [image for _, image in some]
+            tokens = layer[images]
+            results = (
+                self._pooling(layer).pool_in_memory(tokens)
+                if pooled is None
+                else [z[images] for z in pooled]
+            )
+            for place, (slot, _) in enumerate(some):
+                self._tokens[index][slot] = tokens[place]
+                for z, references in zip(results, self._references[index], strict=True):
+                    references.put(slot, z[place])
+
+    def _pooling(self, layer: Tensor) -> Pooling:
         grid = grid_of(self.grid, layer.shape[1], 0)
-        return self._operators(layer).lnamd(layer, grid, self.scoring.degrees)
+        return Pooling(self._operators(layer), grid, self.scoring)
 
     def _victim(self, entries: list[Entry]) -> int:
         """The place of the entry that goes."""
@@ -302,7 +331,7 @@ class ReferenceBank:
             self._references.append(
                 [
                     operators.keep_references(self.capacity, patches, channels, layer.device)
-                    for _ in self.scoring.degrees
+                    for _ in range(self.scoring.searches_a_layer)
                 ]
             )
 

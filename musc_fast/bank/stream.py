@@ -18,6 +18,7 @@ from ..features.backbone import Backbone
 from ..features.extraction import Extractor, ImageLike
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
+from .file import differing
 from .reference_bank import Eviction, ReferenceBank
 
 
@@ -37,14 +38,20 @@ class StreamScore:
 
 
 def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
-    """What decides the tokens and scores: a bank made with anything else is refused."""
+    """What decides the tokens and scores: a bank made with anything else is refused.
+
+    The engine is recorded and not compared: in one precision, engines differ by rounding alone.
+    """
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
         "size": list(backbone.image_size),
         "blocks": list(backbone.blocks),
+        "engine": backbone.engine,
+        "feature_precision": backbone.precision,
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
+        "degree_fusion": settings.degree_fusion,
     }
 
 
@@ -69,6 +76,7 @@ def new_bank(
         backend=settings.backend,
         precision=settings.precision,
         memory_limit=settings.memory_limit,
+        degree_fusion=settings.degree_fusion,
     )
 
 
@@ -118,7 +126,7 @@ def stream(
     bank = new_bank(extractor.backbone, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
-    if bank.source != source:
+    if differing(bank.source, source):
         raise BankError(
             f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
             "it with new_bank"

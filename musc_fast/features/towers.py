@@ -38,6 +38,7 @@ class Tower(Protocol):
     native_size: input (height, width) in pixels at which the weights were trained.
     depth: number of blocks.
     prefix_tokens: tokens before those of the patches.
+    has_class_token: whether `forward` can give class tokens.
     mean, std: of the input's channels on the scale 0..1.
     variant: what changes the output besides the architecture, such as "gelu".
     hub: the hub file of the weights; None if the library names none.
@@ -48,6 +49,7 @@ class Tower(Protocol):
     native_size: Size
     depth: int
     prefix_tokens: int
+    has_class_token: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     variant: str
@@ -118,6 +120,7 @@ class ClipTower:
         self.native_size = _pair(vision.image_size)
         self.depth = int(vision.layers)
         self.prefix_tokens = 1
+        self.has_class_token = True
         self.mean, self.std = _triple(pretrained["mean"]), _triple(pretrained["std"])
         self.hub = _open_clip_hub(pretrained)
 
@@ -180,6 +183,7 @@ class _ClipTimmTower(ClipTower):
         self.native_size = _pair(trunk.patch_embed.img_size)
         self.depth = len(trunk.blocks)
         self.prefix_tokens = int(trunk.num_prefix_tokens)
+        self.has_class_token = True  # the projected embedding, also of a pooled tower
         self.mean, self.std = _triple(pretrained["mean"]), _triple(pretrained["std"])
         self.hub = _open_clip_hub(pretrained)
 
@@ -214,7 +218,7 @@ class TimmTower:
         self.prefix_tokens = int(model.num_prefix_tokens)
         self.mean, self.std = _triple(config["mean"]), _triple(config["std"])
         self.hub = _timm_hub(config)
-        self._has_class_token = getattr(model, "cls_token", None) is not None
+        self.has_class_token = getattr(model, "cls_token", None) is not None
 
     def convert(self, state: State) -> State:
         """Accept a DINOv2 of transformers, or any state that timm reads into this model."""
@@ -249,7 +253,7 @@ class TimmTower:
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
         """Return normed block outputs and the normed class token."""
         model: Any = self.module
-        cls = cls and self._has_class_token
+        cls = cls and self.has_class_token
         output = model.forward_intermediates(
             images,
             indices=sorted(blocks),
