@@ -25,7 +25,7 @@ from .features.extraction import (
     check_apart,
 )
 from .progress import StageProgress, stage_bars
-from .recipes import DEFAULT_RECIPE, blocks_of, get_recipe
+from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
 from .settings import DegreeFusion, ScoringSettings
@@ -101,20 +101,13 @@ class MuSc:
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
         )
         if isinstance(backbone, Backbone):
-            given = {"image_size": image_size, "blocks": blocks, "weights": weights}
-            given |= {
-                name: None if value == "auto" else value
-                for name, value in (("engine", engine), ("feature_precision", feature_precision))
-            }
-            for name, value in given.items():
-                if value is not None:
-                    raise InputError(f"{name} is that of the loaded backbone; give it to one only")
+            _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
             self.backbone = load_backbone(
                 backbone,
                 image_size=image_size,
-                blocks=blocks_of(chosen, backbone) if blocks is None else blocks,
+                blocks=chosen.blocks(backbone) if blocks is None else blocks,
                 weights=None if weights is None else Path(weights),
                 device=device,
                 offline=offline,
@@ -123,7 +116,8 @@ class MuSc:
                 feature_precision=feature_precision,
             )
         resolve(backend, self.backbone.device)
-        self.use_cls = chosen.rscin if use_cls is None else use_cls
+        rscin = chosen.choice(self.backbone.spec.name).rscin
+        self.use_cls = rscin if use_cls is None else use_cls
         self.extractor = Extractor(self.backbone, batch_size, cls=self.use_cls)
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
@@ -213,3 +207,19 @@ class MuSc:
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
         return self.extractor.extract(images, skip_bad=skip_bad, progress=progress)
+
+
+def _refuse_second(
+    image_size: object, blocks: object, weights: object, engine: str, feature_precision: str
+) -> None:
+    """Raise InputError where an argument that a loaded backbone has decided is given, too."""
+    given = {
+        "image_size": image_size,
+        "blocks": blocks,
+        "weights": weights,
+        "engine": None if engine == "auto" else engine,
+        "feature_precision": None if feature_precision == "auto" else feature_precision,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is that of the loaded backbone; give it to one only")
