@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .engines.registry import advise
 from .precision import resolve_precision
 from .preprocessing import preprocess
 from .registry import get_spec
+from .remembered import RememberedTower, recall, remember
 from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
 from .weights import Notify
@@ -78,10 +80,9 @@ class Backbone:
         self.fingerprint = _fingerprint(spec, tower, digest)
         self._tower = tower
         chosen = resolve_engine(engine, device.type)
-        rotary = getattr(tower.module, "rope", None) is not None
         self.engine, self.precision = (
             chosen.name,
-            resolve_precision(precision, device, rotary=rotary),
+            resolve_precision(precision, device, rotary=tower.rotary),
         )
         self._model = chosen.make_model()(
             ModelSpec(tower, image_size, blocks, self.fingerprint, device, self.precision), notify
@@ -159,36 +160,61 @@ def load_backbone(
     """
     spec = get_spec(name)
     torch_device = _check_device(device)
-    resolve_engine(engine, torch_device.type)  # before any download
+    chosen = resolve_engine(engine, torch_device.type)  # before any download
     resolve_precision(feature_precision, torch_device, rotary=False)
     if engine == "auto":
         advise(torch_device.type)
-    tower = build_tower(spec)
+
+    def check(tower: Tower) -> None:
+        _check_size(image_size, spec, tower)
+        _check_blocks(blocks, spec, tower)
+
+    local = None if weights is None else Path(weights)
+    load = partial(_load_tower, spec, check, local, offline, progress)
+    # OpenVINO needs no torch module where its converted model is cached.
+    facts = recall(spec) if chosen.name == "openvino" and local is None else None
+    if facts is None:
+        tower, source, digest = load()
+        if local is None:
+            remember(spec, tower, source, digest)
+    else:
+        tower, source, digest = RememberedTower(facts, load), facts.source, facts.digest
     size = _check_size(image_size, spec, tower)
-    block_indices = _check_blocks(blocks, spec, tower)
-    found = find_weights(
-        spec,
-        tower.convert,
-        tower.hub,
-        local=None if weights is None else Path(weights),
-        offline=offline,
-        progress=progress,
-    )
-    tower.load(found.state, found.source)
     tower.set_size(size)
-    tower.module.requires_grad_(False).eval().to(torch_device)
+    if facts is None:
+        tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
         tower,
         image_size=size,
-        blocks=block_indices,
-        source=found.source,
-        digest=found.digest,
+        blocks=_check_blocks(blocks, spec, tower),
+        source=source,
+        digest=digest,
         device=torch_device,
         engine=engine,
         precision=feature_precision,
         notify=progress,
     )
+
+
+def _load_tower(
+    spec: BackboneSpec,
+    check: Callable[[Tower], None],
+    local: Path | None,
+    offline: bool,
+    progress: Notify | None,
+) -> tuple[Tower, str, str]:
+    """The tower with its weights, where they came from, and their digest.
+
+    check: called with the tower before any download.
+    """
+    tower = build_tower(spec)
+    check(tower)
+    found = find_weights(
+        spec, tower.convert, tower.hub, local=local, offline=offline, progress=progress
+    )
+    tower.load(found.state, found.source)
+    return tower, found.source, found.digest
 
 
 def _check_device(device: torch.device | str) -> torch.device:
