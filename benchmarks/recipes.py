@@ -53,7 +53,7 @@ def main() -> None:
         for backbone in arguments.backbones:
             size = (SIZES[backbone], SIZES[backbone])
             sets = {
-                name: labelled_set(arguments.data, name, size, Path(folder))
+                name: labelled_set(arguments.data, name, arguments.each, size, Path(folder))
                 for name in arguments.sets
             }
             for recipe in arguments.recipes:
@@ -81,14 +81,16 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def labelled_set(data: Path, name: str, size: tuple[int, int], scratch: Path) -> LabelledSet:
+def labelled_set(
+    data: Path, name: str, each: int, size: tuple[int, int], scratch: Path
+) -> LabelledSet:
     """A set of shared/data, or the drawn parts."""
     if name != DRAWN:
-        samples = choose_samples(data / name)
+        samples = choose_samples(data / name, each)
         return LabelledSet(
             [sample.image for sample in samples], labels_of(samples), masks_of(samples, size)
         )
-    parts = draw_sample(scratch / DRAWN, count=2 * EACH, defects=EACH)
+    parts = draw_sample(scratch / DRAWN, count=2 * each, defects=each)
     masks = [np.zeros(size, bool) if p.mask is None else read_mask(p.mask, size) for p in parts]
     labels = np.array([part.mask is not None for part in parts])
     return LabelledSet([part.path for part in parts], labels, np.stack(masks))
