@@ -26,7 +26,7 @@ from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
-_BLOCK = 64 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
+_BLOCK = 32 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
 _FRACTIONS = 1000  # progress is told in thousandths of a pass
 
 

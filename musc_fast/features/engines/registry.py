@@ -55,7 +55,7 @@ def _torch_why_not(device_type: str) -> str | None:
     return None
 
 
-_OLDEST_OPENVINO = 2025
+_OLDEST_OPENVINO = 2026
 
 # In the order in which "auto" tries them.
 ENGINES: tuple[Engine, ...] = (
