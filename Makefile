@@ -5,12 +5,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint gpu-check help clean
+.PHONY: demo test lint gpu-check fuzz faults sanitize help clean
+
+MINUTES ?= 10
 
 help:
 	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
 	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
 	@echo "make lint   ruff and mypy alone"
+	@echo "make fuzz MINUTES=10  every backend against the truth on inputs drawn anew"
+	@echo "make faults    kills, full disks, damaged files, threads, signals: counts of what failed"
+	@echo "make sanitize  the native tests on a build for AddressSanitizer and UBSan"
 	@echo "make gpu-check  parity and speed of every operator on this machine's GPU"
 	@echo "make clean  remove $(VENV), build products and demo/"
 
@@ -38,6 +43,22 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy kernels
+
+fuzz: $(STAMP)
+	@$(BIN)/python tests/fuzz/run.py $(MINUTES)
+
+faults: $(STAMP)
+	@$(BIN)/python tests/faults/run.py
+
+# The extension is built a second time, below build/sanitize; tests/helpers/sanitized.py loads that.
+# Python and torch leak on purpose at their end, so leaks are not looked for.
+sanitize: $(STAMP)
+	@MUSC_FAST_BUILD=1 MUSC_FAST_SANITIZE=1 $(BIN)/python setup.py -q build_ext \
+	  --build-lib build/sanitize --build-temp build/sanitize/temp
+	@MUSC_FAST_SANITIZE=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  PYTHONPATH=tests/helpers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p sanitized \
+	  -m "not slow" tests/backends/cpu tests/fuzz
 
 # On a machine whose own Python has what the check needs, and a GPU, nothing is installed.
 gpu-check:

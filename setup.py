@@ -1,8 +1,11 @@
-"""The build of musc_fast._C with CMake; everything else is declared in pyproject.toml.
+"""The build of musc_fast._C and _C_cuda with CMake; pyproject.toml declares everything else.
 
 MUSC_FAST_BUILD decides about the C++ extension: unset, it is built where that works and left out
-with a warning where not; 0 skips it; 1 makes a failure fatal. With MUSC_FAST_BENCH=1 the module
-_C_bench is built in its place, for benchmarks and tests: benchmarks/lib/bench_extension.py.
+with a warning where not; 0 skips it; 1 makes a failure fatal. MUSC_FAST_CUDA decides about the CUDA
+kernels (_C_cuda): unset, they are built where nvcc and an NVIDIA GPU are found; 0 skips them; 1
+needs nvcc alone. With MUSC_FAST_BENCH=1 the module _C_bench is built in their place, for benchmarks
+and tests: benchmarks/lib/bench_extension.py. With
+MUSC_FAST_SANITIZE=1 either is built for AddressSanitizer and UBSan: `make sanitize`.
 """
 
 from __future__ import annotations
@@ -19,20 +22,37 @@ from setuptools.errors import CompileError, OptionError
 
 ROOT = Path(__file__).resolve().parent
 BENCH = "_C_bench"
+CUDA = "musc_fast._C_cuda"
 
 
-def build_mode() -> str:
-    mode = os.environ.get("MUSC_FAST_BUILD", "")
+def read_mode(variable: str) -> str:
+    mode = os.environ.get(variable, "")
     if mode not in ("", "0", "1"):
-        raise OptionError(f"MUSC_FAST_BUILD must be unset, 0 or 1, not {mode!r}")
+        raise OptionError(f"{variable} must be unset, 0 or 1, not {mode!r}")
     return mode
 
 
+def sanitized() -> bool:
+    return os.environ.get("MUSC_FAST_SANITIZE") == "1"
+
+
 def extensions() -> list[Extension]:
-    mode = build_mode()
+    mode, cuda = read_mode("MUSC_FAST_BUILD"), read_mode("MUSC_FAST_CUDA")
     if os.environ.get("MUSC_FAST_BENCH") == "1":
         return [Extension(BENCH, [])]
-    return [] if mode == "0" else [Extension("musc_fast._C", [], optional=mode != "1")]
+    if mode == "0":
+        return []
+    names = ["musc_fast._C"]
+    if cuda == "1" or (cuda == "" and find_nvcc() is not None and Path("/dev/nvidia0").exists()):
+        names.append(CUDA)
+    return [Extension(name, [], optional=mode != "1") for name in names]
+
+
+def find_nvcc() -> str | None:
+    """The nvcc of CUDACXX, of PATH or of the usual folder."""
+    usual = "/usr/local/cuda/bin/nvcc"
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc")
+    return found or (usual if os.path.isfile(usual) else None)
 
 
 def find_tool(name: str) -> str | None:
@@ -68,7 +88,13 @@ class CMakeBuild(build_ext):
             f"-DMUSC_FAST_OUTPUT_DIR={output.parent}",
             f"-DMUSC_FAST_OUTPUT_NAME={output.name}",
             f"-DMUSC_FAST_BENCH={'ON' if ext.name == BENCH else 'OFF'}",
+            f"-DMUSC_FAST_SANITIZE={'ON' if sanitized() else 'OFF'}",
         ]
+        if ext.name == CUDA:
+            nvcc = find_nvcc()
+            if nvcc is None:
+                raise CompileError("nvcc was not found; name it by CUDACXX")
+            configure += ["-DMUSC_FAST_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]

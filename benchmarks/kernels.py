@@ -36,16 +36,26 @@ def main() -> None:
 
         settings, results = cpu_kernels.measure(arguments.large, arguments.scaling, arguments.runs)
     else:
-        from lib import gpu_kernels, gpu_parity
+        from lib import gpu_kernels, gpu_parity, gpu_stages
 
         checks = gpu_parity.operator_checks(device, arguments.side >= 16)
         failed = [each for each in checks if not each.passed]
         if failed:
             raise SystemExit(f"parity failed, no speed is reported: {failed}")
         settings = {"runs": arguments.runs}
-        results = gpu_kernels.measure_and_show(
-            arguments.images, arguments.side, arguments.channels, device, arguments.runs
+        sizes = gpu_stages.Sizes(
+            images=arguments.images,
+            few=min(arguments.images, 48),
+            side=arguments.side,
+            channels=arguments.channels,
+            layers=1,
+            runs=arguments.runs,
         )
+        results = []
+        for stage in (gpu_stages.variants_stage, gpu_stages.memory_stage, gpu_stages.msm_stage):
+            rows = list(stage(sizes, device))
+            gpu_kernels.show(rows)
+            results += rows
     write_results(arguments.json, settings, results)
 
 

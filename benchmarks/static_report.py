@@ -23,7 +23,17 @@ from rich.table import Table
 from lib.checkout import RESULTS
 from lib.program import make_parser
 from lib.results import write_results
-from musc_fast.kernels import candidates, interval_mean, lnamd, min_distance, quantise, refine
+from musc_fast.kernels import (
+    bounds,
+    candidates,
+    interval_mean,
+    lnamd,
+    min_distance,
+    project,
+    quantise,
+    refine,
+    winners,
+)
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.aot import Compiled, compile_kernel
 from musc_fast.kernels.tiles import Config, pick_config, specialise_warps
@@ -125,15 +135,17 @@ def _integers(kernel: Any) -> dict[str, str | int | bool]:
     return dict.fromkeys(kernel.arg_names, "i32")
 
 
-def interval_launch(images: int, **fixed: int) -> Launch:
-    """The interval mean of `images` distances a patch, patches side by side."""
-    config = interval_mean.pick_config(True, images)
+def interval_launch(images: int, *, adjacent: bool = True, **fixed: int) -> Launch:
+    """The interval mean of `images` distances a patch; `adjacent` patches lie side by side."""
+    aligned = not adjacent and images % 4 == 0
+    config = interval_mean.pick_config(adjacent, images, aligned=aligned)
     arguments = _integers(interval_mean._interval_mean_kernel)
-    arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "stride_r": 1}
-    arguments |= {"SQUARED": True, "KTH_ONLY": False, "RESIDENT": images <= config.BLOCK_M}
-    arguments |= {"BLOCK_R": config.BLOCK_R, "BLOCK_M": config.BLOCK_M}
+    arguments |= {"x_ptr": "*fp32", "out_ptr": "*fp32", "FROM_START": True, "UNIT": not adjacent}
+    arguments |= {"SQUARED": adjacent, "KTH_ONLY": False, "ROWS_LAST": adjacent, "ALIGNED": aligned}
+    arguments |= {"RESIDENT": images <= config.BLOCK_A * config.BLOCK_S}
+    arguments |= {name: getattr(config, name) for name in ("BLOCK_R", "BLOCK_A", "BLOCK_S")}
     return Launch(
-        f"interval mean, {images} images",
+        f"interval mean, {images} images{'' if adjacent else ', row by row'}",
         interval_mean._interval_mean_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},
@@ -146,8 +158,11 @@ def lnamd_launch(channels: int, token: str = "*fp32", **fixed: int) -> Launch:
     config = lnamd.pick_config(37, channels)
     arguments = _integers(lnamd._lnamd_kernel)
     arguments |= {name: "*fp32" for name in arguments if name.endswith("_ptr")}
-    arguments |= {"x_ptr": token, "stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
-    arguments |= {"DEGREES": 3, "BLOCK_X": config.BLOCK_X, "BLOCK_C": config.BLOCK_C}
+    arguments |= {"x_ptr": token, "count_ptr": "*i32"}
+    arguments |= {"stride_n": "i32:16", "stride_p": "i32:16", "C": "i32:16"}
+    arguments |= {"TAKE_1": True, "TAKE_3": True, "TAKE_5": True}
+    arguments |= {"WHOLE": channels == config.BLOCK_C, "PARTS": lnamd.PARTS}
+    arguments |= {name: getattr(config, name) for name in ("ROWS", "BLOCK_S", "BLOCK_X", "BLOCK_C")}
     return Launch(
         f"LNAMD, {channels} channels",
         lnamd._lnamd_kernel,
@@ -178,18 +193,82 @@ def quantise_launch(
     )
 
 
-def refine_launch(channels: int, **fixed: int) -> Launch:
-    """The recomputation of listed candidates."""
+def _pointers(kernel: Any) -> dict[str, str | int | bool]:
+    """Arguments of `kernel` whose pointers are to float32 and whose C is a multiple of 16."""
+    arguments = _integers(kernel)
+    arguments |= {name: "*fp32" for name in arguments if name.endswith("_ptr")}
+    return arguments | {"C": "i32:16"}
+
+
+def refine_launch(channels: int, *, fine: bool = True, **fixed: int) -> Launch:
+    """The recomputation of listed candidates; `fine`: those that float16 rows do not exclude."""
     config = refine.pick_config(channels)
-    arguments = _integers(refine._refine_kernel)
-    arguments |= {"x_ptr": "*fp32", "y_ptr": "*fp32", "slot_ptr": "*i64", "q_ptr": "*i32"}
-    arguments |= {"out_ptr": "*i32", "C": "i32:16"}
+    arguments = _pointers(refine._refine_kernel)
+    arguments |= {"slot_ptr": "*i64", "q_ptr": "*i32", "out_ptr": "*i32", "F": "i32:16"}
+    if fine:
+        arguments |= {"x_fine_ptr": "*fp16", "y_fine_ptr": "*fp16"}
+    arguments |= {"FINE_SCALE": "fp32", "FILTER": fine, "BLOCK_F": config.BLOCK_F}
     arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
+    arguments |= {"STAGES": config.BLOCK_C.bit_length() - 1}
     return Launch(
-        f"refinement, {channels} channels",
+        f"refinement{' by fine rows' if fine else ''}, {channels} channels",
         refine._refine_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},
+        asdict(config),
+    )
+
+
+def winner_launch(channels: int, **fixed: int) -> Launch:
+    """The recomputation of winners."""
+    config = refine.pick_config(channels)
+    arguments = _pointers(winners._winner_kernel)
+    arguments |= {"key_ptr": "*i64", "SCALE_SQUARED": "fp32", "INTEGERS": True}
+    arguments |= {"SELECT": True, "CERTIFIED": True, "STAGES": config.BLOCK_C.bit_length() - 1}
+    arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
+    return Launch(
+        f"winners, {channels} channels",
+        winners._winner_kernel,
+        {**arguments, **fixed},
+        {"num_warps": config.num_warps},
+        asdict(config),
+    )
+
+
+def bounds_launch(*, limits: bool, **fixed: int) -> Launch:
+    """The bounds of the winners, or the limits of the second pass."""
+    kernel = bounds._limit_kernel if limits else bounds._bound_kernel
+    arguments = _pointers(kernel) | {"key_ptr": "*i64", "SCALE_SQUARED": "fp32", "INTEGERS": True}
+    del arguments["C"]
+    arguments |= (
+        {"STRETCH": "fp32", "SHRINK": "fp32", "SELECT": True} if limits else {"BOUND": True}
+    )
+    return Launch(
+        "limits" if limits else "bounds",
+        kernel,
+        {**arguments, "BLOCK": bounds._BLOCK, **fixed},
+        {"num_warps": 4},
+        {"BLOCK": bounds._BLOCK},
+    )
+
+
+def project_launch(rows: int, width: int, *, residual: bool, **fixed: int) -> Launch:
+    """The components of `rows` rows in `width` - 1 directions, or the norm of their residuals."""
+    kernel = project._residual_kernel if residual else project._component_kernel
+    config = project.pick_config(rows, width)
+    arguments = _pointers(kernel) | {"high_ptr": "*fp16", "low_ptr": "*fp16"}
+    numbers = ("FACTOR", "UNSCALE", "RELATIVE", "ABSOLUTE", "CENTRE", "BASIS_ERROR")
+    arguments |= {name: "fp32" for name in numbers if name in arguments}
+    arguments |= {"K": width, "W": width, "BLOCK_R": config.BLOCK_R, "DEPTH": project._DEPTH}
+    if residual:
+        arguments |= {"SIZE": width - 1, "BLOCK_C": config.BLOCK_C}
+    else:
+        arguments["LIMIT"] = int(project._LIMIT)
+    return Launch(
+        f"{'residuals' if residual else 'components'} of {rows} rows, {width} wide",
+        kernel,
+        {**arguments, **fixed},
+        {"num_warps": config.num_warps, "num_stages": 2 if residual else 3},
         asdict(config),
     )
 
@@ -209,6 +288,7 @@ def launches(arch: int) -> Iterator[Launch]:
     for dtype, channels in ((torch.float16, 1024), (torch.int8, 1024), (torch.int8, 128)):
         yield search_launch(arch, dtype, channels, listing=True)
     yield interval_launch(200)
+    yield interval_launch(200, adjacent=False)
     yield interval_launch(4000)
     yield lnamd_launch(768)
     yield lnamd_launch(1024)
@@ -216,6 +296,13 @@ def launches(arch: int) -> Iterator[Launch]:
         yield quantise_launch(channels, torch.int8)
     yield quantise_launch(1024, torch.float16)
     yield refine_launch(1024)
+    yield refine_launch(1024, fine=False)
+    yield winner_launch(1024)
+    yield bounds_launch(limits=False)
+    yield bounds_launch(limits=True)
+    for rows, width in ((PATCHES, 128), (200 * PATCHES, 128), (200 * PATCHES, 256)):
+        yield project_launch(rows, width, residual=False)
+        yield project_launch(rows, width, residual=True)
 
 
 def main() -> None:

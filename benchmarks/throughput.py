@@ -41,6 +41,7 @@ def main() -> None:
     musc = MuSc(
         arguments.backbone,
         image_size=arguments.size,
+        weights=arguments.weights,
         device=arguments.device,
         recipe=arguments.recipe,
         engine=arguments.engine,
@@ -86,6 +87,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--backbone", default="dinov2-vit-s-14")
+    parser.add_argument("--weights", type=Path, help="a local weight file")
     parser.add_argument("--n", type=int, default=48, help="images (default 48)")
     parser.add_argument("--size", type=int, help="image side (default: the backbone's own)")
     parser.add_argument("--images", type=Path, help="folder of images (default: the drawn sample)")

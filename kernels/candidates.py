@@ -65,7 +65,7 @@ def _append(
         following = tl.min(tl.where(later, index, far), axis=AXIS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ROOM", "N", "M", "P", "Q", "ALL", "FIRST"])
 def _candidates_kernel(
     x_ptr,
     y_ptr,

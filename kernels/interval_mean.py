@@ -5,74 +5,113 @@
 x: [B, R, M] float32 in any layout; +inf entries (images that do not count) sort last.
 out: [B, R] float32. k_min < k_max <= M are known at run time.
 
-Floats compare as integers once their bits are put in order, so 32 halvings of the integer range
-find the value at a place of the sorted row exactly: the count of values below the middle decides
-which half holds the value. With lo and hi the values at places k_min and k_max - 1, the sum is the
-sum of the values strictly between, plus lo and hi as often as the places say: ties are exact in any
-order. Roots are taken of summed values alone. A program holds BLOCK_R rows in registers where M
-fits, so x is read once; larger M is read again in every halving. Sums run in a fixed order.
+A threshold below which exactly k values lie splits a row after its k smallest values, and their sum
+needs no order. `interval_threshold` searches for it by counting the values below a probe. Where no
+threshold leaves exactly k values below it, since values tie, the tied value is added as often as
+the places say. So ties are exact in any order. Roots are taken of summed values alone.
+
+A program holds BLOCK_R rows in registers where M fits, so x is read once; larger M is read again
+for every probe (`interval_rows`). Sums run in a fixed order.
 
 Memory: 4 B R M bytes are read, 4 B R written. Floor on an H100 (3.35 TB/s) for B R = 200 * 1369,
-M = 200: 66 us; the halvings (64 integer operations a value) may take longer.
+M = 200: 66 us. A probe takes a comparison and an addition a value, M = 200 padded to 256, and rows
+of a program take 8 to 11 probes: about 9e8 of them, 65 us of the H100's 14e12 comparisons a second
+and 32 us of additions beside them; bounds and sums take about 10 operations a value more.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import next_power_of_2
+from .interval_rows import (
+    Config,
+    Rows,
+    find_range,
+    load,
+    max_columns,
+    pick_config,
+    spread,
+    sum_columns,
+)
+from .interval_threshold import find_threshold, ordered
 
-_RESIDENT = 8192  # largest row that a program holds in registers
+__all__ = ["Config", "average_interval", "ordered", "pick_config", "select_kth"]
 
 
-@dataclass(frozen=True)
-class Config:
-    """A program takes BLOCK_R rows, BLOCK_M columns at a time."""
+@triton.jit
+def _greatest_below(x, rows, bound):
+    """The greatest value of each row that is below `bound` [BLOCK_R]."""
+    infinity: tl.constexpr = float("inf")
+    found = tl.full([rows.row.shape[0]], -infinity, tl.float32)
+    for start in range(0, rows.M, rows.BLOCK_A * rows.BLOCK_S):
+        if not rows.RESIDENT:
+            x = load(rows, start)
+        part = tl.where(x < spread(bound, rows), x, -infinity)
+        found = tl.maximum(found, max_columns(part, rows))
+    return found
 
-    BLOCK_R: int
-    BLOCK_M: int
-    num_warps: int
 
+@triton.jit
+def _sum_between(x, rows, first, with_first, last, FROM_START: tl.constexpr, SQUARED: tl.constexpr):
+    """Sum of the roots of each row's values in (first, last), and how many values are <= first.
 
-def pick_config(rows_adjacent: bool, columns: int) -> Config:
-    """The config for rows of `columns` values.
-
-    rows_adjacent: neighbouring rows lie side by side in memory, so a program takes many rows.
+    with_first: [BLOCK_R], whether values that equal `first` are summed, too.
+    FROM_START: all values below `last` are summed, and none are counted.
     """
-    block_m = min(next_power_of_2(columns), _RESIDENT)
-    block_r = max(1, min(128 if rows_adjacent else 8, 4096 // block_m))
-    return Config(block_r, block_m, 8 if block_r * block_m > 4096 else 4)
+    total = tl.zeros([rows.row.shape[0]], tl.float32)
+    upto = tl.zeros([rows.row.shape[0]], tl.float32)
+    for start in range(0, rows.M, rows.BLOCK_A * rows.BLOCK_S):
+        if not rows.RESIDENT:
+            x = load(rows, start)
+        taken = x < spread(last, rows)
+        if not FROM_START:
+            edge = spread(first, rows)
+            taken = taken & ((x > edge) | ((x == edge) & spread(with_first, rows)))
+            upto += sum_columns((x <= edge).to(tl.float32), rows)
+        root = tl.where(taken, x, 0.0)
+        if SQUARED:
+            root = tl.sqrt(root)
+        total += sum_columns(root, rows)
+    return total, upto
 
 
 @triton.jit
-def ordered(x):
-    """Float32 -> int32 in the same order (-0 just below +0); its own inverse on the bits."""
-    bits = x.to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def _average(
+    rows, K_MIN, K_MAX, FROM_START: tl.constexpr, SQUARED: tl.constexpr, KTH_ONLY: tl.constexpr
+):
+    """What `_interval_mean_kernel` stores for each row [BLOCK_R]."""
+    x = load(rows, 0)
+    least, greatest, finite = find_range(x, rows)
+    upper = K_MAX.to(tl.float32)
+    last, below = find_threshold(x, rows, upper, least, greatest, finite)
+    if KTH_ONLY:
+        result = tl.where(below < upper, last, _greatest_below(x, rows, last))
+    else:
+        lower = K_MIN.to(tl.float32)
+        first = least
+        short = lower
+        if not FROM_START:
+            first, short = find_threshold(x, rows, lower, least, greatest, finite)
+        # Some values that equal `first` lie before place K_MIN if fewer than K_MIN lie below it.
+        split = short < lower
+        total, upto = _sum_between(x, rows, first, split == 0, last, FROM_START, SQUARED)
+        if SQUARED:
+            last = tl.sqrt_rn(last)
+            first = tl.sqrt_rn(first)
+        total += tl.where(below < upper, last * (upper - below), 0.0)
+        result = total / (upper - lower)
+        if not FROM_START:
+            copies = tl.where(split, first * (upto - lower), 0.0)
+            result = tl.where(split & (first == last), first, (total + copies) / (upper - lower))
+    return result
 
 
-@triton.jit
-def _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M: tl.constexpr):
-    columns = start + tl.arange(0, BLOCK_M)
-    at = rows.to(tl.int64)[:, None] * stride_r + columns.to(tl.int64)[None, :] * stride_m
-    mask = (rows < R)[:, None] & (columns < M)[None, :]
-    return ordered(tl.load(x_ptr + at, mask=mask, other=float("inf")))  # [BLOCK_R, BLOCK_M]
-
-
-@triton.jit
-def _middle(low, high):
-    """floor((low + high) / 2) without overflow."""
-    return (low & high) + ((low ^ high) >> 1)
-
-
-@triton.jit(do_not_specialize=["K_MIN", "K_MAX"])
+@triton.jit(do_not_specialize=["R", "M", "stride_b", "stride_r", "stride_m", "K_MIN", "K_MAX"])
 def _interval_mean_kernel(
     x_ptr,
     out_ptr,
@@ -83,77 +122,50 @@ def _interval_mean_kernel(
     stride_m,
     K_MIN,
     K_MAX,
+    FROM_START: tl.constexpr,
     SQUARED: tl.constexpr,
     KTH_ONLY: tl.constexpr,
     RESIDENT: tl.constexpr,
+    ROWS_LAST: tl.constexpr,
+    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
     BLOCK_R: tl.constexpr,
-    BLOCK_M: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):
-    """KTH_ONLY: store the value at place K_MAX - 1 instead of the mean."""
-    rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    """FROM_START: K_MIN is 0. KTH_ONLY: store the value at place K_MAX - 1 instead of the mean.
+
+    ROWS_LAST, UNIT: stride_r, or else stride_m, is 1. ALIGNED: M and the other strides divide by 4.
+    """
+    if ROWS_LAST:
+        stride_r = 1
+    elif UNIT:
+        stride_m = 1
+    if ALIGNED:  # The compiler learns that these divide by 4.
+        M = M // 4 * 4
+        stride_b = stride_b // 4 * 4
+        stride_r = stride_r // 4 * 4
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     x_ptr += tl.program_id(1).to(tl.int64) * stride_b
     out_ptr += tl.program_id(1).to(tl.int64) * R
-    keys = _keys(x_ptr, rows, 0, R, M, stride_r, stride_m, BLOCK_M)
-    # Invariant: the key at place K_MIN lies in [low_a, high_a], the key at place K_MAX - 1 in
-    # [low_b, high_b]. The keys of all finite floats and of +inf lie within the first bounds.
-    low_a = tl.full([BLOCK_R], -2139095041, tl.int32)
-    low_b = low_a
-    high_a = tl.full([BLOCK_R], 2139095040, tl.int32)
-    high_b = high_a
-    for _ in range(32):
-        # With m the upper middle: the key at place k is at least m if at most k keys are below m.
-        middle_a = _middle(low_a, high_a) + ((low_a ^ high_a) & 1)
-        middle_b = _middle(low_b, high_b) + ((low_b ^ high_b) & 1)
-        count_a = tl.zeros([BLOCK_R], tl.int32)
-        count_b = tl.zeros([BLOCK_R], tl.int32)
-        if RESIDENT:
-            count_b += tl.sum((keys < middle_b[:, None]).to(tl.int32), axis=1)
-            if not KTH_ONLY:
-                count_a += tl.sum((keys < middle_a[:, None]).to(tl.int32), axis=1)
-        else:
-            for start in range(0, M, BLOCK_M):
-                part = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
-                count_b += tl.sum((part < middle_b[:, None]).to(tl.int32), axis=1)
-                if not KTH_ONLY:
-                    count_a += tl.sum((part < middle_a[:, None]).to(tl.int32), axis=1)
-        above_a = count_a <= K_MIN
-        above_b = count_b <= K_MAX - 1
-        low_a = tl.where(above_a, middle_a, low_a)
-        high_a = tl.where(above_a, high_a, middle_a - 1)
-        low_b = tl.where(above_b, middle_b, low_b)
-        high_b = tl.where(above_b, high_b, middle_b - 1)
-    last = ordered(low_b.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-    if KTH_ONLY:
-        tl.store(out_ptr + rows, last, mask=rows < R)
-    else:
-        first = ordered(low_a.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-        if SQUARED:
-            last = tl.sqrt_rn(last)
-            first = tl.sqrt_rn(first)
-        total = tl.zeros([BLOCK_R], tl.float32)
-        upto_a = tl.zeros([BLOCK_R], tl.int32)
-        below_b = tl.zeros([BLOCK_R], tl.int32)
-        for start in range(0, M, BLOCK_M):
-            if not RESIDENT:
-                keys = _keys(x_ptr, rows, start, R, M, stride_r, stride_m, BLOCK_M)
-            inside = (keys > low_a[:, None]) & (keys < low_b[:, None])
-            x = ordered(keys.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)
-            x = tl.where(inside, x, 0.0)
-            if SQUARED:
-                x = tl.sqrt_rn(x)
-            total += tl.sum(x, axis=1)
-            upto_a += tl.sum((keys <= low_a[:, None]).to(tl.int32), axis=1)
-            below_b += tl.sum((keys < low_b[:, None]).to(tl.int32), axis=1)
-        total += first * (upto_a - K_MIN).to(tl.float32)
-        total += last * (K_MAX - below_b).to(tl.float32)
-        mean = tl.where(low_a == low_b, first, total / (K_MAX - K_MIN).to(tl.float32))
-        tl.store(out_ptr + rows, mean, mask=rows < R)
+    result = _average(
+        Rows(x_ptr, row, R, M, stride_r, stride_m, RESIDENT, ROWS_LAST, BLOCK_A, BLOCK_S),
+        K_MIN,
+        K_MAX,
+        FROM_START,
+        SQUARED,
+        KTH_ONLY,
+    )
+    tl.store(out_ptr + row, result, mask=row < R)
 
 
 def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, kth_only: bool) -> Tensor:
     batch, rows, columns = x.shape
     out = torch.empty(batch, rows, dtype=torch.float32, device=x.device)
-    config = pick_config(x.stride(1) == 1 and columns > 1, columns)
+    adjacent = x.stride(1) == 1 and columns > 1
+    aligned = not adjacent and x.stride(2) == 1 and x.data_ptr() % 16 == 0
+    aligned = aligned and (columns | x.stride(0) | x.stride(1)) % 4 == 0
+    config = pick_config(adjacent, columns, aligned=aligned)
     _interval_mean_kernel[(triton.cdiv(rows, config.BLOCK_R), batch)](
         x,
         out,
@@ -162,11 +174,16 @@ def _launch(x: Tensor, k_min: int, k_max: int, squared: bool, kth_only: bool) ->
         *x.stride(),
         k_min,
         k_max,
+        FROM_START=k_min == 0,
         SQUARED=squared,
         KTH_ONLY=kth_only,
-        RESIDENT=columns <= config.BLOCK_M,
+        RESIDENT=columns <= config.BLOCK_A * config.BLOCK_S,
+        ROWS_LAST=adjacent,
+        UNIT=x.stride(2) == 1,
+        ALIGNED=aligned,
         BLOCK_R=config.BLOCK_R,
-        BLOCK_M=config.BLOCK_M,
+        BLOCK_A=config.BLOCK_A,
+        BLOCK_S=config.BLOCK_S,
         num_warps=config.num_warps,
         enable_fp_fusion=True,
     )

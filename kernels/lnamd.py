@@ -6,15 +6,21 @@ tokens: [N, P, C] of any float dtype, P = H W, stride 1 along C, any other strid
 float32 [N, P, C] a degree. LN runs over (C, H, W) of an image, eps 1e-5, no affine; the mean of a
 box divides by r x r at the edge too, where the box is padded with zeros.
 
-LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): the second pass takes
-a box sum, and rstd only matters against the 1e-12. The first pass sums an image in parts (mean,
-spread, least and greatest value); parts are added in float64 in a fixed order. The mean is clamped
-between the least and the greatest value, so that a constant image gives zeros and not noise. The
-box sums take x - mean token by token, so that a hot channel causes no cancellation.
+LN is affine, so v = rstd / r^2 * (box sum of x - (tokens in the box) * mean): aggregation takes a
+box sum, and rstd only matters against the 1e-12. `lnamd_moments` sums images, `lnamd_strips` loads
+and stores rows of tokens, `lnamd_large` takes degrees beyond 5. The box sums take x - mean
+token by token, so that a hot channel causes no cancellation, and sums over rows are added up anew
+for each row of results and never taken back, so that a hot token leaves no rounding.
 
-Memory: tokens are read twice, the second time mostly from the L2 cache if an image fits there
-(1369 * 1024 * 4 = 5.6 MB); shifted tokens come from L1 and L2. 4 N P C bytes are written a degree.
-Floor on an H100 for N = 200, P = 1369, C = 1024, three degrees, float32: 4.5 GB, 1.3 ms.
+One launch does both: programs that sum image k come before those that aggregate image k - lag,
+which therefore find their image in the L2 cache (1369 * 1024 * 4 = 5.6 MB). A program takes BLOCK_X
+columns of the grid and walks down ROWS rows; sums over 3 and 5 columns of a row serve 3 and 5 rows
+of results, held as running sums in registers. It reads a token five times (L1 serves three), and of
+L2 (1 + 4 / BLOCK_X) (1 + 4 / ROWS) times its share: 4 times the tokens, 4.4 GB, beside the sums'.
+Results are stored to leave the cache first.
+
+Memory: tokens come from DRAM once where L2 holds the images in flight (about seven), 4 N P C bytes
+are written a degree. Floor on an H100 for N = 200, P = 1369, C = 1024, 3 degrees: 4.5 GB, 1.3 ms.
 
 The float32 results are the rows that `refine` recomputes distances from. `quantise` rounds them in
 one more reading (1.1 GB, 0.33 ms a degree) and not here, since the mean, the scale and the choice
@@ -26,178 +32,192 @@ of a basis depend on all images, and since the search also takes rows that LNAMD
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import next_power_of_2
+from .lnamd_large import aggregate_large
+from .lnamd_moments import PARTS, empty_sums, load_moments, sum_images, sum_part
+from .lnamd_strips import Config, Strip, grid_mask, load_row, pick_config, store_row
 
-_DEGREES = 3  # of one launch
+__all__ = ["PARTS", "SMALL", "Config", "aggregate_neighbourhoods", "pick_config"]
 
-
-@dataclass(frozen=True)
-class Config:
-    """A program takes BLOCK_X tokens of a grid row, all channels; a partial sum BLOCK_S values."""
-
-    BLOCK_X: int
-    BLOCK_C: int
-    BLOCK_S: int
-    num_warps: int
-
-
-def pick_config(width: int, channels: int) -> Config:
-    """The config with which three accumulators and one load stay in registers."""
-    block_c = next_power_of_2(channels)
-    block_x = max(1, min(next_power_of_2(width), 4096 // block_c))
-    return Config(block_x, block_c, 4096, 8 if block_x * block_c > 2048 else 4)
+SMALL = (1, 3, 5)  # degrees that one pass over the rows takes together
 
 
 @triton.jit
-def _moments_kernel(x_ptr, sums_ptr, P, C, stride_n, stride_p, PARTS, BLOCK_S: tl.constexpr):
-    """Sum, sum of squares, minimum and maximum of a part of an image -> [4, N, PARTS]."""
-    image = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
-    at = part * BLOCK_S + tl.arange(0, BLOCK_S)
-    mask = at < P * C
-    token = (at // C).to(tl.int64)
-    base = x_ptr + image * stride_n
-    x = tl.load(base + token * stride_p + at % C, mask=mask, other=0.0).to(tl.float32)
-    out = sums_ptr + image * PARTS + part
-    stride = tl.num_programs(0).to(tl.int64) * PARTS
-    tl.store(out, tl.sum(x, axis=0))
-    tl.store(out + stride, tl.sum(x * x, axis=0))
-    tl.store(out + 2 * stride, tl.min(tl.where(mask, x, float("inf")), axis=0))
-    tl.store(out + 3 * stride, tl.max(tl.where(mask, x, float("-inf")), axis=0))
+def _aggregate_rows(
+    out_1_ptr,
+    out_3_ptr,
+    out_5_ptr,
+    strip,
+    first,
+    last,
+    rstd,
+    TAKE_1: tl.constexpr,
+    TAKE_3: tl.constexpr,
+    TAKE_5: tl.constexpr,
+):
+    """Degrees 1, 3 and 5 of rows first, ..., last - 1 of a strip."""
+    inside = grid_mask(strip)
+    start = strip.image.to(tl.int64) * strip.H
+    # Row sums over 3 and 5 columns; three_2 is the sum of the last two rows of them, and so on.
+    three_1 = tl.zeros([strip.columns.shape[0], strip.channels.shape[0]], tl.float32)
+    three_2 = three_1
+    five_1 = three_1
+    five_2 = three_1
+    five_3 = three_1
+    five_4 = three_1
+    halo: tl.constexpr = 2 if TAKE_5 else 1 if TAKE_3 else 0
+    for row in range(first - halo, last + halo):
+        x = load_row(strip, row, 0)
+        if TAKE_1:  # noqa: SIM102  (a constant, and then a value of run time)
+            if (row >= first) & (row < last):
+                store_row(out_1_ptr, x, strip, start + row, inside, rstd)
+        if halo > 0:
+            x += load_row(strip, row, -1)
+            x += load_row(strip, row, 1)
+        if TAKE_3:
+            if (row > first) & (row <= last):
+                store_row(out_3_ptr, three_2 + x, strip, start + row - 1, inside, rstd * (1.0 / 9))
+            three_2 = three_1 + x
+            three_1 = x
+        if TAKE_5:
+            x += load_row(strip, row, -2)
+            x += load_row(strip, row, 2)
+            if row > first + 1:
+                store_row(out_5_ptr, five_4 + x, strip, start + row - 2, inside, rstd * (1.0 / 25))
+            five_4 = five_3 + x
+            five_3 = five_2 + x
+            five_2 = five_1 + x
+            five_1 = x
 
 
-@triton.jit
-def _store_normalised(out_ptr, v, rows, mask, C, channels, rstd, count):
-    """Store v * rstd / count [BLOCK_X, BLOCK_C], each row scaled to norm 1."""
-    v = v * (rstd / count)
-    norm = tl.sqrt_rn(tl.sum(v * v, axis=1))  # [BLOCK_X]
-    z = v / tl.maximum(norm, 1e-12)[:, None]
-    tl.store(out_ptr + rows[:, None] * C + channels[None, :], z, mask=mask)
-
-
-@triton.jit(do_not_specialize=["HALF_A", "HALF_B", "HALF_C"])
+@triton.jit(do_not_specialize=["N", "H", "W", "LAG"])
 def _lnamd_kernel(
     x_ptr,
-    mean_ptr,
-    rstd_ptr,
-    out_a_ptr,
-    out_b_ptr,
-    out_c_ptr,
+    sums_ptr,
+    count_ptr,
+    out_1_ptr,
+    out_3_ptr,
+    out_5_ptr,
+    N,
     H,
     W,
     C,
     stride_n,
     stride_p,
-    HALF_A,
-    HALF_B,
-    HALF_C,
-    DEGREES: tl.constexpr,
+    LAG,
+    TAKE_1: tl.constexpr,
+    TAKE_3: tl.constexpr,
+    TAKE_5: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """HALF_A >= HALF_B >= HALF_C are (r - 1) / 2 of up to three degrees."""
+    """Sums of image k, then degrees 1, 3 and 5 of image k - LAG, for k = 0, 1, ..., N + LAG - 1.
+
+    count_ptr: [1 + N], zeros; how many programs have started, and how many parts of each image are
+        summed. A program takes its place in the order in which programs start, so whatever it waits
+        for has started before, and no such program waits.
+    WHOLE: C = BLOCK_C.
+    """
     strips = tl.cdiv(W, BLOCK_X)
-    pid = tl.program_id(0)
-    image = (pid // (strips * H)).to(tl.int64)
-    y = pid // strips % H
-    columns = pid % strips * BLOCK_X + tl.arange(0, BLOCK_X)
-    channels = tl.arange(0, BLOCK_C)
-    mean = tl.load(mean_ptr + image)
-    rstd = tl.load(rstd_ptr + image)
-    base = x_ptr + image * stride_n
-    a = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
-    b = a
-    c = a
-    for row in range(tl.maximum(y - HALF_A, 0), tl.minimum(y + HALF_A + 1, H)):
-        for shift in range(-HALF_A, HALF_A + 1):
-            x_at = columns + shift
-            inside = (x_at >= 0) & (x_at < W)
-            token = (row * W + x_at).to(tl.int64)
-            mask = inside[:, None] & (channels < C)[None, :]
-            x = tl.load(base + token[:, None] * stride_p + channels[None, :], mask=mask, other=0.0)
-            x = tl.where(mask, x.to(tl.float32) - mean, 0.0)
-            a += x
-            off = tl.maximum(tl.abs(row - y), tl.abs(shift))
-            if DEGREES > 1:
-                b += x * (off <= HALF_B).to(tl.float32)
-            if DEGREES > 2:
-                c += x * (off <= HALF_C).to(tl.float32)
-    rows = (image * H + y) * W + columns
-    mask = (columns < W)[:, None] & (channels < C)[None, :]
-    side = (2 * HALF_A + 1).to(tl.float32)
-    _store_normalised(out_a_ptr, a, rows, mask, C, channels, rstd, side * side)
-    if DEGREES > 1:
-        side = (2 * HALF_B + 1).to(tl.float32)
-        _store_normalised(out_b_ptr, b, rows, mask, C, channels, rstd, side * side)
-    if DEGREES > 2:
-        side = (2 * HALF_C + 1).to(tl.float32)
-        _store_normalised(out_c_ptr, c, rows, mask, C, channels, rstd, side * side)
+    programs = strips * tl.cdiv(H, ROWS)
+    pid = tl.atomic_add(count_ptr, 1, sem="relaxed")
+    step = pid // (PARTS + programs)
+    part = pid % (PARTS + programs)
+    if part < PARTS:
+        if step < N:
+            sum_part(
+                x_ptr, sums_ptr, step, part, H * W, C, stride_n, stride_p, PARTS, BLOCK_S, BLOCK_C
+            )
+            tl.debug_barrier()
+            tl.atomic_add(count_ptr + 1 + step, 1, sem="release")
+    elif step >= LAG:
+        image = step - LAG
+        while tl.atomic_add(count_ptr + 1 + image, 0, sem="acquire") < PARTS:
+            pass
+        mean, rstd = load_moments(sums_ptr, image, H * W, C, PARTS)
+        base = x_ptr + image.to(tl.int64) * stride_n
+        channels = tl.arange(0, BLOCK_C)
+        columns = (part - PARTS) % strips * BLOCK_X + tl.arange(0, BLOCK_X)
+        first = (part - PARTS) // strips * ROWS
+        last = tl.minimum(first + ROWS, H)
+        _aggregate_rows(
+            out_1_ptr,
+            out_3_ptr,
+            out_5_ptr,
+            Strip(base, mean, image, columns, channels, H, W, C, stride_p, WHOLE),
+            first,
+            last,
+            rstd,
+            TAKE_1,
+            TAKE_3,
+            TAKE_5,
+        )
 
 
-def _moments(tokens: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + 1e-5) of each image, [N] float32."""
-    n, p, c = tokens.shape
-    parts = triton.cdiv(p * c, config.BLOCK_S)
-    sums = torch.empty(4, n, parts, dtype=torch.float32, device=tokens.device)
-    _moments_kernel[(n, parts)](
+def _aggregate_small(
+    tokens: Tensor, grid: tuple[int, int], results: dict[int, Tensor], config: Config
+) -> Tensor:
+    """Fill in the results of degrees 1, 3 and 5; returns the sums of the images' parts."""
+    n, _, c = tokens.shape
+    height, width = grid
+    sums = empty_sums(tokens)
+    lag = min(config.lag, n)
+    programs = PARTS + triton.cdiv(width, config.BLOCK_X) * triton.cdiv(height, config.ROWS)
+    _lnamd_kernel[((n + lag) * programs,)](
         tokens,
         sums,
-        p,
+        torch.zeros(1 + n, dtype=torch.int32, device=tokens.device),
+        *(results.get(r, sums) for r in SMALL),  # a degree that is not taken stores nothing
+        n,
+        height,
+        width,
         c,
         tokens.stride(0),
         tokens.stride(1),
-        parts,
+        lag,
+        **{f"TAKE_{r}": r in results for r in SMALL},
+        WHOLE=c == config.BLOCK_C,
+        PARTS=PARTS,
+        ROWS=config.ROWS,
         BLOCK_S=config.BLOCK_S,
+        BLOCK_X=config.BLOCK_X,
+        BLOCK_C=config.BLOCK_C,
+        num_warps=config.num_warps,
         enable_fp_fusion=True,
     )
-    mean, square = sums[:2].double().sum(2) / (p * c)
-    mean = mean.float().clamp(sums[2].amin(1), sums[3].amax(1))
-    variance = (square - mean.double().square()).clamp_min(0)
-    return mean, (variance + 1e-5).rsqrt().float()
+    return sums
 
 
 def aggregate_neighbourhoods(
-    tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]
+    tokens: Tensor,
+    grid: tuple[int, int],
+    degrees: Sequence[int],
+    *,
+    config: Config | None = None,
 ) -> list[Tensor]:
     """LNAMD of tokens [N, P, C], one float32 [N, P, C] for each degree.
 
     tokens: any float dtype, stride 1 along C.
     grid: (H, W) with H W = P.
     degrees: side lengths r of the boxes, odd, in any order.
+    config: None picks by the width and the channels.
     """
-    n, p, c = tokens.shape
-    height, width = grid
-    config = pick_config(width, c)
-    mean, rstd = _moments(tokens, config)
+    config = config or pick_config(grid[1], tokens.shape[2])
     found = {
-        r: torch.empty(n, p, c, dtype=torch.float32, device=tokens.device) for r in set(degrees)
+        r: torch.empty(tokens.shape, dtype=torch.float32, device=tokens.device)
+        for r in set(degrees)
     }
-    order = sorted(found, reverse=True)
-    for first in range(0, len(order), _DEGREES):
-        group = order[first : first + _DEGREES]
-        padded = [*group, *[group[-1]] * (_DEGREES - len(group))]
-        _lnamd_kernel[(n * height * triton.cdiv(width, config.BLOCK_X),)](
-            tokens,
-            mean,
-            rstd,
-            *(found[r] for r in padded),
-            height,
-            width,
-            c,
-            tokens.stride(0),
-            tokens.stride(1),
-            *(r // 2 for r in padded),
-            DEGREES=len(group),
-            BLOCK_X=config.BLOCK_X,
-            BLOCK_C=config.BLOCK_C,
-            num_warps=config.num_warps,
-            enable_fp_fusion=True,
-        )
+    small = {r: z for r, z in found.items() if r in SMALL}
+    large = {r: z for r, z in found.items() if r not in SMALL}
+    sums = _aggregate_small(tokens, grid, small, config) if small else sum_images(tokens, config)
+    aggregate_large(tokens, sums, grid, large, config)
     return [found[r] for r in degrees]

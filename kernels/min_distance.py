@@ -9,8 +9,13 @@ against j, its columns j against i, which halves the arithmetic.
 
 A key is (s as an ordered 32-bit integer) << 32 | q in int64. Tiles combine by an integer atomic
 minimum: the order of tiles cannot matter, ties go to the smaller q, and the result is the same to
-the bit in every run, for every grouping and chunk. int8 products add exactly; float products add
-in the order of channels that BLOCK_K fixes.
+the bit in every run, for every tile, grouping and chunk. int8 products add exactly; float products
+add in the order of channels that BLOCK_K fixes.
+
+Float keys hold s with its low LOST_BITS bits cleared, in tiles of every size, so that
+s / TRUNCATION < value <= s. Within a tile these bits take the index, and one integer minimum finds
+value and index of a row or a column (exact int8 values leave no room: there the index takes a
+second minimum). Where rounding makes s negative, the pair decodes to 0.
 
 From Hopper on the operands come by TMA (tensor descriptors), on older GPUs by pointers.
 
@@ -35,6 +40,8 @@ from .pairs import plan_pairs
 from .tiles import Config, locate, pick_config, squared_tile
 
 UNSET = 2**63 - 1  # the key of a pair that no search has taken: farther than any distance
+LOST_BITS = 8  # of a float in a key: room for an index within a tile
+TRUNCATION = 1 + 2.0 ** (LOST_BITS - 23)  # s is less than TRUNCATION * the value of its key
 
 
 @triton.jit
@@ -45,6 +52,32 @@ def key_of(s, index):
 
 
 @triton.jit
+def _nearest_key(s, start, zero, SIZE: tl.constexpr, AXIS: tl.constexpr):
+    """Key of the least entry along AXIS of a tile, whose SIZE patches there begin at `start`.
+
+    zero: 0, which the compiler must not know.
+    """
+    local = tl.expand_dims(tl.arange(0, SIZE), 1 - AXIS)
+    if s.dtype == tl.int32:
+        # Two plain reductions are cheaper than one reduction of (value, index) pairs.
+        least = tl.min(s, axis=AXIS)
+        at = tl.where(s == tl.expand_dims(least, AXIS), local, SIZE)
+        return key_of(least, start + tl.min(at, axis=AXIS))
+    kept: tl.constexpr = -256  # all but LOST_BITS bits
+    tl.static_assert(SIZE <= 256)
+    # Integers order as the floats do, but for negative ones, which decode to 0 in any order. Where
+    # mask and index differ between rows and columns, each entry is packed by one instruction a
+    # direction; a known mask would be applied once for both, and both would take a second one.
+    if AXIS == 0:
+        packed = (s.to(tl.int32, bitcast=True) & (kept - zero)) | (local + zero)
+    else:
+        packed = (s.to(tl.int32, bitcast=True) & kept) | local
+    packed = tl.min(packed, axis=AXIS)
+    value = (packed & kept).to(tl.int64)
+    return (value << 32) | (start + (packed & 255)).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["N", "M", "P", "Q", "ALL", "FIRST"])
 def _min_distance_kernel(
     x_ptr,
     y_ptr,
@@ -93,18 +126,12 @@ def _min_distance_kernel(
             BLOCK_Q,
             BLOCK_K,
         )
-        # Two plain reductions are cheaper than one reduction of (value, index) pairs.
-        least = tl.min(s, axis=1)
-        local = tl.arange(0, BLOCK_Q)[None, :]
-        nearest = tl.min(tl.where(s == least[:, None], local, BLOCK_Q), axis=1)
-        key = key_of(least, tile_q * BLOCK_Q + nearest)
+        zero = (ALL < 0).to(tl.int32)  # ALL is positive
+        key = _nearest_key(s, tile_q * BLOCK_Q, zero, BLOCK_Q, 1)
         slot = (i.to(tl.int64) * ALL + FIRST + j) * P + p
         tl.atomic_min(key_ptr + slot, key, mask=p < P, sem="relaxed")
         if TRIANGLE:
-            least = tl.min(s, axis=0)
-            local = tl.arange(0, BLOCK_P)[:, None]
-            nearest = tl.min(tl.where(s == least[None, :], local, BLOCK_P), axis=0)
-            key = key_of(least, tile_p * BLOCK_P + nearest)
+            key = _nearest_key(s, tile_p * BLOCK_P, zero, BLOCK_P, 0)
             slot = (j.to(tl.int64) * ALL + FIRST + i) * Q + q
             tl.atomic_min(key_ptr + slot, key, mask=q < Q, sem="relaxed")
 
@@ -117,10 +144,12 @@ def new_keys(images: int, others: int, patches: int, device: torch.device) -> Te
 def decode_keys(keys: Tensor, integers: bool) -> tuple[Tensor, Tensor]:
     """Keys -> squared distances float32 (+inf where UNSET) and patch indices int32.
 
+    Distances of float operands are at most s and more than s / TRUNCATION.
+
     integers: the search had int8 operands.
     """
     high = (keys >> 32).to(torch.int32)
-    squared = high.float() if integers else (high ^ ((high >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    squared = high.float() if integers else high.clamp_min_(0).view(torch.float32)
     unset = keys == UNSET
     return squared.masked_fill(unset, torch.inf), (keys & 0x7FFFFFFF).to(torch.int32)
 

@@ -48,7 +48,7 @@ def pick_config(arch: int, dtype: torch.dtype, patches: int, others: int, depth:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "M", "P", "Q", "ALL", "FIRST"])
 def _few_channels_kernel(
     x_ptr,
     y_ptr,

@@ -56,7 +56,7 @@ def _sums_and_differences(x, HALF: tl.constexpr, SIZE: tl.constexpr):
     return tl.reshape(tl.where(second, total - 2 * pairs, total), x.shape)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R"])
 def _quantise_kernel(
     x_ptr,
     mean_ptr,

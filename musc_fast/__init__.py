@@ -14,7 +14,15 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .bank.reference_bank import ReferenceBank
-    from .errors import BackendError, BankError, ImageError, InputError, MuscFastError, WeightsError
+    from .errors import (
+        BackendError,
+        BankError,
+        ImageError,
+        InputError,
+        MuscFastError,
+        MuscFastWarning,
+        WeightsError,
+    )
     from .musc import MuSc
     from .scoring.batch import score_batch
     from .scoring.scores import BatchScores
@@ -27,6 +35,7 @@ _HOME = {
     "InputError": "errors",
     "MuSc": "musc",
     "MuscFastError": "errors",
+    "MuscFastWarning": "errors",
     "ReferenceBank": "bank",
     "WeightsError": "errors",
     "score_batch": "scoring",
@@ -40,6 +49,7 @@ __all__ = [
     "InputError",
     "MuSc",
     "MuscFastError",
+    "MuscFastWarning",
     "ReferenceBank",
     "WeightsError",
     "__version__",

@@ -11,6 +11,10 @@ class MuscFastError(Exception):
     """Base of every error that musc_fast raises on purpose."""
 
 
+class MuscFastWarning(UserWarning):
+    """Something about the input was decided for the user, who should know; said once a batch."""
+
+
 class InputError(MuscFastError, ValueError):
     """An argument has a wrong shape, dtype or value."""
 
@@ -29,6 +33,10 @@ class WeightsError(MuscFastError):
 
 class BankError(MuscFastError):
     """A reference bank's file is missing, damaged, or made with other settings."""
+
+
+class StorageError(MuscFastError, OSError):
+    """A disk has no room for a file; the message names the folder."""
 
 
 class DistributedError(MuscFastError, RuntimeError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+from .scratch import naming_full, temporary_name
 
 RUN_FILE = "run.json"
 PICTURE_FOLDERS = ("maps", "maps_grey", "overlays")
@@ -27,6 +28,11 @@ def is_results_folder(folder: str | os.PathLike[str]) -> bool:
     return isinstance(settings, dict) and "musc_fast" in settings
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file or folder of a folder, on any system: no way out, no control."""
+    return name not in ("", ".", "..") and not re.search(r"[/\\\0-\x1f\x7f]", name)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path whose file replaces `path` on success and is deleted on failure.
@@ -35,23 +41,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     starts with a dot and has the suffix of `path`, from which some writers take the format.
 
     path: the file to write; its folder is made where it is missing.
+
+    Raises StorageError where the disk of that folder is full.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-    )
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes the file private; it gets the permissions of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming_full(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = temporary_name(target)
+        try:
+            yield temporary
+            # mkstemp makes the file private; it gets the permissions of any new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)  # and with it the lock
 
 
 @contextmanager

@@ -271,7 +271,7 @@ def _pro_musc(pixels: _Pixels) -> tuple[float, str | None]:
             f"{_MUSC_STEPS} thresholds"
         )
     rate = (rate - rate.min()) / (rate.max() - rate.min())
-    return float(sk.auc(rate, overlap)), None
+    return min(1.0, float(sk.auc(rate, overlap))), None
 
 
 def _pro_mvtec(pixels: _Pixels, steps: _Steps) -> float:
@@ -287,7 +287,8 @@ def _pro_mvtec(pixels: _Pixels, steps: _Steps) -> float:
     inside = int(np.searchsorted(rate, FPR_LIMIT, side="right"))
     at_limit = np.interp(FPR_LIMIT, rate[inside - 1 : inside + 1], overlap[inside - 1 : inside + 1])
     x, y = np.append(rate[:inside], FPR_LIMIT), np.append(overlap[:inside], at_limit)
-    return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / FPR_LIMIT)
+    # Rounding may lift the area under a perfect curve above 1.
+    return min(1.0, float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / FPR_LIMIT))
 
 
 def _floor(values: _Float64s, dtype: np.dtype[Any]) -> _Floats:

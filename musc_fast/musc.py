@@ -24,11 +24,11 @@ from .features.extraction import (
     as_sequence,
     check_apart,
 )
-from .progress import StageProgress, stage_bars
+from .progress import StageProgress, check_progress, stage_bars
 from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ScoringSettings
+from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -52,8 +52,13 @@ class MuSc:
     use_cls: False leaves RsCIN out, and with it the blocks after the last of `blocks`.
     engine: what computes the backbone: "auto", "openvino" or "torch", see `load_backbone`.
     feature_precision: in which it computes: "auto", "fp32" or "bf16".
+    white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
+        their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
+    max_pixels: images with more pixels are refused; None: 179 million.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
+
+    Several threads may score with one MuSc; `timings` are then those of the call that ended last.
 
     Raises InputError for a wrong argument, WeightsError where the weights cannot be had,
     BackendError where the backend cannot run.
@@ -81,11 +86,13 @@ class MuSc:
         degree_fusion: DegreeFusion | None = None,
         engine: str = "auto",
         feature_precision: str = "auto",
+        white: float | None = None,
+        max_pixels: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size: found {batch_size}, wanted 1 or more")
+        batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
         start = perf_counter()
+        reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen = get_recipe(recipe)
@@ -118,7 +125,7 @@ class MuSc:
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
         self.use_cls = rscin if use_cls is None else use_cls
-        self.extractor = Extractor(self.backbone, batch_size, cls=self.use_cls)
+        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -130,21 +137,30 @@ class MuSc:
     ) -> BatchScores:
         """Score images against each other, or against `references`.
 
-        images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8 or floats
-            in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in 0..1.
+        images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8, uint16 or
+            floats in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in
+            0..1. Colours are in the order RGB; arrays of OpenCV are BGR: turn each by
+            `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)` or `image[:, :, ::-1]`.
             The maps have the backbone's `image_size`.
         references: images in the same form.
         progress: True draws bars, a function is called with (stage, done, total).
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
+        check_progress(progress)
         stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
         with stages as on_progress:
+            images = as_sequence(images)
             if references is not None:
-                images, references = as_sequence(images), as_sequence(references)
+                references = as_sequence(references)
                 check_apart(images, references)
-            query = self.extract(images, progress=on_progress)
-            others = None if references is None else self.extract(references, progress=on_progress)
+            white = self.extractor.white_of(images, () if references is None else references)
+            query = self.extract(images, white=white, progress=on_progress)
+            others = (
+                None
+                if references is None
+                else self.extract(references, white=white, progress=on_progress)
+            )
             return self.score_features(query, others, progress=on_progress)
 
     def score_features(
@@ -195,7 +211,7 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        extractor = Extractor(self.backbone, 1, cls=False)
+        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(
@@ -203,10 +219,11 @@ class MuSc:
         images: Images,
         *,
         skip_bad: bool = False,
+        white: float | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
-        return self.extractor.extract(images, skip_bad=skip_bad, progress=progress)
+        return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
 
 
 def _refuse_second(

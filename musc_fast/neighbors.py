@@ -11,17 +11,19 @@ coresets (AnomalyDINO, PatchCore), and joins scores of text prompts (Dual-Image)
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import ops
 from .backends.products import ieee_products
-from .checks import check_finite, check_tokens, describe
+from .checks import LARGEST, check_finite, check_kind, check_tokens, describe
 from .errors import InputError
-from .progress import Progress
+from .progress import Progress, check_progress
 from .settings import check_memory_limit
 
 Distance = Literal["cosine", "euclidean"]
@@ -53,8 +55,9 @@ def few_shot(
     Raises InputError naming the argument.
     """
     _check_distance(distance)
-    check_tokens("z", z)
-    check_tokens("references", references)
+    most = math.inf if distance == "cosine" else LARGEST
+    check_tokens("z", z, most)
+    check_tokens("references", references, most)
     if distance == "cosine":
         z, references = _normalised(z), _normalised(references)
     # The mean of the one lowest of the distances to each image is the minimum over the bank.
@@ -89,8 +92,11 @@ def dual_image(
     The visual half of Dual-Image Enhanced CLIP (Zhang et al., arXiv 2405.04782), where each image
     of a pair of unlabelled ones is the other's reference. Other arguments as in `few_shot`.
     """
-    check_tokens("z", z)
-    check_tokens("others", others)
+    _check_distance(distance)
+    check_progress(progress)
+    most = math.inf if distance == "cosine" else LARGEST
+    check_tokens("z", z, most)
+    check_tokens("others", others, most)
     if others.shape[0] != z.shape[0] or others.shape[2] != z.shape[2]:
         raise InputError(
             f"others: found {list(others.shape)}, wanted [{z.shape[0]}, Q, {z.shape[2]}], one "
@@ -138,7 +144,8 @@ def batched_zero_shot(
 
     Raises InputError naming the argument, and BackendError where torch is older than 2.9.
     """
-    check_tokens("z", z)
+    check_tokens("z", z, math.inf)
+    check_progress(progress)
     check_memory_limit(memory_limit)
     _check_share(share)
     images, patches, channels = z.shape
@@ -171,11 +178,12 @@ def top_mean(patch_scores: Tensor, share: float = 0.01) -> Tensor:
     share: the part of the patches that counts, rounded down, one at least (AnomalyDINO's mean of
     the top 1%, Damm et al., WACV 2025, section 3.1 and `mean_top1p` of its code).
     """
-    if patch_scores.ndim < 2 or 0 in patch_scores.shape or not patch_scores.is_floating_point():
+    check_kind("patch_scores", patch_scores)
+    if patch_scores.ndim < 2 or 0 in patch_scores.shape:
         raise InputError(
             f"patch_scores: found {describe(patch_scores)}, wanted a float [N, P] or [N, H, W]"
         )
-    check_finite("patch_scores", patch_scores)
+    check_finite("patch_scores", patch_scores, 1e38)  # results are float32
     _check_share(share)
     flat = patch_scores.flatten(1)
     count = max(1, int(flat.shape[1] * share))
@@ -186,7 +194,10 @@ def _normalised(z: Tensor) -> Tensor:
     """z with rows of norm 1, float32; zero rows stay zero. Image by image, to save memory."""
     unit = torch.empty(z.shape, dtype=torch.float32, device=z.device)
     for row, image in zip(unit, z, strict=True):
-        row.copy_(F.normalize(image if image.dtype == torch.float64 else image.float(), dim=1))
+        wide = image.double()
+        # Divided by the largest value first, squares neither vanish nor overflow.
+        wide = wide / wide.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        row.copy_(F.normalize(wide, dim=1))
     return unit
 
 
@@ -196,7 +207,8 @@ def _check_distance(distance: str) -> None:
 
 
 def _check_share(share: float) -> None:
-    if not 0 < share <= 1:
+    number = isinstance(share, int | float | np.floating) and not isinstance(share, bool)
+    if not number or not 0 < share <= 1:
         raise InputError(f"share: found {share}, wanted more than 0 and at most 1")
 
 

@@ -1,7 +1,8 @@
 """The operators: validation, the choice of a backend, and nothing else.
 
 Shapes: N images (queries), M reference images, P patches on an H x W grid, C channels. Tensors may
-have any floating dtype; results are float32 on the device of the input. `backend` is "auto" or a
+have any floating dtype, with values up to 1e15 in size; the backends cpu, torch and triton round
+float64 to float32 first. Results are float32 on the device of the input. `backend` is "auto" or a
 name from `musc_fast.backends`. Every wrong argument raises InputError with what was found and what
 was wanted. Code that has checked its tensors already takes the operators of a backend itself
 (`resolve(...).operators()`): here every value is looked at in each call.
@@ -10,18 +11,28 @@ was wanted. Code that has checked its tensors already takes the operators of a b
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import reference
 from .backends.base import Operators
 from .backends.registry import resolve
-from .checks import check_finite, check_lists, check_tokens, describe
+from .checks import LARGEST, check_finite, check_kind, check_lists, check_tokens, describe
 from .errors import InputError
 from .progress import Progress
-from .settings import SearchOptions, check_degrees, check_neighbors, check_topmin
+from .settings import (
+    SearchOptions,
+    check_degrees,
+    check_neighbors,
+    check_topmin,
+    whole_number,
+)
+
+_FARTHEST = 1e30  # of distances and scores: float32 sums of millions are finite
 
 
 @torch.no_grad()
@@ -40,9 +51,10 @@ def lnamd_all(
     """`lnamd` for several degrees at once, which costs little more than for one."""
     check_tokens("tokens", tokens)
     check_degrees(degrees)
-    if len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != tokens.shape[1]:
+    sized = isinstance(grid, Sequence) and len(grid) == 2
+    if not sized or min(grid) < 1 or grid[0] * grid[1] != tokens.shape[1]:
         raise InputError(
-            f"grid {tuple(grid)} does not hold the {tokens.shape[1]} patches of tokens "
+            f"grid {grid!r} does not hold the {tokens.shape[1]} patches of tokens "
             f"{list(tokens.shape)}; wanted (H, W) with H * W = {tokens.shape[1]}"
         )
     height, width = grid
@@ -78,12 +90,16 @@ def interval_mean(
     Bounds of `topmin` below 1 are fractions of the images that count, bounds of 1 or more are
     counts. +inf marks images that do not count; every patch must have the same number of them.
     """
-    if distances.ndim != 3 or 0 in distances.shape or not distances.is_floating_point():
+    check_kind("distances", distances)
+    if distances.ndim != 3 or 0 in distances.shape:
         raise InputError(f"distances: found {describe(distances)}, wanted a float [N, P, M]")
     check_topmin(topmin)
     low, high = torch.aminmax(torch.where(distances == math.inf, 0.0, distances))  # NaN propagates
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("distances: found NaN or -Inf; only +Inf may mark what does not count")
+    if low < 0 or high > _FARTHEST:
+        found = float(low if low < 0 else high)
+        raise InputError(f"distances: found {found:g}, wanted 0 to {_FARTHEST:g}")
     counted = (distances < math.inf).sum(dim=2)
     count = int(counted[0, 0])
     if count == 0 or not bool((counted == count).all()):
@@ -190,8 +206,9 @@ def nearest_images(
     options = SearchOptions(precision, memory_limit, progress)
     operators = _checked_search(z, references, backend)
     count = z.shape[0] - 1 if references is None else references.shape[0]
-    if not isinstance(k, int) or not 1 <= k <= count:
+    if not isinstance(k, int | np.integer) or not 1 <= k <= count:
         raise InputError(f"k: found {k!r}, wanted a whole number from 1 to {count}, the images")
+    k = int(k)
     return operators.nearest_images(z, references, k, options)
 
 
@@ -210,21 +227,28 @@ class KeptReferences:
         backend: str = "auto",
         device: torch.device | str = "cpu",
     ) -> None:
+        capacity = whole_number("capacity", capacity, 1)
+        patches = whole_number("patches", patches, 1)
+        channels = whole_number("channels", channels, 1)
         device = torch.device(device)
         operators = resolve(backend, device).operators()
-        self._shape = (patches, channels)
+        self._shape, self._capacity = (patches, channels), capacity
         self._slots = operators.keep_references(capacity, patches, channels, device)
+        self._lock = threading.Lock()  # one thread at a time puts or scores
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def put(self, slot: int, z: Tensor) -> None:
         """Make z [P, C], finite, the image of `slot`."""
-        if tuple(z.shape) != self._shape or not 0 <= slot <= len(self):
+        check_kind("z", z)
+        if tuple(z.shape) != self._shape or not 0 <= slot <= len(self) or slot == self._capacity:
             raise InputError(
                 f"slot {slot} of {len(self)}: found {describe(z)}, wanted {list(self._shape)}"
             )
-        self._slots.put(slot, z)
+        check_finite("z", z[None], LARGEST)
+        with self._lock:
+            self._slots.put(int(slot), z)
 
     @torch.no_grad()
     def msm(
@@ -245,7 +269,8 @@ class KeptReferences:
                 f"z: found {describe(z)}, wanted [N, P, {self._shape[1]}] and references to score "
                 f"against (found {len(self)})"
             )
-        return self._slots.msm(z, *reference.interval(topmin, len(self)), options)
+        with self._lock:
+            return self._slots.msm(z, *reference.interval(topmin, len(self)), options)
 
 
 @torch.no_grad()
@@ -260,20 +285,23 @@ def rscin(
 
     Class tokens are L2-normalised here. Every backend shares the reference: it is N^2 work.
     """
+    check_kind("scores", scores)
+    check_kind("cls_tokens", cls_tokens)
     resolve(backend, scores.device)
-    if scores.ndim != 1 or scores.shape[0] == 0 or not scores.is_floating_point():
+    if scores.ndim != 1 or scores.shape[0] == 0:
         raise InputError(f"scores: found {describe(scores)}, wanted a float [N]")
-    if cls_tokens.ndim != 2 or cls_tokens.shape[0] != scores.shape[0]:
+    if cls_tokens.ndim != 2 or cls_tokens.shape[0] != scores.shape[0] or 0 in cls_tokens.shape:
         raise InputError(
             f"cls_tokens: found {describe(cls_tokens)}, wanted a float [{scores.shape[0]}, D]"
         )
-    check_finite("scores", scores)
+    check_finite("scores", scores, _FARTHEST)
     check_finite("cls_tokens", cls_tokens)
     check_neighbors(neighbors)
-    norms = torch.linalg.vector_norm(cls_tokens.double(), dim=1, keepdim=True)
-    if not bool((norms > 0).all()):
-        raise InputError(f"cls_tokens: the class token of image {int(norms.argmin())} is zero")
-    normalised = cls_tokens.double() / norms
+    largest = cls_tokens.abs().amax(dim=1, keepdim=True).double()
+    if not bool((largest > 0).all()):
+        raise InputError(f"cls_tokens: the class token of image {int(largest.argmin())} is zero")
+    normalised = cls_tokens.double() / largest  # whose squares neither vanish nor overflow
+    normalised = normalised / torch.linalg.vector_norm(normalised, dim=1, keepdim=True)
     return reference.rscin(scores.double(), normalised, tuple(neighbors)).float()
 
 

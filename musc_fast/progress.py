@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .errors import InputError
+from .shown import shown as shown_name
+
 Progress = Callable[[int, int], None]  # (done, total)
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -30,7 +33,7 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<18}"),
+        TextColumn("{task.description:<18}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -41,16 +44,23 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
 
         def on_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(shown_name(stage), total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield on_progress
 
 
+def check_progress(progress: object) -> None:
+    """Raise InputError unless `progress` is a bool or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(f"progress: found {progress!r}, wanted True, False or a function")
+
+
 @contextmanager
 def scoring_progress(progress: bool | Progress) -> Iterator[Progress]:
     """Yield a (done, total) function: the caller's, one that draws a bar, or a mute one."""
-    if callable(progress):
+    check_progress(progress)
+    if not isinstance(progress, bool) and progress is not None:
         yield progress
     elif not progress:
         yield lambda done, total: None

@@ -35,12 +35,39 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise InputError(f"progress: found {self.on_progress!r}, wanted a function")
         check_memory_limit(self.memory_limit)
+        _set_whole(self, "memory_limit")
 
     @property
     def exact(self) -> bool:
         """Whether distances are certified."""
         return self.precision == "exact"
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How image files are read.
+
+    white: the value that is white in images of more than 8 bits a channel, such as 4095 of a camera
+        of 12 bits; None: see `datasets.deep.batch_white`. Images of 8 bits do not depend on it.
+    max_pixels: images with more pixels are refused, since a small file can hold a huge picture.
+
+    Raises InputError naming the setting.
+    """
+
+    white: float | None = None
+    max_pixels: int = 178_956_970
+
+    def __post_init__(self) -> None:
+        white, limit = self.white, self.max_pixels
+        if white is not None and not (
+            isinstance(white, int | float | np.number) and math.isfinite(white) and white > 0
+        ):
+            raise InputError(f"white: found {white!r}, wanted the value of white, above 0")
+        if not isinstance(limit, int) or limit < 1:
+            raise InputError(f"max_pixels: found {limit!r}, wanted a whole number, 1 or more")
 
 
 @dataclass(frozen=True)
@@ -78,8 +105,10 @@ class ScoringSettings:
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
-        object.__setattr__(self, "topmin", tuple(self.topmin))
-        object.__setattr__(self, "neighbors", tuple(self.neighbors))
+        object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
+        object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
+        for name in ("memory_limit", "max_references"):
+            _set_whole(self, name)
 
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
@@ -107,7 +136,10 @@ def check_topmin(topmin: tuple[float, float]) -> None:
         not isinstance(topmin, Sequence)
         or len(topmin) != 2
         or not all(
-            isinstance(b, int | float | np.number) and math.isfinite(b) and b >= 0 for b in topmin
+            isinstance(b, int | float | np.integer | np.floating)
+            and not isinstance(b, bool)
+            and 0 <= b <= 1e18
+            for b in topmin
         )
     ):
         raise InputError(f"topmin: found {topmin}, wanted two bounds of 0 or more")
@@ -133,7 +165,7 @@ def check_precision(precision: str) -> None:
 
 def check_memory_limit(memory_limit: int | None) -> None:
     """Raise InputError unless memory_limit is None or whole bytes, 1 or more."""
-    if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
+    if memory_limit is not None and not _is_whole(memory_limit, 1):
         raise InputError(f"memory_limit: found {memory_limit!r}, wanted whole bytes, 1 or more")
 
 
@@ -147,16 +179,39 @@ def check_degree_fusion(fusion: str) -> None:
 
 def check_max_references(count: int | None) -> None:
     """Raise InputError unless count is None or a whole number from 1 on."""
-    if count is not None and not (isinstance(count, int) and count >= 1):
+    if count is not None and not _is_whole(count, 1):
         raise InputError(f"max_references: found {count!r}, wanted a whole number, 1 or more")
+
+
+def whole_number(name: str, value: object, least: int, most: int = 1 << 62) -> int:
+    """`value` as an int; InputError naming the argument unless it is whole, `least` to `most`."""
+    if not _is_whole(value, least, most):
+        most_told = "" if most == 1 << 62 else f", at most {most}"
+        raise InputError(
+            f"{name}: found {value!r}, wanted a whole number, {least} or more{most_told}"
+        )
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _is_whole(value: object, least: int, most: int = 1 << 62) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and least <= value <= most  # type: ignore[operator]
+
+
+def _set_whole(settings: object, name: str) -> None:
+    """Make a NumPy integer of a frozen dataclass an int."""
+    value = getattr(settings, name)
+    if value is not None:
+        object.__setattr__(settings, name, int(value))
 
 
 def _whole(values: object) -> bool:
     """Whether `values` is a non-empty sequence of whole numbers from 1 on."""
     return (
         isinstance(values, Sequence)
+        and not isinstance(values, str | bytes)
         and len(values) > 0
-        and all(isinstance(value, int | np.integer) and value >= 1 for value in values)
+        and all(_is_whole(value, 1) for value in values)
     )
 
 

@@ -251,6 +251,19 @@ def test_degenerate_sets_are_nan_with_a_reason(
     assert all(map(math.isnan, (pixels.auroc, pixels.f1_max, pixels.ap, pixels.pro)))
 
 
+@pytest.mark.parametrize("protocol", ["musc", "mvtec"])
+@pytest.mark.parametrize("regions", [3, 7, 10, 49])
+def test_the_pro_of_a_perfect_map_is_not_above_one(regions: int, protocol: str) -> None:
+    """Weights of 1 / (area x regions) sum up to 1 + 2e-16 for some numbers of regions."""
+    masks = np.zeros((1, 40, 40), bool)
+    for k in range(regions):
+        row, column = divmod(k, 7)
+        masks[0, 5 * row : 5 * row + 1 + k % 3, 5 * column : 5 * column + 2] = True
+    noise = np.random.default_rng(0).random(masks.shape)
+    found = pixel_metrics(masks, masks + 0.5 * noise, protocol).pro
+    assert 0.99 < found <= 1.0
+
+
 def test_constant_maps() -> None:
     masks, maps = random_set(0)
     flat = np.full_like(maps, 0.5)

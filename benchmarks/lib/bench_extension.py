@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "build" / "bench"
+# `make sanitize` builds a module of its own.
+FOLDER = ROOT / "build" / ("sanitize" if os.environ.get("MUSC_FAST_SANITIZE") == "1" else "bench")
 
 
 @cache

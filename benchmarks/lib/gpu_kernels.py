@@ -36,12 +36,13 @@ from rich.table import Table
 from torch import Tensor
 
 from musc_fast.backends import rounded_images
-from musc_fast.kernels import candidates, interval_mean, min_distance, quantise, tiles
+from musc_fast.backends.triton import few_channels, streaming
+from musc_fast.kernels import candidates, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
 from musc_fast.settings import SearchOptions
 
-from .gpu_parity import backends_of, load_backend, runs_triton
+from .gpu_parity import backends_of, load_backend
 from .official import count_lowest, distances_by_pairs, mean_of_lowest, other_images
 from .synthetic import draw_tokens
 from .timing import Call, Timing, time_on_device
@@ -69,13 +70,14 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _operands(z: Tensor) -> Iterator[rounded_images.RoundedImages]:
+def _operands(z: Tensor, variants: bool) -> Iterator[rounded_images.RoundedImages]:
     """The operands that are timed: all channels, and subspaces in int8."""
-    whole = [torch.float16, torch.bfloat16, torch.int8]
-    if z.device.type != "cuda":
+    whole = [torch.float16, torch.bfloat16, torch.int8] if variants else [torch.float16]
+    if z.device.type != "cuda" and variants:
         whole.remove(torch.bfloat16)  # Triton's interpreter multiplies it wrongly
     spaces: list[tuple[torch.dtype, int | None]] = [(dtype, None) for dtype in whole]
-    spaces += [(torch.int8, m - 1) for m in (64, 128, 256) if 2 * m <= z.shape[2]]
+    sizes = (64, 128, 256) if variants else (128,)
+    spaces += [(torch.int8, m - 1) for m in sizes if 2 * m <= z.shape[2]]
     for dtype, channels in spaces:
         yield rounded_images.fit_space(z, None, dtype, channels).apply(z)
 
@@ -88,8 +90,18 @@ def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config
     found: dict[str, tuple[tiles.Config, bool | None]] = {"": (usual, None)}
     if depth <= resident.LARGEST_DEPTH or p <= 128:
         return found
-    found[", 128 x 256"] = (replace(usual, BLOCK_Q=256, num_stages=3, max_registers=0), None)
-    found[", registers unbounded"] = (replace(usual, max_registers=0), None)
+    size = side.values.element_size()
+    step = 128 // size  # channels of 128 bytes
+    if arch == 90:
+        for rows, columns, channels, warps, stages in (
+            (128, 128, step // 2, 4, 7),
+            (128, 256, step, 8, 4),
+            (256, 128, step, 8, 4),
+            (128, 256, step // 2, 8, 8),
+        ):
+            name = f", {rows} x {columns} x {channels}, {warps} warps, {stages} stages"
+            found[name] = (tiles.Config(rows, columns, channels, 2, warps, stages), None)
+    found[", 8 warps, 128 registers"] = (replace(usual, num_warps=8, max_registers=128), None)
     found[", group x 2"] = (replace(usual, GROUP=2 * usual.GROUP), None)
     found[", by pointers"] = (usual, False)
     specialised = tiles.specialise_warps(usual, arch)
@@ -98,15 +110,22 @@ def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config
     return found
 
 
-def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]:
-    """The search and its second pass: rates of executed operations, for several configs."""
+def search_rows(
+    z: Tensor, limits: dict[str, float], runs: int, variants: bool = False
+) -> Iterator[Row]:
+    """The search and its second pass: rates of executed operations.
+
+    variants: for several configs, and also with all channels of bfloat16 and int8.
+    """
     n, p, _ = z.shape
-    for side in _operands(z):
+    for side in _operands(z, variants):
         depth, dtype = side.values.shape[2], name_of(side.values.dtype)
         keys = min_distance.new_keys(n, n, p, z.device)
         both = (side.values, side.norms, side.values, side.norms)
         calls: dict[str, Call] = {}
-        for suffix, (config, descriptors) in _configs(side).items():
+        configs = _configs(side)
+        for suffix in configs if variants else [""]:
+            config, descriptors = configs[suffix]
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
                 min_distance.find_nearest,
                 *both,
@@ -115,8 +134,13 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
                 config=config,
                 descriptors=descriptors,
             )
-        if depth <= resident.LARGEST_DEPTH:
-            calls[f"resident search, {dtype}, {depth} channels"] = partial(
+        few = depth <= resident.LARGEST_DEPTH
+        if few:
+            calls[f"few channels: search, {depth} channels"] = partial(
+                few_channels.find_nearest, *both, keys, triangle=True
+            )
+        if few and variants:
+            calls[f"few channels: search by Triton, {depth} channels"] = partial(
                 resident.find_nearest_few_channels, *both, keys, triangle=True
             )
         wanted: Tensor | None = None
@@ -130,9 +154,10 @@ def search_rows(z: Tensor, limits: dict[str, float], runs: int) -> Iterator[Row]
             if not float(same) <= allowed:
                 raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
         least = torch.full(keys.shape, -torch.inf, device=z.device)
-        least[..., 0] = 0.0  # one patch an image, so that every tile is multiplied
-        calls[f"second pass, {dtype}, {depth} channels"] = partial(
-            candidates.list_candidates, *both, keys, least, 1 << 20, triangle=True
+        least[..., ::64] = 0.0  # a patch of every tile, so that every tile is multiplied
+        listing = few_channels.list_candidates if few else candidates.list_candidates
+        calls[f"{'few channels: ' if few else ''}second pass, {dtype}, {depth} channels"] = partial(
+            listing, *both, keys, least, 1 << 20, triangle=True
         )
         work = n * (n - 1) * p * p * depth / 1e12
         for name, timing in time_on_device(calls, z.device, runs).items():
@@ -170,11 +195,11 @@ def memory_rows(
         ),
         "interval mean, [N, P, M]": (
             4 * n * n * p,
-            lambda: interval_mean.average_interval(distances, 0, k),
+            lambda: streaming.average_interval(distances, 0, k),
         ),
         "interval mean, [N, M, P]": (
             4 * n * n * p,
-            lambda: interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True),
+            lambda: streaming.average_interval(squared.transpose(1, 2), 0, k, squared=True),
         ),
     }
     found = time_on_device({name: call for name, (_, call) in calls.items()}, device, runs)
@@ -221,6 +246,20 @@ def msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
         )
 
 
+def large_msm_rows(z: Tensor, runs: int) -> Iterator[Row]:
+    """The mutual scoring of a large batch z [N, P, C] by the Triton backend."""
+    module, k = load_backend("triton"), count_lowest(len(z) - 1)
+    calls: dict[str, Call] = {
+        f"large msm, triton {precision}": partial(
+            module.msm, z, None, 0, k, SearchOptions(precision)
+        )
+        for precision in ("exact", "fast")
+    }
+    for name, timing in time_on_device(calls, z.device, min(runs, 3)).items():
+        pairs = len(z) * (len(z) - 1)
+        yield _row(name, timing, images=len(z), microseconds_a_pair=1e6 * timing.median / pairs)
+
+
 def memory_peak(z: Tensor) -> Row:
     """The peak memory of one exact msm on a GPU beside the bytes that its plan names."""
     from musc_fast.backends.triton.search import Search
@@ -232,7 +271,7 @@ def memory_peak(z: Tensor) -> Row:
     k = count_lowest(len(z) - 1)
     search = Search(z, None, k_max=k)
     for _, _, squared in search.chunks():
-        interval_mean.average_interval(squared.transpose(1, 2), 0, k, squared=True)
+        streaming.average_interval(squared.transpose(1, 2), 0, k, squared=True)
         del squared
     used = torch.cuda.max_memory_allocated() - before
     planned = search.plan.bytes
@@ -242,40 +281,6 @@ def memory_peak(z: Tensor) -> Row:
         "peak_bytes": used,
         "of_plan": used / planned,
     }
-
-
-def measure(
-    images: int, side: int, channels: int, device: torch.device, runs: int = 5
-) -> Iterator[list[Row]]:
-    """The rows of each part of the benchmark, as soon as that part is measured."""
-    p = side * side
-    large = device.type == "cuda"
-    if large:  # tokens, their copy, three degrees and the search
-        free = torch.cuda.mem_get_info(device)[0]
-        images = max(2, min(images, int(0.5 * free / (4 * p * channels * 7))))
-    products = list(product_limits(8192 if large else 256, device, runs))
-    yield products
-    limits = {each["what"].split(", ")[1]: each["tera_operations"] for each in products}
-    if runs_triton(device):
-        few = draw_tokens(min(images, 48), p, channels, device)
-        yield list(search_rows(torch.nn.functional.normalize(few, dim=2), limits, runs))
-        del few
-        yield list(memory_rows(images, (side, side), channels, device, runs))
-    z = torch.nn.functional.normalize(draw_tokens(images, p, channels, device), dim=2)
-    yield list(msm_rows(z, runs))
-    if large:
-        yield [memory_peak(z)]
-
-
-def measure_and_show(
-    images: int, side: int, channels: int, device: torch.device, runs: int
-) -> list[Row]:
-    """Measure on `device`, print a table of each part, return all rows. Check parity before."""
-    results: list[Row] = []
-    for rows in measure(images, side, channels, device, runs):
-        show(rows)
-        results += rows
-    return results
 
 
 def show(rows: list[Row]) -> None:

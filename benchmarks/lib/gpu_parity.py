@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,20 +67,31 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 
 def operator_checks(device: torch.device, large: bool) -> Iterator[Check]:
     """Check every operator of every backend at several sizes, with (near-)duplicate images."""
+    for shape in _shapes(device, large):
+        yield from _checks_of_shape(device, *shape)
+
+
+def _shapes(device: torch.device, large: bool) -> list[tuple[int, tuple[int, int], int]]:
+    """Images, grid and channels of the operators' checks."""
     shapes = [(2, (1, 1), 40), (5, (1, 37), 40), (11, (4, 9), 72)]
     if large:
-        shapes += [(4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
-    elif runs_triton(device):  # the interpreter is slow
-        shapes = [*shapes[:1], (4, (2, 3), 40)]
-    for n, grid, c in shapes:
-        tokens = draw_tokens(n, grid[0] * grid[1], c, device)
-        if n > 2:
-            tokens[1] = tokens[0]
-            tokens[2] = tokens[0] + 1e-4 * tokens[2]
-        for name in backends_of(device):
-            for check in _operator_checks(name, tokens, grid):
-                label = f"{check.what}, {name}, N = {n}, grid {grid}, C = {c}"
-                yield Check(label, check.error, check.limit)
+        return [*shapes, (4, (16, 16), 384), (3, (37, 37), 768), (3, (37, 37), 1024)]
+    if runs_triton(device):  # the interpreter is slow
+        return [*shapes[:1], (4, (2, 3), 40)]
+    return shapes
+
+
+def _checks_of_shape(
+    device: torch.device, n: int, grid: tuple[int, int], c: int
+) -> Iterator[Check]:
+    tokens = draw_tokens(n, grid[0] * grid[1], c, device)
+    if n > 2:
+        tokens[1] = tokens[0]
+        tokens[2] = tokens[0] + 1e-4 * tokens[2]
+    for name in backends_of(device):
+        for check in _operator_checks(name, tokens, grid):
+            label = f"{check.what}, {name}, N = {n}, grid {grid}, C = {c}"
+            yield Check(label, check.error, check.limit)
 
 
 def _operator_checks(name: str, tokens: Tensor, grid: tuple[int, int]) -> Iterator[Check]:
@@ -157,6 +169,11 @@ def golden_checks(device: torch.device) -> Iterator[Check]:
                 yield Check(f"score_batch {what}, {name}, {path.stem}", error, GOLDEN_TOLERANCE)
 
 
-def all_checks(device: torch.device, large: bool) -> list[Check]:
-    """Every check, in order."""
-    return [*operator_checks(device, large), *chunk_checks(device), *golden_checks(device)]
+def tasks(device: torch.device, large: bool) -> list[Callable[[], Iterator[Check]]]:
+    """All checks, in parts that can run in processes of their own; the longest first."""
+    shapes = reversed(_shapes(device, large))
+    return [
+        *(partial(_checks_of_shape, device, *shape) for shape in shapes),
+        partial(golden_checks, device),
+        partial(chunk_checks, device),
+    ]

@@ -17,7 +17,9 @@ namespace py = pybind11;
 namespace musc {
 namespace {
 
-void advise_huge_pages(uintptr_t address, uint64_t bytes) {
+void advise_huge_pages(const py::object& tensor) {
+  const auto address = reinterpret_cast<uintptr_t>(memory_of<uint8_t>(tensor, "tensor", 0));
+  const auto bytes = tensor.attr("numel")().cast<uint64_t>();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 4096;
   const uintptr_t begin = (address + kPage - 1) / kPage * kPage;
@@ -85,5 +87,5 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "advise_huge_pages", musc::advise_huge_pages,
       "Asks for large pages under fresh memory: fewer faults to fill it, fewer misses to read it.",
-      py::arg("address"), py::arg("bytes"));
+      py::arg("tensor"));
 }

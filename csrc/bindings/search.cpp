@@ -6,21 +6,51 @@
 #include "bindings/bind.hpp"
 #include "bindings/convert.hpp"
 #include "cpu/search/search.hpp"
+#include "cpu/search/summary.hpp"
 
 namespace py = pybind11;
 
 namespace musc {
 namespace {
 
+// What Python holds: the addresses, and the sizes that were checked against the tensors.
+struct HeldImages : RoundedImages {
+  int64_t images = 0, channels = 0, words = 0, fine_stride = 0, rest_stride = 0;
+};
+
+struct HeldSummaries : Summaries {
+  int64_t values = 0;  // 16-bit words from `data` on
+};
+
+int64_t whole(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
+
+// The query images that summaries of queries against references have room for.
+int64_t images_in(const HeldSummaries& summaries, const HeldImages& queries,
+                  const HeldImages& references, const SearchShape& shape) {
+  const int64_t each = summary_size(queries.rows, whole(references.padded, shape.segment));
+  return summaries.values / times(summaries.columns, each);
+}
+
+void require_same_sizes(const HeldImages& images, const SearchShape& shape) {
+  require(images.words == shape.words && images.channels == shape.channels, "words or channels");
+  require(images.fine_stride == shape.fine_stride && images.rest_stride == shape.rest_stride,
+          "strides");
+}
+
 SearchSpace make_space(const py::kwargs& named) {
   SearchSpace space;
   Arguments arguments(named);
-  arguments.read("mean", space.mean);
-  arguments.read("basis", space.basis);
-  arguments.read("basis_transposed", space.basis_transposed);
-  arguments.read("signs", space.signs);
   arguments.read("channels", space.channels);
   arguments.read("prefix", space.prefix);
+  require(0 < space.prefix && space.prefix <= space.channels, "0 < prefix <= channels");
+  const int64_t panels = whole(space.prefix, kPanel);
+  int64_t spread = 1;  // channels that a round of the rotation takes
+  while (2 * spread <= space.channels) spread *= 2;
+  arguments.tensor("mean", space.mean, space.channels);
+  arguments.optional("basis", space.basis, times(panels * kPanel, space.channels));
+  arguments.optional("basis_transposed", space.basis_transposed,
+                     times(whole(space.channels, kPanel) * kPanel, space.prefix));
+  arguments.optional("signs", space.signs, 2 * spread);
   arguments.read("tail", space.tail);
   arguments.read("tail_centre", space.tail_centre);
   arguments.read("scale", space.scale);
@@ -35,26 +65,38 @@ SearchSpace make_space(const py::kwargs& named) {
   require(4 * levels * levels * channels < INT64_C(1) << 31, "fine sums must fit 32 bits");
   require(space.basis != nullptr || space.prefix == space.channels,
           "without a basis every channel is searched");
+  require((space.basis == nullptr) == (space.signs != nullptr), "a basis or a rotation");
   return space;
 }
 
-RoundedImages make_images(const py::kwargs& named) {
-  RoundedImages images;
+HeldImages make_images(const py::kwargs& named) {
+  HeldImages images;
   Arguments arguments(named);
-  arguments.read("x", images.x);
+  arguments.read("images", images.images);
   arguments.read("rows", images.rows);
   arguments.read("padded", images.padded);
-  arguments.read("left", images.left);
-  arguments.read("right", images.right);
-  arguments.read("left_init", images.left_init);
-  arguments.read("right_init", images.right_init);
-  arguments.read("bounds", images.bounds);
-  arguments.read("panel_errors", images.panel_errors);
-  arguments.read("fine", images.fine);
-  arguments.read("rest", images.rest);
-  arguments.finish();
-  require(images.rows > 0 && images.padded >= images.rows && images.padded % kPanel == 0,
+  arguments.read("channels", images.channels);
+  arguments.read("words", images.words);
+  arguments.read("fine_stride", images.fine_stride);
+  arguments.read("rest_stride", images.rest_stride);
+  require(images.images >= 0 && images.rows > 0 && images.padded >= images.rows &&
+              images.padded % kPanel == 0,
           "padding");
+  require(images.channels > 0 && images.words > 0, "channels or words");
+  const int64_t rows = times(images.images, images.rows);
+  const int64_t padded = times(images.images, images.padded);
+  arguments.tensor("x", images.x, times(rows, images.channels));
+  arguments.tensor("left", images.left, times(padded, images.words));
+  arguments.tensor("right", images.right, times(padded, images.words));
+  arguments.tensor("left_init", images.left_init, padded);
+  arguments.tensor("right_init", images.right_init, padded);
+  arguments.tensor("bounds", images.bounds, rows);
+  arguments.tensor("panel_errors", images.panel_errors, padded / kPanel);
+  arguments.optional("fine", images.fine, times(rows, images.fine_stride));
+  arguments.optional("rest", images.rest, times(rows, images.rest_stride));
+  arguments.finish();
+  require((images.fine != nullptr) == (images.fine_stride > 0), "fine");
+  require((images.rest != nullptr) == (images.rest_stride > 0), "rest");
   return images;
 }
 
@@ -81,15 +123,17 @@ SearchShape make_shape(const py::kwargs& named) {
   return shape;
 }
 
-Summaries make_summaries(uintptr_t data, int64_t first, int64_t columns) {
-  Summaries summaries;
-  summaries.data = pointer<uint16_t>(data);
+HeldSummaries make_summaries(const py::object& data, int64_t first, int64_t columns) {
+  HeldSummaries summaries;
+  require(first >= 0 && columns > 0, "summaries want first >= 0 and columns > 0");
+  summaries.data = memory_of<uint16_t>(data, "data", 0);
+  summaries.values = data.attr("numel")().cast<int64_t>();
   summaries.first = first;
   summaries.columns = columns;
   return summaries;
 }
 
-void call_quantise(const std::string& isa, const SearchSpace& space, const RoundedImages& images,
+void call_quantise(const std::string& isa, const SearchSpace& space, const HeldImages& images,
                    const py::kwargs& named) {
   const KernelTable& kernels = kernels_named(isa);
   QuantiseArgs args;
@@ -105,9 +149,16 @@ void call_quantise(const std::string& isa, const SearchSpace& space, const Round
   arguments.read("threads", args.threads);
   arguments.finish();
   const bool fine = images.fine != nullptr, rest = images.rest != nullptr;
+  require(args.first >= 0 && args.count >= 0 && args.first <= images.images - args.count,
+          "images to round");
+  require(args.words == images.words && args.fine_stride == images.fine_stride &&
+              args.rest_stride == images.rest_stride && space.channels == images.channels,
+          "sizes of the rounded images");
   require(args.words * args.elements >= space.prefix + (space.tail ? 1 : 0), "too few words");
   require(args.fine_stride % kFineUnit == 0 && args.rest_stride % kRestUnit == 0,
           "strides of whole vectors");
+  require(!fine || args.fine_stride >= space.prefix + (space.tail ? 1 : 0), "fine_stride");
+  require(!rest || args.rest_stride >= space.channels, "rest_stride");
   require(!rest || (fine && space.basis_transposed != nullptr), "the rest goes with fine");
   require(space.tail == rest, "the tail is the norm of the rest");
   const py::gil_scoped_release release;
@@ -118,38 +169,51 @@ void call_multiply(const std::string& isa, const py::kwargs& named) {
   const KernelTable& kernels = kernels_named(isa);
   MultiplyArgs args;
   Arguments arguments(named);
-  arguments.read("x", args.x);
-  arguments.read("mean", args.mean);
-  arguments.read("basis", args.basis);
-  arguments.read("out", args.out);
   arguments.read("rows", args.rows);
   arguments.read("channels", args.channels);
   arguments.read("panels", args.panels);
+  arguments.tensor("x", args.x, times(args.rows, args.channels));
+  arguments.tensor("mean", args.mean, args.channels);
+  arguments.tensor("basis", args.basis, times(times(args.panels, kPanel), args.channels));
+  arguments.tensor("out", args.out, times(times(args.panels, kPanel), args.rows));
   arguments.read("threads", args.threads);
   arguments.finish();
   const py::gil_scoped_release release;
   multiply(kernels, args);
 }
 
-void call_search_pairs(const std::string& isa, const RoundedImages& queries,
-                       const RoundedImages& references, const SearchShape& shape,
-                       const Summaries& best, const Summaries& mirrored,
+void call_search_pairs(const std::string& isa, const HeldImages& queries,
+                       const HeldImages& references, const SearchShape& shape,
+                       const HeldSummaries& best, const HeldSummaries& mirrored,
                        const py::kwargs& named) {
   const KernelTable& kernels = kernels_named(isa);
   PairsArgs args;
   args.best = best;
   args.mirrored = mirrored;
   Arguments arguments(named);
-  arguments.read("pairs", args.pairs);
   arguments.read("pair_count", args.pair_count);
+  arguments.tensor("pairs", args.pairs, times(args.pair_count, 4));
   arguments.finish();
+  require_same_sizes(queries, shape);
+  require_same_sizes(references, shape);
+  const int64_t room = images_in(best, queries, references, shape);
+  const int64_t back = images_in(mirrored, references, queries, shape);
+  for (int64_t at = 0; at < args.pair_count; ++at) {
+    const int32_t *pair = args.pairs + 4 * at, i = pair[0], j = pair[2];
+    require(i >= best.first && i - best.first < room && i < queries.images, "query of a pair");
+    require(pair[1] >= 0 && pair[1] < best.columns, "column of a pair");
+    require(j >= 0 && j < references.images, "reference of a pair");
+    require(pair[3] == -1 || (pair[3] >= 0 && pair[3] < mirrored.columns && j >= mirrored.first &&
+                              j - mirrored.first < back),
+            "mirrored column of a pair");
+  }
   const py::gil_scoped_release release;
   search_pairs(kernels, queries, references, shape, args);
 }
 
-void call_refine(const std::string& isa, const RoundedImages& queries,
-                 const RoundedImages& references, const SearchShape& shape, const Summaries& best,
-                 Counters& counters, const py::kwargs& named) {
+void call_refine(const std::string& isa, const HeldImages& queries, const HeldImages& references,
+                 const SearchShape& shape, const HeldSummaries& best, Counters& counters,
+                 const py::kwargs& named) {
   const KernelTable& kernels = kernels_named(isa);
   RefineArgs args;
   args.best = best;
@@ -157,20 +221,39 @@ void call_refine(const std::string& isa, const RoundedImages& queries,
   Arguments arguments(named);
   arguments.read("begin", args.begin);
   arguments.read("end", args.end);
-  arguments.read("reference_lists", args.reference_lists);
   arguments.read("symmetric", args.symmetric);
   arguments.read("certified", args.certified);
   arguments.read("k_min", args.k_min);
   arguments.read("k_max", args.k_max);
-  arguments.read("means", args.outputs.means);
-  arguments.read("distances", args.outputs.distances);
-  arguments.read("nearest", args.outputs.nearest);
-  arguments.read("nearest_image", args.outputs.nearest_image);
-  arguments.read("nearest_patch", args.outputs.nearest_patch);
+  require(args.begin <= args.end && best.first <= args.begin && args.end <= queries.images &&
+              args.end - best.first <= images_in(best, queries, references, shape),
+          "queries to finish");
+  const int64_t count = args.end - args.begin, rows = times(count, queries.rows);
+  arguments.optional("reference_lists", args.reference_lists, times(count, best.columns));
+  arguments.optional("means", args.outputs.means, rows);
+  arguments.optional("distances", args.outputs.distances, times(rows, best.columns));
+  arguments.optional("nearest", args.outputs.nearest, times(rows, args.k_max));
+  arguments.optional("nearest_image", args.outputs.nearest_image, times(rows, args.k_max));
+  arguments.optional("nearest_patch", args.outputs.nearest_patch, times(rows, args.k_max));
   arguments.finish();
+  require_same_sizes(queries, shape);
+  require_same_sizes(references, shape);
   const int64_t own = args.symmetric && args.reference_lists == nullptr ? 1 : 0;
   require(0 <= args.k_min && args.k_min < args.k_max && args.k_max <= best.columns - own,
           "0 <= k_min < k_max <= images to compare with");
+  if (args.reference_lists == nullptr) {
+    require(best.columns <= references.images, "columns");
+  } else {
+    for (int64_t at = 0; at < count * best.columns; ++at) {
+      require(args.reference_lists[at] >= 0 && args.reference_lists[at] < references.images,
+              "reference_lists");
+    }
+  }
+  const auto& outputs = args.outputs;
+  const bool nearest = outputs.nearest != nullptr;
+  require(nearest == (outputs.nearest_image != nullptr) &&
+              nearest == (outputs.nearest_patch != nullptr),
+          "the nearest go with their images and patches");
   const py::gil_scoped_release release;
   refine(kernels, queries, references, shape, args);
 }
@@ -179,9 +262,9 @@ void call_refine(const std::string& isa, const RoundedImages& queries,
 
 void bind_search(py::module_& module) {
   py::class_<SearchSpace>(module, "SearchSpace").def(py::init(&make_space));
-  py::class_<RoundedImages>(module, "RoundedImages").def(py::init(&make_images));
+  py::class_<HeldImages>(module, "RoundedImages").def(py::init(&make_images));
   py::class_<SearchShape>(module, "SearchShape").def(py::init(&make_shape));
-  py::class_<Summaries>(module, "Summaries")
+  py::class_<HeldSummaries>(module, "Summaries")
       .def(py::init(&make_summaries), py::kw_only(), py::arg("data"), py::arg("first"),
            py::arg("columns"));
   py::class_<Counters>(module, "Counters")

@@ -18,6 +18,7 @@ from .base import (
     Between,
     IntervalMean,
     KeepReferences,
+    KeptReferences,
     Lnamd,
     Msm,
     MsmParts,
@@ -25,6 +26,7 @@ from .base import (
     Operators,
     PatchToImage,
 )
+from .torch_state import leaves_autocast, steps_leave_autocast
 
 
 def with_defaults(
@@ -38,17 +40,41 @@ def with_defaults(
     nearest_images: NearestImages | None = None,
     keep_references: KeepReferences | None = None,
 ) -> Operators:
-    """The operators of a backend; those that it leaves out are made of the others."""
+    """The operators of a backend; those that it leaves out are made of the others.
+
+    All of them leave autocast, which would round what is compared exactly.
+    """
+    msm_parts = msm_parts or partial(_msm_parts, msm, patch_to_image, interval_mean)
+    nearest_images = nearest_images or partial(_nearest_images, patch_to_image)
+    keep = keep_references or partial(_PlainReferences, msm)
     return Operators(
-        lnamd=lnamd,
-        patch_to_image=patch_to_image,
-        interval_mean=interval_mean,
-        msm=msm,
-        msm_parts=msm_parts or partial(_msm_parts, msm, patch_to_image, interval_mean),
-        between=between or partial(_between, patch_to_image),
-        nearest_images=nearest_images or partial(_nearest_images, patch_to_image),
-        keep_references=keep_references or partial(_PlainReferences, msm),
+        lnamd=leaves_autocast(lnamd),
+        patch_to_image=leaves_autocast(patch_to_image),
+        interval_mean=leaves_autocast(interval_mean),
+        msm=leaves_autocast(msm),
+        msm_parts=steps_leave_autocast(msm_parts),
+        between=leaves_autocast(between or partial(_between, patch_to_image)),
+        nearest_images=leaves_autocast(nearest_images),
+        keep_references=lambda *shape: _OutsideAutocast(keep(*shape)),
     )
+
+
+class _OutsideAutocast:
+    """References whose methods leave autocast."""
+
+    def __init__(self, kept: KeptReferences) -> None:
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @leaves_autocast
+    def put(self, slot: int, z: Tensor) -> None:
+        self._kept.put(slot, z)
+
+    @leaves_autocast
+    def msm(self, z: Tensor, k_min: int, k_max: int, options: SearchOptions) -> Tensor:
+        return self._kept.msm(z, k_min, k_max, options)
 
 
 def _msm_parts(
@@ -76,7 +102,7 @@ def _msm_parts(
             yield msm(z, None, k_min, k_max, options)
         elif references is None:
             distances = patch_to_image(z[first:last], z, options)
-            own = torch.arange(first, last, device=z.device)
+            own = torch.arange(first, last, dtype=torch.int64, device=z.device)
             distances[own - first, :, own] = math.inf
             yield interval_mean(distances, k_min, k_max)
         else:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,7 +25,23 @@ from torch import Tensor
 UNIT = 2.0**-24  # the rounding unit u of float32
 _INT8 = 127
 _SAMPLE_IMAGES = 64
-_GROUP_BYTES = 64 << 20  # rows rounded at a time
+_GROUP_BYTES = 64 << 20  # temporaries of the rows rounded at a time
+_NOTHING = 1e-30  # sample entries up to here count as zeros
+_SHARES = (1.0, 0.8, 0.65, 0.5, 0.4)  # of the largest entry: the int8 scales that are tried
+_SCALED_ROWS = 1024  # that the int8 scale is fitted to
+_STEPS = 4  # of the orthogonal iteration
+
+
+def padded(channels: int) -> int:
+    """The least multiple of 32 that is at least `channels`."""
+    return -(-channels // 32) * 32
+
+
+def error_factor(dtype: torch.dtype, depth: int, basis_error: float) -> float:
+    """`RoundedImages.error_factor` for rows of `depth` values of `dtype`."""
+    factor = 1 if dtype == torch.float32 else 4
+    rounding = 0.0 if dtype == torch.int8 else factor * (depth + 3) * UNIT
+    return rounding + 4 * basis_error
 
 
 @dataclass(frozen=True)
@@ -60,10 +77,11 @@ class RoundedImages:
         most (K + 3) u (|x| + |y|)^2. Tensor cores align and truncate where the standard rounds; a
         factor of four covers tensor cores.
         """
-        squared = (2 * largest) ** 2
-        factor = 1 if self.values.dtype == torch.float32 else 4
-        rounding = 0.0 if self.exact else factor * (self.values.shape[2] + 3) * UNIT
-        return (rounding + 4 * self.basis_error) * squared
+        return self.error_factor() * (2 * largest) ** 2
+
+    def error_factor(self) -> float:
+        """e divided by (|x| + |y|)^2."""
+        return error_factor(self.values.dtype, self.values.shape[2], self.basis_error)
 
     def largest(self) -> float:
         """The largest norm of a rounded row, in true units."""
@@ -92,6 +110,7 @@ class RoundingSpace:
     spread: rotate by Hadamard blocks, which spreads outlier channels before int8.
     residual_centre: mean norm of the residuals; the same for all rows, so that it cancels in
         differences.
+    largest: the largest entry of x - mean in the sample.
     """
 
     mean: Tensor
@@ -101,12 +120,20 @@ class RoundingSpace:
     spread: bool
     basis_error: float = 0.0
     residual_centre: float = 0.0
+    largest: float = 1.0
 
     @property
     def depth(self) -> int:
         """K, the channels of the values: padded to a multiple of 32 but for float32."""
         channels = self.mean.shape[0] if self.basis is None else self.basis.shape[1] + 1
-        return channels if self.dtype == torch.float32 else -(-channels // 32) * 32
+        return channels if self.dtype == torch.float32 else padded(channels)
+
+    def fine(self) -> RoundingSpace:
+        """The space of float16 rows of all channels, with the same mean."""
+        scale = self.largest if self.largest > _NOTHING else 1.0
+        return RoundingSpace(
+            self.mean, None, torch.float16, scale, spread=False, largest=self.largest
+        )
 
     def apply(self, z: Tensor, rounding: Rounding | None = None) -> RoundedImages:
         """Round the rows of z [N, P, C], some images at a time, on the device of the space.
@@ -115,11 +142,19 @@ class RoundingSpace:
         """
         n, p, c = z.shape
         device = self.mean.device
-        group = max(1, _GROUP_BYTES // (4 * p * c))
+        each, room = 4 * c, _GROUP_BYTES
+        if rounding is not None:  # kernels read any dtype, and write components in float32 at most
+            copied = z.device != device or not z.is_contiguous()
+            each = (0 if self.basis is None else 4 * self.depth) + copied * z.itemsize * c
+            room = 3 * _GROUP_BYTES
+        group = max(1, room // (each * p)) if each else n
         results: list[Tensor] = []
         for first in range(0, n, group):
             rows = z[first : first + group].to(device).reshape(-1, c)
             parts = (rounding or round_rows)(self, rows)
+            if group >= n:
+                results = [part.view(n, p, *part.shape[1:]) for part in parts]
+                break
             if not results:
                 results = [part.new_empty((n, p, *part.shape[1:])) for part in parts]
             for result, part in zip(results, parts, strict=True):
@@ -169,41 +204,94 @@ def fit_sample(
     """The space for a sample from `centred_sample`, with the principal components `basis`."""
     error = centre = 0.0
     if basis is not None:
-        gram = basis.double().T @ basis.double()
-        error = float(torch.linalg.matrix_norm(gram - torch.eye(basis.shape[1]).to(gram)))
-        # B^T x is off by up to C u sqrt(m) |x|: `rounding_error` has the first order, this the
-        # second.
-        error += (basis.shape[0] * UNIT) ** 2 * basis.shape[1]
-        centre = float(torch.linalg.vector_norm(centred - centred @ basis @ basis.T, dim=1).mean())
+        size = basis.shape[1]
+        outside = torch.linalg.vector_norm(centred - centred @ basis @ basis.T, dim=1)
+        error, centre = torch.stack(
+            [basis_errors(basis, [size])[0], outside.mean().double()]
+        ).tolist()
+        error += second_order(basis.shape[0], size)
     space = RoundingSpace(mean, basis, dtype, 1.0, dtype == torch.int8, error, centre)
     rows = _map_rows(space, centred)[0]
-    largest = float(rows.abs().max())
-    if dtype == torch.float32 or largest < 1e-30:
-        return space
-    # float16: the largest entry of the sample becomes 1, far from overflow and underflow.
-    scale = _int8_scale(rows, largest) if dtype == torch.int8 else largest
-    return replace(space, scale=scale)
+    scale, largest = torch.stack([fit_scale(rows, dtype), centred.abs().amax()]).tolist()
+    return replace(space, scale=scale, largest=largest)
+
+
+def basis_errors(basis: Tensor, sizes: list[int]) -> list[Tensor]:
+    """|B^T B - I| of the first columns of `basis`, as many as `sizes` say, float64 each."""
+    off = basis.double().T @ basis.double()
+    off.diagonal().sub_(1)
+    off = off.square_()
+    return [off[:size, :size].sum().sqrt() for size in sizes]
+
+
+def second_order(channels: int, size: int) -> float:
+    """What the rounding of B^T x adds to `basis_error`.
+
+    B^T x is off by up to C u sqrt(m) |x|: `rounding_error` has the first order, this the second.
+    """
+    return (channels * UNIT) ** 2 * size
+
+
+def fit_scale(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a value of 1 shall stand for in rows [R, K] as they are rounded, a float32 scalar.
+
+    float16: the largest entry of the sample becomes 1, far from overflow and underflow. int8: the
+    scale at which rows lose least to rounding and clipping.
+    """
+    largest = rows.abs().amax()
+    if dtype == torch.float32:
+        return torch.ones_like(largest)
+    scale = largest
+    if dtype == torch.int8:
+        some = rows[:: max(1, rows.shape[0] // _SCALED_ROWS)]
+        scales = _shares(rows.device) * (largest / _INT8)
+        scales = scales.clamp_min_(_NOTHING / _INT8)
+        each = scales[:, None, None]
+        error = torch.linalg.vector_norm(
+            (some / each).round_().clamp_(-_INT8, _INT8).mul_(-each).add_(some), dim=2
+        )
+        cost = error.mean(dim=1) + 0.5 * error.amax(dim=1)
+        scale = scales.gather(0, cost.argmin(dim=0, keepdim=True))[0]  # an index would be awaited
+    return torch.where(largest < _NOTHING, 1.0, scale)
 
 
 def principal_directions(centred: Tensor, count: int) -> Tensor:
     """Nearly the first `count` principal directions of rows [R, C], columns of [C, count] float32.
 
-    A randomised range finder (Halko, Martinsson, Tropp 2011) with two power iterations. Any basis
-    is valid for the search; with a better one fewer candidates must be recomputed.
+    Orthogonal iteration on the covariance, whose columns come in order: the first m columns span
+    what an iteration of m columns would. Orthonormal by Cholesky, twice at the end, so that
+    |B^T B - I|, which widens the bound, is that of rounding to float32. A small multiple of the
+    identity, which keeps the directions, bounds the condition, so that no factorisation fails.
+    Nothing here waits for the device. Any basis is valid for the search; with a better one fewer
+    candidates must be recomputed.
     """
+    basis = _start(centred.shape[1], count, centred.device)
+    covariance = (centred.T @ centred).double()
+    covariance /= covariance.diagonal().sum().clamp_min_(_NOTHING)
+    covariance.diagonal().add_(1e-6)
+    for _ in range(_STEPS):
+        basis = _orthonormal(covariance @ basis)
+    return _orthonormal(basis).float().contiguous()
+
+
+@lru_cache(maxsize=8)
+def _start(channels: int, count: int, device: torch.device) -> Tensor:
+    """Drawn columns [C, count] float64, the same in every process."""
     generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(centred.shape[1], count, generator=generator).to(centred)
-    for _ in range(3):
-        basis = torch.linalg.qr(basis).Q
-        basis = centred.T @ (centred @ basis)
-        basis = basis / basis.abs().max().clamp_min(1e-30)
-    basis = torch.linalg.qr(basis).Q
-    inside = (centred @ basis).double()
-    _, vectors = torch.linalg.eigh(inside.T @ inside)
-    ordered = basis.double() @ vectors.flip(1)
-    # A second QR, so that |B^T B - I|, which widens the bound, is that of rounding to float32.
-    orthonormal: Tensor = torch.linalg.qr(ordered).Q.float().contiguous()
-    return orthonormal
+    return torch.randn(channels, count, generator=generator).to(device, torch.float64)
+
+
+@lru_cache(maxsize=8)
+def _shares(device: torch.device) -> Tensor:
+    """_SHARES on `device`."""
+    return torch.tensor(_SHARES, device=device)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of columns [C, m] float64, nested: of the first k by its first k."""
+    lower = torch.linalg.cholesky_ex(columns.T @ columns).L
+    basis: Tensor = torch.linalg.solve_triangular(lower, columns.T, upper=False).T
+    return basis
 
 
 def _sample(z: Tensor) -> Tensor:
@@ -211,20 +299,10 @@ def _sample(z: Tensor) -> Tensor:
     images = z[:: max(1, z.shape[0] // _SAMPLE_IMAGES)]
     # An odd stride, so that the sample does not follow the columns of a patch grid.
     stride = max(1, images.shape[0] * images.shape[1] // 4096) | 1
-    rows = torch.arange(0, images.shape[0] * images.shape[1], stride, device=z.device)
+    rows = torch.arange(
+        0, images.shape[0] * images.shape[1], stride, dtype=torch.int64, device=z.device
+    )
     return images[rows // z.shape[1], rows % z.shape[1]].float()
-
-
-def _int8_scale(rows: Tensor, largest: float) -> float:
-    """The int8 scale at which rows lose least to rounding and clipping."""
-    best, best_error = largest / _INT8, math.inf
-    for share in (1.0, 0.8, 0.65, 0.5, 0.4):
-        scale = largest * share / _INT8
-        error = (rows - scale * (rows / scale).round().clamp(-_INT8, _INT8)).norm(dim=1)
-        cost = float(error.mean() + 0.5 * error.max())
-        if cost < best_error:
-            best, best_error = scale, cost
-    return best
 
 
 def hadamard(rows: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class _Search:
         rows, others = self.queries.rows[i], self.references.rows[start:end]
         squared = _squared(x, y)  # [P, b, Q]
         if not self.exact:
-            index = torch.arange(end - start, device=rows.device)
+            index = torch.arange(end - start, dtype=torch.int64, device=rows.device)
             nearest = squared.argmin(dim=2)  # [P, b]
             row = torch.stack([_direct(rows, others[b, nearest[:, b]]) for b in index]).sqrt()
             if not mirrored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,29 +80,56 @@ def load_bank(
         contents = metadata["about"]
         if metadata["sha256"] != _checksum(contents, tokens):
             raise BankError(f"{path} is damaged (its checksum differs); make the bank anew")
-        found = json.loads(contents)
+        return _parsed(path, json.loads(contents), tokens, source)
+    except BankError:
+        raise
     except FileNotFoundError:
         raise BankError(f"{path}: there is no such bank") from None
-    except (SafetensorError, OSError, KeyError) as error:
+    except Exception as error:  # a file with a right checksum may say anything
         raise BankError(f"{path} cannot be read as a bank: {error}") from None
-    settings: dict[str, Any] = found["settings"]
+
+
+def _parsed(
+    path: str | os.PathLike[str], found: Any, tokens: list[Tensor], source: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
+    settings: dict[str, Any] = dict(found["settings"])
     settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
-    if settings["source"].get("fingerprint"):  # made by `stream.source_of`
-        settings["source"] = {**_EARLIER, **settings["source"]}
+    stored = settings.get("source")
+    if isinstance(stored, dict) and stored.get("fingerprint"):  # made by `stream.source_of`
+        settings["source"] = {**_EARLIER, **stored}
     if source is not None:
         _check_source(path, settings["source"], json.loads(json.dumps(dict(source))))
     for name in ("grid", "image_size", "topmin", "degrees", "neighbors"):
         if isinstance(settings[name], list):
             settings[name] = tuple(settings[name])
-    return settings, [Entry(*entry) for entry in found["entries"]], int(found["added"]), tokens
+    entries = [Entry(*entry) for entry in found["entries"]]
+    added = found["added"]
+    images = {len(layer) for layer in tokens} or {0}
+    if images != {len(entries)} or not isinstance(added, int):
+        raise BankError(f"{path} lists {len(entries)} images and holds others")
+    numbers = [entry.number for entry in entries]
+    known = all(
+        isinstance(entry.id, str)
+        and isinstance(entry.number, int)
+        and 0 <= entry.number < added
+        and (entry.score is None or math.isfinite(entry.score))
+        for entry in entries
+    )
+    if not known or len(set(numbers)) < len(numbers):
+        raise BankError(f"{path} lists images that no bank could hold")
+    return settings, entries, added, tokens
 
 
 def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The keys by which a bank's source is not the one that is wanted."""
+    """The keys by which a bank's source is not the one that is wanted.
+
+    The white level becomes known with the images: without one wanted the bank's is taken.
+    """
+    apart = {*_NOT_COMPARED, *(() if wanted.get("white") else ("white",))}
     return [
         key
         for key in {**stored, **wanted}
-        if key not in _NOT_COMPARED and stored.get(key) != wanted.get(key)
+        if key not in apart and stored.get(key) != wanted.get(key)
     ]
 
 

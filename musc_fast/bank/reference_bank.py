@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,17 +16,35 @@ from .. import reference
 from ..backends.base import KeptReferences, Operators
 from ..backends.registry import resolve
 from ..checks import describe
-from ..errors import InputError
+from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import DegreeFusion, ScoringSettings
+from ..settings import DegreeFusion, ScoringSettings, whole_number
+from .arguments import check_ids, finite_scores, json_source
 from .file import Entry, load_bank, save_bank
 
 Eviction = Literal["oldest", "anomalous"]
 _POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _alone(
+    method: Callable[Concatenate[ReferenceBank, _P], _R],
+) -> Callable[Concatenate[ReferenceBank, _P], _R]:
+    """The method, which one thread at a time runs on a bank."""
+
+    @wraps(method)
+    def call(self: ReferenceBank, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class ReferenceBank:
@@ -45,6 +64,9 @@ class ReferenceBank:
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
     The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
+
+    Several threads may use one bank: each call is whole before the next begins, and
+    `score_and_add` lets nothing between its score and its addition.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
     Raises InputError naming the argument.
@@ -76,13 +98,14 @@ class ReferenceBank:
             memory_limit,
             degree_fusion=degree_fusion,
         )
-        if not isinstance(capacity, int) or capacity < 1:
-            raise InputError(f"capacity: found {capacity!r}, wanted a whole number, 1 or more")
+        capacity = whole_number("capacity", capacity, 1)
+        prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
         if evict not in EVICTIONS:
             raise InputError(f"evict: found {evict!r}, wanted one of {', '.join(EVICTIONS)}")
         self.capacity, self.evict = capacity, evict
-        self.source = dict(source or {})
+        self.source = json_source(source)
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
+        self._lock = threading.RLock()
         self._entries: list[Entry] = []  # by slot
         self._added = 0
         self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
@@ -94,7 +117,8 @@ class ReferenceBank:
     @property
     def entries(self) -> list[Entry]:
         """The images held, in the order in which they were added."""
-        return sorted(self._entries, key=lambda entry: entry.number)
+        with self._lock:
+            return sorted(self._entries, key=lambda entry: entry.number)
 
     @property
     def ids(self) -> list[str]:
@@ -106,11 +130,13 @@ class ReferenceBank:
         """How many images were ever added."""
         return self._added
 
+    @_alone
     def tokens(self) -> list[Tensor]:
         """The patch tokens held, [len, P, C] a layer, in the order of `ids`."""
         slots = sorted(range(len(self)), key=lambda slot: self._entries[slot].number)
         return [layer[slots] for layer in self._tokens]
 
+    @_alone
     def score(
         self, tokens: Tokens, *, cls_tokens: Tensor | NDArray[Any] | None = None
     ) -> BatchScores:
@@ -120,6 +146,7 @@ class ReferenceBank:
         """
         return self._scored(self._checked(tokens), cls_tokens)[0]
 
+    @_alone
     def add(
         self,
         tokens: Tokens,
@@ -138,6 +165,7 @@ class ReferenceBank:
             scores = self._scored(layers, None)[0].raw_image_scores
         return self._add(layers, ids, scores, None)
 
+    @_alone
     def score_and_add(
         self,
         tokens: Tokens,
@@ -147,15 +175,17 @@ class ReferenceBank:
     ) -> BatchScores:
         """`score`, then `add` with the raw scores found."""
         layers = self._checked(tokens)
-        self._check_ids(ids, len(layers[0]))
+        check_ids(ids, len(layers[0]), self._added)
         found, pooled = self._scored(layers, cls_tokens)
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found
 
+    @_alone
     def pass_over(self) -> None:
         """Count an image that cannot be read as added, so that the next keeps its number."""
         self._added += 1
 
+    @_alone
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
         save_bank(path, self.settings(), self.entries, self._added, self.tokens())
@@ -176,11 +206,22 @@ class ReferenceBank:
         source: what the tokens to be scored come from. Raises BankError where the file is damaged,
         of a later version, or of another source.
         """
+        own = ScoringSettings(backend=backend, precision=precision, memory_limit=memory_limit)
         settings, entries, added, tokens = load_bank(path, source)
-        bank = cls(**settings, backend=backend, precision=precision, memory_limit=memory_limit)
-        if entries:
-            layers = bank._checked([layer.to(device) for layer in tokens], prefix_tokens=0)
-            bank._add(layers, [e.id for e in entries], None, None)
+        layers = [layer.to(device) for layer in tokens]
+        try:
+            bank = cls(
+                **settings, backend=backend, precision=precision, memory_limit=own.memory_limit
+            )
+            if len(entries) > bank.capacity:
+                raise InputError(f"{len(entries)} images, room for {bank.capacity}")
+            if entries:
+                checked = bank._checked(layers, prefix_tokens=0)
+                bank._add(checked, [e.id for e in entries], None, None)
+        except BackendError:
+            raise
+        except (InputError, TypeError, ValueError) as error:  # what the file says, not the caller
+            raise BankError(f"{path} cannot be read as a bank: {error}") from None
         bank._entries, bank._added = entries, added
         return bank
 
@@ -236,18 +277,12 @@ class ReferenceBank:
             search,
             on_progress=lambda done, total: None,
         )
-        size = map_size(self.image_size, grid)
+        size = map_size(self.image_size, grid, images)
         scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
         return scores, search.pooled
 
     def _operators(self, layer: Tensor) -> Operators:
         return resolve(self.scoring.backend, layer.device).operators()
-
-    def _check_ids(self, ids: Sequence[str] | None, images: int) -> list[str]:
-        names = [f"image {self._added + k}" for k in range(images)] if ids is None else list(ids)
-        if len(names) != images or not all(isinstance(name, str) for name in names):
-            raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
-        return names
 
     def _add(
         self,
@@ -257,10 +292,8 @@ class ReferenceBank:
         pooled: list[list[Tensor]] | None,
     ) -> list[str]:
         images = layers[0].shape[0]
-        names = self._check_ids(ids, images)
-        known = [None] * images if scores is None else [float(s) for s in np.asarray(scores)]
-        if len(known) != images:
-            raise InputError(f"scores: found {len(known)}, wanted {images}, one an image")
+        names = check_ids(ids, images, self._added)
+        known = [None] * images if scores is None else finite_scores(scores, images)
         self._make_room(layers)
         entries, slots, gone = list(self._entries), dict[int, int](), []
         for image, (name, score) in enumerate(zip(names, known, strict=True)):

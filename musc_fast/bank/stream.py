@@ -6,7 +6,7 @@ one image at a time: they, and so the scores, do not depend on how images arrive
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,31 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
     }
+
+
+def check_source(bank: ReferenceBank, source: dict[str, Any]) -> None:
+    """Raise BankError unless the bank's tokens are of this source; the white level is apart."""
+    if differing(bank.source, {**source, "white": None}):
+        raise BankError(
+            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
+            "it with new_bank"
+        )
+
+
+def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[ImageLike]) -> None:
+    """Give the bank a white level with the first images of more than 8 bits; it keeps that level.
+
+    Raises BankError where the bank's level is another than the one asked for.
+    """
+    wanted, held = extractor.reading.white, bank.source.get("white")
+    if held is None:
+        held = extractor.white_of(images)
+        if held is not None:
+            bank.source["white"] = held
+    elif wanted is not None and wanted != held:
+        raise BankError(
+            f"white: found {wanted:g}, the bank was made with {held:g}; use that, or another bank"
+        )
 
 
 def new_bank(
@@ -126,30 +151,38 @@ def stream(
     bank = new_bank(extractor.backbone, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
-    if differing(bank.source, source):
-        raise BankError(
-            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
-            "it with new_bank"
-        )
+    check_source(bank, source)
+    first: list[ImageLike] = []
     names: list[str] = []
-    waiting: list[tuple[Tensor, ...]] = []
     for index, image in enumerate(images):
         name = str(image) if _is_path(image) else f"image {index}"
-        tokens = extractor.extract([image]).tokens
         if len(bank):
-            yield score_next(bank, name, tokens)
+            yield score_next(bank, name, tokens_of(bank, extractor, image))
             continue
+        first.append(image)
         names.append(name)
-        waiting.append(tokens)
-        if len(waiting) == start:
-            yield from score_first(bank, names, waiting)
-            waiting.clear()
+        if len(first) == start:
+            yield from _score_start(bank, extractor, names, first)
+            first.clear()
     if len(bank) == 0 and names:
         if len(names) == 1:
             raise InputError(
                 "images: found one and an empty bank; one image has no others to be scored against"
             )
-        yield from score_first(bank, names, waiting)
+        yield from _score_start(bank, extractor, names, first)
+
+
+def tokens_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> tuple[Tensor, ...]:
+    """The tokens of one image, read with the white level of the bank."""
+    white_of_bank(bank, extractor, [image])
+    return extractor.extract([image], white=bank.source.get("white")).tokens
+
+
+def _score_start(
+    bank: ReferenceBank, extractor: Extractor, names: list[str], images: list[ImageLike]
+) -> list[StreamScore]:
+    white_of_bank(bank, extractor, images)
+    return score_first(bank, names, [tokens_of(bank, extractor, image) for image in images])
 
 
 def _is_path(image: object) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+import warnings
 
 import typer
 
 from ..errors import DistributedError, InputError, MuscFastError
-from .console import console, errors, print_plain
+from .console import console, errors, print_plain, warnings_printed
 from .demo import demo
 from .evaluate import evaluate
 from .inspect import backbones, info
@@ -47,10 +49,21 @@ for command in (evaluate, watch, score, demo, backbones, info):  # the order in 
     app.command()(command)
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print_plain(f"warning: {message}", to=errors, wrap=False)
+
+
 def main() -> None:
-    """Run the command; a known error is one message on standard error and exit status 1."""
+    """Run the command; a known error is one message on standard error and exit status 1.
+
+    SIGTERM ends the command as an error does, so that scratch files and half results go.
+    """
+    if "WORLD_SIZE" not in os.environ:  # torchrun ends its ranks, which may wait for each other
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    warnings.showwarning = _show_warning
     try:
-        app()
+        with warnings_printed():
+            app()
     except (MuscFastError, OSError) as error:
         if errors.quiet and not isinstance(error, DistributedError):
             # Rank 0 prints the same error; torchrun ends all ranks as soon as one has exited.

@@ -60,7 +60,7 @@ def compare_with_masks(samples: list[SampleImage], batch: ScoredBatch, report: P
     """Print how well the scores find the drawn defects; write a report that shows the masks."""
     import numpy as np
 
-    from ..datasets.read_images import read_mask
+    from ..datasets.masks import read_mask
     from ..metrics import image_metrics, pixel_metrics
     from ..report.html import Evaluation, write_report
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..recipes import DEFAULT_RECIPE
+from ..settings import ReadSettings
 from . import options
 from .console import interruptible, load, print_place
 from .tables import print_metrics
@@ -28,7 +29,11 @@ def evaluate(
         "musc_fast_evaluation"
     ),
     protocol: Annotated[
-        str, typer.Option(help="PRO as the official MuSc code (musc) or as MVTec AD (mvtec).")
+        str,
+        typer.Option(
+            help="Pixels as the official MuSc code (musc: masks shrunk to the maps) or as MVTec AD "
+            "(mvtec: maps enlarged to the masks; its PRO)."
+        ),
     ] = "musc",
     cache: Annotated[
         Path | None,
@@ -51,6 +56,8 @@ def evaluate(
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
 ) -> None:
     """Measure accuracy on a labelled dataset: a table, results.json and results.csv.
 
@@ -64,8 +71,9 @@ def evaluate(
     arguments = options.musc_arguments(context)
     if protocol not in ("musc", "mvtec"):
         raise InputError(f"--protocol: found {protocol!r}, wanted musc or mvtec")
+    reading = ReadSettings(white, arguments["max_pixels"] or ReadSettings.max_pixels)
     categories = load_dataset(dataset, root, category)
-    verify(categories)
+    verify(categories, reading)
     with interruptible("finished categories are kept; run the same command again to go on"):
         musc = load(arguments)
         with stage_bars() as on_progress:

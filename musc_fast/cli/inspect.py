@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .._version import __version__
 from ..errors import BackendError
-from .console import console, errors, print_plain
+from .console import console, errors, named, print_plain
 
 
 def backbones() -> None:
@@ -23,8 +23,9 @@ def backbones() -> None:
         console.print(f"[bold]{spec.name}[/]  {size}, blocks {blocks}", highlight=False)
         print_plain(f"  {spec.description}")
         for source in entry.sources:
-            mark = "[green]at hand[/]" if source.at_hand else "[dim]network[/]"
-            console.print(f"  {mark}  {escape(source.detail)}", highlight=False, soft_wrap=True)
+            mark = ("at hand", "green") if source.at_hand else ("network", "dim")
+            line = Text.assemble("  ", mark, "  ", named(source.detail))
+            console.print(line, highlight=False, soft_wrap=True)
     print_plain(
         "Also any open_clip ViT as open_clip:NAME/PRETRAINED and any timm ViT as timm:NAME; "
         "--weights FILE takes a local file for any of them."
@@ -109,7 +110,7 @@ def _print_backends() -> None:
             reason = backend.why_not(torch.device(device))
             first = chosen.get(device) == backend.name
             states.append(reason or ("usable, chosen by auto" if first else "usable"))
-        table.add_row(backend.name, backend.summary, *states)
+        table.add_row(backend.name, backend.summary, *map(named, states))
     console.print(table)
     for problem in problems:
-        errors.print(problem, markup=False, highlight=False, style="yellow")
+        errors.print(named(problem), highlight=False, style="yellow")

@@ -97,6 +97,20 @@ DefectRateOption = Annotated[
         show_default=False,
     ),
 ]
+WhiteOption = Annotated[
+    float | None,
+    typer.Option(
+        help="The value that is white in images of more than 8 bits, as 4095 for 12 bits. Default: "
+        "what the files state, else 1023, 4095, 16383 or 65535, by the batch's largest value.",
+        show_default=False,
+    ),
+]
+MaxPixelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Refuse images with more pixels, as 250M. Default: 179 million.", show_default=False
+    ),
+]
 MapScaleOption = Annotated[
     Literal["batch", "image"],
     typer.Option(help="Colours of the pictures: one scale for the batch, or for each image."),
@@ -145,12 +159,21 @@ def byte_count(option: str, text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
+def count(option: str, text: str) -> int:
+    """ "250M", "2.5e8" -> 250000000."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG])?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option}: found {text!r}, wanted a number as 250M")
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "size": size,
     "degrees": whole_numbers,
     "topmin": pair,
     "neighbors": whole_numbers,
     "memory_limit": byte_count,
+    "max_pixels": count,
 }
 _ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names differ
 _MUSC_OPTIONS = (
@@ -171,6 +194,8 @@ _MUSC_OPTIONS = (
     "batch_size",
     "weights",
     "offline",
+    "white",
+    "max_pixels",
 )
 
 

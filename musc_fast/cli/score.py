@@ -43,6 +43,8 @@ def score(
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
     map_scale: options.MapScaleOption = "batch",

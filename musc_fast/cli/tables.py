@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
+from rich import box
 from rich.table import Table
 
-from .console import console, errors, print_place, print_plain
+from .console import console, errors, named, print_place, print_plain
 
 if TYPE_CHECKING:
     from ..report.scored_batch import ScoredBatch
@@ -32,7 +32,7 @@ def print_scores(batch: ScoredBatch, out: Path, limit: int = 10) -> None:
     for index in batch.ranks.argsort()[:limit]:
         table.add_row(
             str(batch.ranks[index]),
-            escape(names[index].encode("utf-8", "replace").decode()),
+            named(names[index]),
             f"{batch.image_scores[index]:.4f}",
             f"{batch.raw_scores[index]:.4f}",
             "yes" if batch.threshold.flagged[index] else "",
@@ -50,11 +50,11 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
     """The metrics of an evaluation; an undefined one is a dash, with its reason below."""
     from ..runs.evaluate import METRICS, mean_metrics
 
-    table = Table(title=title)
-    table.add_column("category")
-    table.add_column("images", justify="right")
-    for heading in METRIC_HEADINGS:
-        table.add_column(heading, justify="right")
+    # Close columns leave room for names at 80 characters; a longer name is folded, never cut.
+    table = Table(title=named(title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("category", overflow="fold", min_width=12)
+    for heading in ("images", *METRIC_HEADINGS):
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def cells(metrics: dict[str, float | None]) -> list[str]:
         return [
@@ -62,7 +62,7 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
         ]
 
     for result in results:
-        table.add_row(result["category"], str(result["images"]), *cells(result["metrics"]))
+        table.add_row(named(result["category"]), str(result["images"]), *cells(result["metrics"]))
     if len(results) > 1:
         table.add_section()
         table.add_row("mean", "", *cells(mean_metrics(results)), style="bold")

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import ImageError, InputError
 from ..recipes import DEFAULT_RECIPE
+from ..shown import shown
 from . import options
 from .console import console, errors, interruptible, load, print_plain
 
 if TYPE_CHECKING:
-    from ..runs.watch import Row, Watch
+    from ..runs.watch import Watch
+    from ..runs.watch_record import Row
+
+_LONGEST = 7 * 86400.0  # seconds between two looks
 
 
 def watch(
@@ -37,11 +41,18 @@ def watch(
     ] = None,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
-    capacity: Annotated[int, typer.Option(help="Images a new bank holds at most.")] = 200,
+    capacity: Annotated[
+        int | None,
+        typer.Option(help="Images a new bank holds at most. Default: 200.", show_default=False),
+    ] = None,
     evict: Annotated[
-        Literal["oldest", "anomalous"],
-        typer.Option(help="What a full bank gives up: the oldest image, or the most anomalous."),
-    ] = "oldest",
+        Literal["oldest", "anomalous"] | None,
+        typer.Option(
+            help="What a full new bank gives up: the oldest image, or the most anomalous. Default: "
+            "the oldest.",
+            show_default=False,
+        ),
+    ] = None,
     start: Annotated[
         int, typer.Option(help="Images that are scored against each other to begin with.")
     ] = 10,
@@ -68,12 +79,14 @@ def watch(
     feature_precision: options.FeaturePrecisionOption = "auto",
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
     Every image gets one line in the record; stopped or killed, the command goes on where it was.
-    A file is known by its full path. One that cannot be read gets a line with the reason, and
-    another when it has changed.
+    A file that is written anew under its old name is a new image with a line of its own. One that
+    cannot be read gets a line with the reason, and another when it has changed.
 
     Write an image under a name with a leading dot, then rename it: it is complete when it appears.
 
@@ -81,8 +94,10 @@ def watch(
     """
     from ..runs.watch import WatchSettings, watching
 
-    if interval <= 0:
-        raise InputError(f"--interval: found {interval:g}, wanted seconds above 0")
+    if not 0 < interval <= _LONGEST:
+        raise InputError(f"--interval: found {interval:g}, wanted seconds, at most a week")
+    if bank.name in ("", ".."):
+        raise InputError(f"--bank: found {str(bank)!r}, wanted the name of a file")
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),
@@ -100,10 +115,10 @@ def watch(
         ):
             _print_start(watched, folder)
             found = _score_until_stopped(watched, stop_signal, interval, once=once)
-    count = len(watched.done)
+    count = watched.lines
     if once and not count and not stop_signal():
         raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
-    text = f"{count} images in {_printable(record)}, the bank has {watched.bank.added}"
+    text = f"{count} images in {shown(record)}, the bank has {watched.bank.added}"
     print_plain(text, wrap=False)
     if stop_signal() == signal.SIGINT:
         raise typer.Exit(130)
@@ -111,11 +126,14 @@ def watch(
 
 def _print_start(watched: Watch, folder: Path) -> None:
     for name in watched.gone:
-        print_plain(f"{_printable(name)} was scored, but is gone: left out of the bank", to=errors)
+        print_plain(
+            f"{shown(name)} was scored, but is gone or has changed: left out of the bank",
+            to=errors,
+        )
     count, start = watched.bank.added, watched.settings.start
     begin = f"the bank has {count}" if count else f"the first {start} are scored together"
     print_plain(
-        f"watching {_printable(folder)}: {len(watched.done)} images done, {begin}",
+        f"watching {shown(folder)}: {watched.lines} images done, {begin}",
         to=errors,
         wrap=False,
     )
@@ -170,18 +188,13 @@ def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
     return not stop_signal()
 
 
-def _printable(name: str | Path) -> str:
-    """A file name on one line, in characters that any terminal takes."""
-    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return " ".join(text.splitlines())
-
-
 def _print_row(row: Row, folder: Path) -> None:
     """Print an image's raw score and the number of its references, or why it cannot be read."""
-    name = escape(_printable(Path(row.file).relative_to(folder)))
+    name = shown(Path(row.file).relative_to(folder))
     if row.reason:
-        text = f"[yellow]unreadable[/]  {name}  {escape(_printable(row.reason))}"
+        text = Text.assemble(("unreadable", "yellow"), f"  {name}  {shown(row.reason)}")
     else:
-        mark = "  [red]flagged[/]" if row.flagged == "1" else ""
-        text = f"{float(row.raw_score):.4f}  {name}  [dim]against {row.references}[/]{mark}"
+        text = Text(f"{float(row.raw_score):.4f}  {name}  ")
+        text.append(f"against {row.references}", "dim")
+        text.append("  flagged" if row.flagged == "1" else "", "red")
     console.print(text, highlight=False, soft_wrap=True)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import ImageError
+from ..errors import ImageError, MuscFastWarning
 from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from .label_files import split_labels
 
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    {".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"}
+    | {".ppm", ".tif", ".tiff", ".webp"}
 )
 
 _DIGITS = re.compile(r"(\d+)")
@@ -47,11 +50,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
     paths: files, which are taken whatever their suffix, and folders, which are searched recursively
         for names with one of `IMAGE_SUFFIXES` (in any case). Hidden files and folders, pipes and
-        devices, and the heat maps and overlays of earlier results are skipped there.
+        devices, and the heat maps and overlays of earlier results are skipped there. Labels beside
+        photos (see `label_files`) are left out, and said to be.
     Raises ImageError where a path does not exist or is neither a file nor a folder, or a folder
     holds no image.
     """
     by_real_path: dict[Path, Path] = {}
+    left_out: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             files = sorted(walk_images(path), key=natural_key)
@@ -63,6 +68,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
                     )
                 known = " ".join(sorted(IMAGE_SUFFIXES))
                 raise ImageError(f"{path}: no images in this folder (looked for {known})")
+            files, labels = split_labels(files, path)
+            left_out += labels
+            if not files:
+                raise ImageError(
+                    f"{path}: holds labels alone ({labels[0].name}, ...), which are not scored; "
+                    "name the folder of the photos, or the files"
+                )
         elif path.is_file():
             files = [path]
         elif path.exists():
@@ -71,7 +83,19 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             raise ImageError(f"{path}: no such file or folder")
         for file in files:
             by_real_path.setdefault(file.resolve(), file)
+    left_out = [file for file in left_out if file.resolve() not in by_real_path]
+    if left_out:
+        warnings.warn(labels_note(left_out), MuscFastWarning, stacklevel=2)
     return list(by_real_path.values())
+
+
+def labels_note(labels: Sequence[Path]) -> str:
+    """The sentence that says which pictures were left out as labels."""
+    more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+    return (
+        f"{labels[0]}{more}: left out as labels (by their names, folders or two levels); "
+        "name a file itself to score it"
+    )
 
 
 def walk_images(folder: Path) -> Iterator[Path]:

@@ -63,6 +63,7 @@ def extract_share(
     paths: Sequence[Path],
     *,
     skip_bad: bool,
+    white: float | None = None,
     on_progress: StageProgress,
 ) -> tuple[BatchFeatures, BatchFeatures | None]:
     """Extract this rank's contiguous share of the image files `paths`; every rank passes all paths.
@@ -72,18 +73,25 @@ def extract_share(
 
     Raises ImageError on every rank where none of one rank's images can be read, or where any image
     cannot be read and `skip_bad` is False.
+
+    white: the white level of all images, see `Extractor.white_of`; None: `paths` are the batch.
     """
+    white = musc.extractor.white_of(paths) if white is None else white
     bounds = [len(paths) * rank // ranks.size for rank in range(ranks.size + 1)]
     own_paths = paths[bounds[ranks.rank] : bounds[ranks.rank + 1]]
     share, error = None, None
     if own_paths:
         try:
-            share = musc.extract(own_paths, skip_bad=True, progress=on_progress)
+            share = musc.extract(own_paths, skip_bad=True, white=white, progress=on_progress)
         except ImageError as found:
             error = str(found)
     summary = None
     if share is not None:
-        classes = None if share.cls_tokens is None else torch.empty(0, share.cls_tokens.shape[1])
+        classes = (
+            None
+            if share.cls_tokens is None
+            else share.cls_tokens.new_empty(0, share.cls_tokens.shape[1])
+        )
         summary = replace(share, tokens=(), cls_tokens=classes)
     replies = ranks.gather((error, summary))
     errors = [text for text, _ in replies if text is not None]
@@ -135,4 +143,6 @@ def _join_summaries(
         sizes=tuple(size for _, part in parts for size in part.sizes),
         bad=tuple(bad for _, part in parts for bad in part.bad),
         seconds=max((part.seconds for _, part in parts), default=0.0),
+        white=parts[0][1].white if parts else None,
+        notes=tuple(note for _, part in parts for note in part.notes),
     )

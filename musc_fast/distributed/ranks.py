@@ -21,6 +21,18 @@ from ..errors import DistributedError, InputError
 TIMEOUT = 1800.0  # seconds, for slow ranks: Gloo and NCCL report a lost peer immediately
 
 
+def is_timeout(timeout: object) -> bool:
+    """Whether `timeout` is a number of seconds that torch can wait."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    return number and 0 < timeout <= 1e9  # type: ignore[operator]
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise InputError unless `timeout` is a number of seconds."""
+    if not is_timeout(timeout):
+        raise InputError(f"timeout: found {timeout!r}, wanted seconds, more than 0, at most 1e9")
+
+
 class Ranks:
     """This process among the others of `group` (None: all), over a group of its own.
 
@@ -35,8 +47,7 @@ class Ranks:
                 "group: torch.distributed is not initialised; start the script with torchrun and "
                 "call torch.distributed.init_process_group() first"
             )
-        if not timeout > 0:
-            raise InputError(f"timeout: found {timeout!r}, wanted seconds, more than 0")
+        check_timeout(timeout)
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.sent = 0
         self._limit = timedelta(seconds=timeout)
@@ -72,6 +83,23 @@ class Ranks:
         with self.waiting("for the other ranks"):
             dist.all_gather_object(values, value, group=self._group)
         return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """The block ends on every rank, or with an error on every rank: that of the first."""
+        error: Exception | None = None
+        try:
+            yield
+        except DistributedError:
+            raise
+        except Exception as found:
+            error = found
+        told = None if error is None else str(error) or type(error).__name__
+        for rank, other in enumerate(self.gather(told)):
+            if error is not None:
+                raise error
+            if other is not None:
+                raise InputError(f"rank {rank}: {other}")
 
     def exchange(self, out: Tensor | None, to: int, room: Tensor | None, source: int) -> Exchange:
         """Start sending `out` to rank `to` and receiving into `room` from rank `source`.

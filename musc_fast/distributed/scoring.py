@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backends.registry import resolve
-from ..errors import InputError, MuscFastError
-from ..progress import Progress, scoring_progress
+from ..progress import Progress, check_progress, scoring_progress
 from ..scoring.arguments import Tokens, in_files
 from ..scoring.batch import score_batch
-from ..scoring.checkpoint import Checkpoint, digest, parts_of, scratch_folder
+from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
+from ..scratch import scratch_folder
 from ..settings import DegreeFusion
-from .ranks import TIMEOUT, Ranks
+from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Layout, agree_on_shard, collect_scores
 
@@ -64,7 +64,7 @@ def score_shard(
     Raises InputError on every rank where an argument of one is wrong or the ranks disagree,
     DistributedError where a rank dies or falls behind.
     """
-    ranks = Ranks(group, timeout)
+    ranks = Ranks(group, timeout if is_timeout(timeout) else TIMEOUT)
     layout = Layout(grid, prefix_tokens, image_size)
     keywords = {
         "degrees": degrees,
@@ -76,22 +76,28 @@ def score_shard(
         "max_references": max_references,
         "degree_fusion": degree_fusion,
     }
+
+    def check() -> None:
+        check_timeout(timeout)
+        check_progress(progress)
+
+    shard = agree_on_shard(ranks, tokens, cls_tokens, references, layout, keywords, check)
     with scoring_progress(progress if ranks.rank == 0 else False) as on_progress:
-        with_references = references is not None
-        shard = agree_on_shard(ranks, tokens, cls_tokens, with_references, layout, keywords)
         own: BatchScores | None = None
         if references is None:
             in_file = tokens is not None and in_files(tokens)
             own = _score_ring(Ring(ranks, shard), in_file, checkpoint, on_progress)
-        elif tokens is not None:
-            own = score_batch(
-                tokens,
-                references=references,
-                checkpoint=_rank_folder(checkpoint, ranks),
-                progress=on_progress,
-                **vars(layout),
-                **shard.settings.keywords(),
-            )
+        else:
+            with ranks.together():
+                if tokens is not None:
+                    own = score_batch(
+                        tokens,
+                        references=references,
+                        checkpoint=_rank_folder(checkpoint, ranks),
+                        progress=on_progress,
+                        **vars(layout),
+                        **shard.settings.keywords(),
+                    )
         result = collect_scores(ranks, shard, own)
     ranks.close()
     return result
@@ -135,15 +141,6 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
         "backend": resolve(settings.backend, shard.layers[0].device).name,
     }
-    store, error = None, None
-    try:
+    with ring.ranks.together():
         store = Checkpoint(folder, [], decisive)
-    except MuscFastError as found:
-        error = found
-    wrong = ring.ranks.gather(error and str(error))
-    if error is not None:
-        raise error
-    if any(wrong):
-        raise InputError(f"another rank: {next(text for text in wrong if text)}")
-    assert store is not None
     return store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,17 @@ from torch import Tensor
 
 from .. import ops
 from ..backends.registry import resolve
-from ..errors import InputError, MuscFastError
-from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
+from ..errors import InputError
+from ..scoring.arguments import (
+    Tokens,
+    check_layers,
+    class_tokens,
+    grid_of,
+    map_size,
+    same_layers,
+    token_layers,
+)
+from ..scoring.checkpoint import digest
 from ..scoring.scores import BatchScores
 from ..settings import ScoringSettings
 from .ranks import Ranks
@@ -56,12 +65,14 @@ class _Reply:
     """What a rank tells the others before the run.
 
     error: what is wrong with its arguments. shapes: [P, C] of its layers. classes: D or None.
+    references: the digests of their layers; None: there are none.
     """
 
     error: str | None
     images: int
     host: str
-    call: tuple[Layout, ScoringSettings | None, bool]
+    call: tuple[Layout, ScoringSettings | None]
+    references: tuple[str, ...] | None
     shapes: list[list[int]]
     classes: int | None
 
@@ -70,44 +81,56 @@ def agree_on_shard(
     ranks: Ranks,
     tokens: Tokens | None,
     cls_tokens: Tensor | NDArray[Any] | None,
-    with_references: bool,
+    references: Tokens | None,
     layout: Layout,
     keywords: Mapping[str, Any],
+    check: Callable[[], object],
 ) -> Shard:
     """Check the arguments of all ranks.
 
     keywords: those of `ScoringSettings`.
+    check: raises where another argument of this rank is wrong.
 
     Raises InputError on every rank where the arguments of one are wrong or the ranks disagree.
     """
     layers: list[Tensor] = []
     classes: Tensor | None = None
     settings: ScoringSettings | None = None
-    error: MuscFastError | None = None
+    digests: tuple[str, ...] | None = None
+    error: Exception | None = None
     try:
-        settings = _check_settings(keywords, with_references)
+        check()
+        settings = _check_settings(keywords, references is not None)
         if tokens is not None:
             layers, classes = _check_tokens(tokens, cls_tokens, layout, settings.backend)
-    except MuscFastError as found:
+        if references is not None:
+            others = token_layers("references", references, layout.prefix_tokens)
+            check_layers(layers or others, others)
+            digests = tuple(digest(layer) for layer in others)
+    except Exception as found:  # whatever it is, the other ranks are told
         error = found
     own = _Reply(
-        None if error is None else str(error),
+        None if error is None else str(error) or type(error).__name__,
         len(layers[0]) if layers else 0,
         socket.gethostname(),
-        (layout, settings, with_references),
+        (layout, settings),
+        digests,
         [list(layer.shape[1:]) for layer in layers],
         None if classes is None else classes.shape[1],
     )
     replies = ranks.gather(own)
     if error is not None:
         raise error
-    first = _compare(replies, with_references)
+    first = _compare(replies)
     if not layers:
-        layers = [torch.empty(0, *shape, device=ranks.device) for shape in first.shapes]
+        layers = [
+            torch.empty(0, *shape, dtype=torch.float32, device=ranks.device)
+            for shape in first.shapes
+        ]
         if first.classes is not None:
-            classes = torch.empty(0, first.classes, device=ranks.device)
+            classes = torch.empty(0, first.classes, dtype=torch.float32, device=ranks.device)
     grid = grid_of(layout.grid, layers[0].shape[1], layout.prefix_tokens)
-    size = map_size(layout.image_size, grid)
+    size = map_size(layout.image_size, grid, sum(each.images for each in replies))
     counts, hosts = [each.images for each in replies], [each.host for each in replies]
     assert settings is not None  # else there was an error
     return Shard(layers, classes, counts, hosts, grid, size, settings)
@@ -134,19 +157,25 @@ def _check_tokens(
     return layers, classes
 
 
-def _compare(replies: list[_Reply], with_references: bool) -> _Reply:
+def _compare(replies: list[_Reply]) -> _Reply:
     """The reply of the first rank that has images; InputError where another contradicts it."""
     for rank, reply in enumerate(replies):
         if reply.error is not None:
             raise InputError(f"rank {rank}: {reply.error}")
     images = sum(reply.images for reply in replies)
     filled = [rank for rank, reply in enumerate(replies) if reply.images]
-    if not filled or (images < 2 and not with_references):
+    if not filled or (images < 2 and replies[0].references is None):
         raise InputError(
             f"tokens: found {images} images on {len(replies)} ranks, wanted at least 2, or "
             "references"
         )
     first = replies[filled[0]]
+    for rank, reply in enumerate(replies):
+        if reply.references != replies[0].references:
+            raise InputError(
+                f"references: rank {rank} was given others than rank 0; every rank needs all of "
+                "them, in one order"
+            )
     for rank, reply in enumerate(replies):
         found, wanted = ((each.call, each.shapes, each.classes) for each in (reply, first))
         if reply.call != first.call or (reply.images and found != wanted):

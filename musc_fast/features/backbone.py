@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
 from ..errors import BackendError, InputError
+from ..scratch import require_memory
 from .engines import resolve_engine
 from .engines.base import ModelSpec
 from .engines.registry import advise
+from .plain_defaults import plain_defaults
 from .precision import resolve_precision
 from .preprocessing import preprocess
 from .registry import get_spec
@@ -32,7 +37,8 @@ class Features:
     """Features of N images, float32 on the backbone's device.
 
     tokens: one [N, prefix + P, C] tensor a block, in the order of the backbone's `blocks`: raw
-        block outputs for CLIP, outputs after the final norm for timm models (official behaviour).
+        block outputs for CLIP, outputs after the final norm for timm models (official behaviour),
+        raw ones where a timm model has no such norm.
     cls_tokens: [N, D], L2-normalised, for RsCIN: CLIP's projected image embedding, or the class
         token after the final norm. None if the caller wants none or the model has none.
     """
@@ -92,12 +98,12 @@ class Backbone:
         height, width = self.image_size
         return f"Backbone({self.spec.name!r}, {height} x {width}, blocks {self.blocks})"
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Return a PIL image as this backbone's input, [3, h, w] float32 on the CPU.
+    def preprocess(self, image: Image.Image | NDArray[np.float32]) -> torch.Tensor:
+        """Return an image as this backbone's input, [3, h, w] float32 on the CPU.
 
         The image is squashed to `image_size` without a crop (bicubic for CLIP, bilinear for timm
-        models) and normalised with the model's mean and std. `preprocessing.preprocess` says what
-        happens to grey, 16-bit, palette and transparent images. Several threads may call this.
+        models) and normalised with the model's mean and std. `preprocessing.preprocess` says which
+        images there are. Several threads may call this.
         """
         tower = self._tower
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
@@ -180,7 +186,8 @@ def load_backbone(
     else:
         tower, source, digest = RememberedTower(facts, load), facts.source, facts.digest
     size = _check_size(image_size, spec, tower)
-    tower.set_size(size)
+    with plain_defaults():
+        tower.set_size(size)
     if facts is None:
         tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
@@ -208,12 +215,14 @@ def _load_tower(
 
     check: called with the tower before any download.
     """
-    tower = build_tower(spec)
+    with plain_defaults():
+        tower = build_tower(spec)
     check(tower)
     found = find_weights(
         spec, tower.convert, tower.hub, local=local, offline=offline, progress=progress
     )
-    tower.load(found.state, found.source)
+    with plain_defaults():
+        tower.load(found.state, found.source)
     return tower, found.source, found.digest
 
 
@@ -250,6 +259,10 @@ def _check_size(
                 f"image_size: {side} is no multiple of the {patch}-pixel patch of "
                 f"{spec.name}; the nearest sizes are {near}"
             )
+    # An image as the model takes it in, and the tokens of a block, its activations and attention.
+    patches = math.prod(side // patch for side in sides)
+    needed = 4 * (6 * math.prod(sides) + 16 * patches * 384)
+    require_memory(f"image_size {sides[0]} x {sides[1]}", needed)
     return sides[0], sides[1]
 
 

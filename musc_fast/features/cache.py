@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +17,7 @@ from ..files import replacing
 from ..progress import StageProgress
 from .extraction import BatchFeatures, Extractor
 
-_FORMAT = 2  # part of the key; raise it when the layout of the file or the preprocessing changes
+_FORMAT = 3  # part of the key; raise it when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
@@ -26,44 +29,49 @@ def extract_cached(
 ) -> BatchFeatures:
     """Return `extractor.extract(paths)`, from the cache where it holds these features.
 
-    A damaged cache file is replaced.
+    A damaged cache file is replaced. Where the cache cannot be written, a warning says so.
 
     folder: of the cache, which holds one safetensors file a batch; None caches nothing.
     progress: called as progress("features", done, total).
     """
     if folder is None:
         return extractor.extract(paths, progress=progress)
-    file = folder / f"{feature_key(extractor, paths)}.safetensors"
+    white = extractor.white_of(paths)
+    file = folder / f"{feature_key(extractor, paths, white)}.safetensors"
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = _load(file, names, extractor.backbone.device)
+            features = replace(_load(file, names, extractor.backbone.device), white=white)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
             if progress is not None:
                 progress("features", len(paths), len(paths))
             return features
-    features = extractor.extract(paths, progress=progress)
+    features = extractor.extract(paths, white=white, progress=progress)
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
-    with replacing(file) as temporary:
-        save_file(tensors, temporary, metadata={"sizes": sizes})
+    try:
+        with replacing(file) as temporary:
+            metadata = {"sizes": sizes, "notes": json.dumps(features.notes)}
+            save_file(tensors, temporary, metadata=metadata)
+    except OSError as error:  # the features are good: next time they are extracted again, no more
+        warnings.warn(f"the features are not cached: {error}", stacklevel=2)
     return features
 
 
-def feature_key(extractor: Extractor, paths: Sequence[Path]) -> str:
+def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None = None) -> str:
     """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, engine and precision, with the presence of class tokens, and with the contents and order
-    of the images.
+    type, engine and precision, with the presence of class tokens, with the white level, and with
+    the contents and order of the images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
-    parts += [backbone.device.type, backbone.engine, backbone.precision]
+    parts += [backbone.device.type, backbone.engine, backbone.precision, white]
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -86,4 +94,5 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
+            notes=tuple(json.loads(stored.metadata()["notes"])),
         )

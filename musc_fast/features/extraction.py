@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..datasets.decode import deep_image
+from ..datasets.deep import DeepImage
 from ..datasets.find_images import find_images
-from ..datasets.read_images import read_image, to_rgb
-from ..errors import ImageError, InputError
+from ..datasets.read_images import read_picture, to_rgb, white_level
+from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
+from ..scratch import require_memory
+from ..settings import ReadSettings
 from .backbone import Backbone, Features
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
@@ -38,6 +43,8 @@ class BatchFeatures:
     sizes: [N], (height, width) of each image in pixels as read from its file.
     bad: (name, reason) of each image that could not be read and was skipped.
     seconds: duration of the extraction; 0 for features from a cache.
+    white: the white level of the images of more than 8 bits; None where there is none.
+    notes: what was decided while reading them, a sentence a kind.
     """
 
     tokens: tuple[Tensor, ...]
@@ -47,16 +54,22 @@ class BatchFeatures:
     sizes: tuple[tuple[int, int], ...]
     bad: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
+    white: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Input:
-    """One image as the backbone's input; `source` and `size` as in `BatchFeatures`."""
+    """One image as the backbone's input; `source` and `size` as in `BatchFeatures`.
+
+    notes: what was decided while reading it.
+    """
 
     source: int
     name: str
     size: tuple[int, int]
     pixels: Tensor
+    notes: tuple[str, ...]
 
 
 # Name of an image that cannot be read, and the reason.
@@ -90,6 +103,9 @@ class _Store:
         self.filled = end
 
     def _make_room(self, features: Features) -> None:
+        each = sum(tokens[0].nbytes for tokens in features.tokens)
+        if features.tokens[0].device.type == "cpu":
+            require_memory(f"the features of {self.count} images", self.count * each)
         self.layers = [self._allocate(tokens) for tokens in features.tokens]
         if features.cls_tokens is not None:
             self.classes = self._allocate(features.cls_tokens)
@@ -104,26 +120,51 @@ class Extractor:
 
     backbone: a loaded `Backbone`.
     batch_size: images in one forward pass, 1 or more; OpenVINO takes them one by one.
+    reading: how files are read.
     cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
         those after the last block asked for do not.
     """
 
-    def __init__(self, backbone: Backbone, batch_size: int, *, cls: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch_size: int,
+        reading: ReadSettings | None = None,
+        *,
+        cls: bool = True,
+    ) -> None:
         self.backbone = backbone
         self.batch_size = batch_size
+        self.reading = reading or ReadSettings()
         self.cls = cls
+
+    def white_of(self, images: Images, *others: Images) -> float | None:
+        """The one white level of images that are scored together, said where it was guessed.
+
+        Raises InputError where files contradict each other; the way out is to give a level.
+        """
+        sides = [as_sequence(some) for some in (images, *others)]
+        together = [
+            _peekable(each) for some in sides if not isinstance(some, Tensor) for each in some
+        ]
+        white, note = white_level([each for each in together if each is not None], self.reading)
+        if note:
+            warnings.warn(note, MuscFastWarning, stacklevel=2)
+        return white
 
     def extract(
         self,
         images: Images,
         *,
         skip_bad: bool = False,
+        white: float | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images, in their order.
 
         images: as for `MuSc.score`.
         skip_bad: unreadable images are left out and listed in `bad`.
+        white: the white level of the batch that they belong to; None: they are the batch.
         progress: called as progress("features", images read, images in all).
         Raises ImageError that lists every unreadable image where `skip_bad` is off or no image can
         be read, InputError where there is no image.
@@ -132,21 +173,29 @@ class Extractor:
         if len(images) == 0:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
+        white = self.white_of(images) if white is None else white
         store = _Store(self.backbone, len(images), self.cls)
         rows: list[tuple[int, str, tuple[int, int]]] = []
         bad: list[_Unreadable] = []
+        notes: dict[str, list[str]] = {}
         done = 0
-        for batch in self._read_ahead(images):
+        for batch in self._read_ahead(images, white):
             good = [item for item in batch if isinstance(item, _Input)]
             bad += [item for item in batch if not isinstance(item, _Input)]
             done += len(batch)
             if good and (skip_bad or not bad):
                 store.extract([item.pixels for item in good])
                 rows += [(item.source, item.name, item.size) for item in good]
+            for item in good:
+                for note in item.notes:
+                    notes.setdefault(note, []).append(item.name)
             if progress is not None:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
             raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+        sentences = tuple(_sentence(note, names) for note, names in notes.items())
+        for sentence in sentences:
+            warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return BatchFeatures(
             tokens=tuple(layer[: store.filled] for layer in store.layers),
             cls_tokens=None if store.classes is None else store.classes[: store.filled],
@@ -155,10 +204,12 @@ class Extractor:
             sizes=tuple(size for _, _, size in rows),
             bad=tuple(bad),
             seconds=perf_counter() - start,
+            white=white,
+            notes=sentences,
         )
 
     def _read_ahead(
-        self, images: Sequence[ImageLike] | Tensor
+        self, images: Sequence[ImageLike] | Tensor, white: float | None
     ) -> Iterator[list[_Input | _Unreadable]]:
         """Yield batches of read images in order; two more batches are read meanwhile."""
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -167,7 +218,7 @@ class Extractor:
             try:
                 while True:
                     waiting += [
-                        pool.submit(self._read, index, images[index])
+                        pool.submit(self._read, index, images[index], white)
                         for index in islice(indices, 3 * self.batch_size - len(waiting))
                     ]
                     if not waiting:
@@ -178,14 +229,25 @@ class Extractor:
                 for future in waiting:
                     future.cancel()
 
-    def _read(self, index: int, image: ImageLike) -> _Input | _Unreadable:
+    def _read(self, index: int, image: ImageLike, white: float | None) -> _Input | _Unreadable:
         name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
         try:
-            picture = rgb_picture(image)
+            picture, notes = picture_of(image, self.reading)
+            if isinstance(picture, DeepImage):
+                return _Input(
+                    index, name, picture.size, self.backbone.preprocess(picture.unit(white)), notes
+                )
         except ImageError as error:
-            return name, str(error)
+            text = str(error)
+            return name, text if name in text else f"{name}: {text}"
         pixels = self.backbone.preprocess(picture)
-        return _Input(index, name, (picture.height, picture.width), pixels)
+        return _Input(index, name, (picture.height, picture.width), pixels, notes)
+
+
+def _sentence(note: str, names: Sequence[str]) -> str:
+    """A note about images, with the first of them."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}: {note}"
 
 
 def check_apart(
@@ -231,28 +293,59 @@ def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) ->
     return ImageError(f"{len(bad)} of {total} images cannot be read; {way_out}:\n{listing}")
 
 
-def rgb_picture(image: ImageLike) -> Image.Image:
-    """Return one image in any accepted form as an RGB picture, upright.
+def _peekable(image: ImageLike) -> str | os.PathLike[str] | DeepImage | None:
+    """What may have more than 8 bits a channel: a file, or the values of an array or PIL image."""
+    if isinstance(image, str | os.PathLike | DeepImage):
+        return image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint16 and image.ndim in (2, 3):
+        return deep_image(image)
+    if isinstance(image, Image.Image) and image.mode.startswith("I"):
+        return DeepImage(np.asarray(image))
+    return None
+
+
+def picture_of(
+    image: ImageLike, reading: ReadSettings
+) -> tuple[Image.Image | DeepImage, tuple[str, ...]]:
+    """Return one image in any accepted form, upright, and notes on it: RGB, or all its bits.
 
     Raises ImageError where a file cannot be read, or an array has another shape, dtype or range.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        return read_picture(Path(image), reading)
+    if isinstance(image, DeepImage):
+        return image, image.notes
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return DeepImage(np.asarray(upright)), ()
+        return to_rgb(upright), ()
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             raise ImageError(f"tensor image: found {list(image.shape)}, wanted [3, h, w]")
+        if image.layout != torch.strided or image.device.type == "meta":
+            raise ImageError("tensor image: found a sparse tensor or one without values")
+        if image.is_floating_point():
+            image = image.float()  # bfloat16 and float8 are unknown to NumPy
         image = image.detach().cpu().permute(1, 2, 0).numpy()
-    array = np.asarray(image)
+    if np.ma.is_masked(image):
+        raise ImageError("array image: found masked pixels, which would count; fill them")
+    try:
+        array = np.asarray(image)
+    except Exception:  # an object may raise anything when it is asked for an array
+        raise ImageError(f"found {type(image).__name__}, wanted an image or its path") from None
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(f"array image: found {list(array.shape)}, wanted (h, w) or (h, w, 3)")
+    if array.dtype == np.uint16:
+        return deep_image(array), ()
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
-            raise ImageError(f"array image: found {array.dtype}, wanted uint8 or floats in 0..1")
+            raise ImageError(
+                f"array image: found {array.dtype}, wanted uint8, uint16 or floats in 0..1"
+            )
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ImageError("array image: floats must lie in 0..1")
         array = np.rint(array * 255).astype(np.uint8)
-    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array))), ()

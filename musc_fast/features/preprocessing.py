@@ -6,8 +6,8 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..datasets.read_images import to_rgb
@@ -16,7 +16,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 def preprocess(
-    image: Image.Image,
+    image: Image.Image | NDArray[np.float32],
     size: tuple[int, int],
     interpolation: Literal["bicubic", "bilinear"],
     mean: tuple[float, float, float],
@@ -28,12 +28,19 @@ def preprocess(
     the bit. EXIF orientation is not applied here, but by
     `datasets.read_images.read_image`, which reads a file.
 
-    image: of any mode; `datasets.read_images.to_rgb` converts it.
+    image: of any mode, which `datasets.read_images.to_rgb` converts; or values in 0..1, [h, w] or
+        [h, w, 3], of an image of more than 8 bits, all of which count: they are resized as numbers.
     size: (height, width) in pixels to which the image is squashed.
     interpolation: of the resize.
     mean, std: of each channel on the scale 0..1.
     """
-    resized = np.asarray(to_rgb(image).resize((size[1], size[0]), _FILTERS[interpolation]))
+    resample = _FILTERS[interpolation]
+    if not isinstance(image, Image.Image):
+        pixels = _resized(image, size, resample)
+        offset = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        scale = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        return ((pixels - offset) / scale).contiguous()
+    resized = np.asarray(to_rgb(image).resize((size[1], size[0]), resample))
     out = np.empty((3, *size), dtype=np.float32)
     for channel, table in enumerate(_tables(mean, std)):
         # A table of the 256 values gives the same bits, and keeps the threads that read images
@@ -45,9 +52,24 @@ def preprocess(
 @cache
 def _tables(
     mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> npt.NDArray[np.float32]:
+) -> NDArray[np.float32]:
     """The normalised value of every 8-bit value in each channel, [3, 256]."""
-    values = torch.arange(256).float() / 255.0
-    offset = torch.tensor(mean).view(3, 1)
-    scale = torch.tensor(std).view(3, 1)
+    values = torch.arange(256, dtype=torch.float32, device="cpu") / 255.0
+    offset = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1)
+    scale = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1)
     return np.asarray(((values - offset) / scale).numpy())
+
+
+def _resized(
+    values: NDArray[np.float32], size: tuple[int, int], resample: Image.Resampling
+) -> torch.Tensor:
+    """Values [h, w] or [h, w, 3] in 0..1 as [3, *size], cut to 0..1 as Pillow cuts 8-bit ones."""
+    channels = [values] if values.ndim == 2 else [values[:, :, k] for k in range(3)]
+    resized = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(channel)).resize((size[1], size[0]), resample)
+        )
+        for channel in channels
+    ]
+    pixels = torch.from_numpy(np.stack(resized)).clamp_(0, 1)
+    return pixels.expand(3, -1, -1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InputError
+from ..files import is_plain_name
 from .spec import BackboneSpec, WheelSource
 from .weights.cache import cache_path
 from .weights.hub import FILE_NAMES, HubLocation, cached_hub_file
@@ -128,6 +129,8 @@ def get_spec(name: str) -> BackboneSpec:
         the model of a generic name is checked when that model is loaded.
     Raises InputError where `name` is none of these; the message lists the closest names.
     """
+    if not isinstance(name, str):
+        raise InputError(f"backbone: found {name!r}, wanted a name")
     if name in _NAMED_BACKBONES:
         return _NAMED_BACKBONES[name]
     if name.startswith(OPEN_CLIP_PREFIX):
@@ -137,6 +140,7 @@ def get_spec(name: str) -> BackboneSpec:
                 f"backbone {name!r}: write open_clip:NAME/PRETRAINED, "
                 "for example open_clip:ViT-B-16/openai"
             )
+        _check_plain(name, architecture, tag)
         return BackboneSpec(
             name=name,
             family="open_clip",
@@ -151,6 +155,7 @@ def get_spec(name: str) -> BackboneSpec:
                 f"backbone {name!r}: write timm:NAME, "
                 "for example timm:vit_small_patch14_dinov2.lvd142m"
             )
+        _check_plain(name, architecture)
         return BackboneSpec(
             name=name,
             family="timm",
@@ -163,6 +168,12 @@ def get_spec(name: str) -> BackboneSpec:
     raise InputError(
         f"unknown backbone {name!r}.{hint} Known: {', '.join(_NAMED_BACKBONES)}; also {generic}."
     )
+
+
+def _check_plain(name: str, *parts: str) -> None:
+    """Raise InputError where a part of a generic name is a path, or holds control characters."""
+    if not all(is_plain_name(each) for part in parts for each in part.split("/")):
+        raise InputError(f"backbone {name!r}: wanted a name, not a path")
 
 
 def available_backbones() -> list[BackboneInfo]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 
-from ..errors import InputError, WeightsError
+from ..errors import InputError, MuscFastWarning, WeightsError
+from .cautions import timm_cautions
 from .spec import BackboneSpec
 from .weights.convert import (
     State,
@@ -204,7 +206,12 @@ class _ClipTimmTower(ClipTower):
 
 
 class TimmTower:
-    """A timm ViT: block outputs after the final norm, and the normed class token if it has one."""
+    """A timm ViT: block outputs after the final norm, and the normed class token if it has one.
+
+    Some models have no final norm of their tokens (`model.norm` is Identity; they norm the pooled
+    feature): then block outputs are raw, and so is the class token. A warning says so, and one says
+    where the weights were trained with QuickGELU, but the model runs GELU.
+    """
 
     def __init__(self, spec: BackboneSpec) -> None:
         import timm
@@ -218,10 +225,11 @@ class TimmTower:
         self.module: torch.nn.Module = model
         config = model.pretrained_cfg
         self.variant = ""
+        for caution in timm_cautions(spec.architecture, model, config):
+            warnings.warn(f"backbone {spec.name!r}: {caution}", MuscFastWarning, stacklevel=2)
         self.patch_size = _square_patch(spec, model.patch_embed.patch_size)
         self.native_size = _pair(model.patch_embed.img_size)
-        self.depth = len(model.blocks)
-        self.prefix_tokens = int(model.num_prefix_tokens)
+        self.depth, self.prefix_tokens = len(model.blocks), int(model.num_prefix_tokens)
         self.mean, self.std = _triple(config["mean"]), _triple(config["std"])
         self.hub = _timm_hub(config)
         self.has_class_token = getattr(model, "cls_token", None) is not None
@@ -258,7 +266,7 @@ class TimmTower:
     def forward(
         self, images: torch.Tensor, blocks: Sequence[int], cls: bool
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
-        """Return normed block outputs and the normed class token."""
+        """Return block outputs and the class token, normed where the model has a final norm."""
         model: Any = self.module
         cls = cls and self.has_class_token
         output = model.forward_intermediates(

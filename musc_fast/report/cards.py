@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from .outline import svg_path
 from .regions import Region, label_regions, measure_regions
 from .scored_batch import ScoredBatch
 
+_PIXELS = 40_000_000  # that are decoded at a time, about 10 bytes each
 _VIEW = 1000  # longest side of an outline's coordinates
 
 
@@ -82,16 +85,47 @@ def make_card(
     )
 
 
+class _Room:
+    """Memory shared by threads: large images are decoded one after another, small ones together."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._used = most, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Hold room for an image of so many pixels; one that exceeds all room is alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + pixels <= self._most)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+
 def make_cards(
-    make_one: Callable[[int], Card], count: int, on_progress: Callable[[int, int], None]
+    make_one: Callable[[int], Card],
+    count: int,
+    on_progress: Callable[[int, int], None],
+    pixels: Sequence[int] | None = None,
 ) -> list[Card]:
     """The cards `make_one(0)` to `make_one(count - 1)`, made by up to four threads.
 
     on_progress: called after each card with the number of cards made and `count`.
+    pixels: of each image; threads wait for each other where together they would decode too many.
     """
     cards = []
+    room = _Room(_PIXELS)
+
+    def make(index: int) -> Card:
+        with room.taken(0 if pixels is None else pixels[index]):
+            return make_one(index)
+
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for done, card in enumerate(pool.map(make_one, range(count)), 1):
+        for done, card in enumerate(pool.map(make, range(count)), 1):
             cards.append(card)
             on_progress(done, count)
     return cards

@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from ..errors import InputError
 from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from ..scratch import naming_full
 
 _ENTRIES = frozenset({"scores.csv", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS})
 _live_names: set[str] = set()  # names of the hidden folders that this process is using
@@ -69,7 +72,8 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
 
     inputs: as for `check_target`.
 
-    Raises InputError as `check_target` does, and where the stage cannot be written or renamed.
+    Raises InputError as `check_target` does, and where the stage cannot be written or renamed;
+    StorageError where the disk is full.
     """
     place = _resolve(folder)
     check_target(folder, inputs)
@@ -81,7 +85,8 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
         )
     _live_names.add(stage.name)
     try:
-        yield stage
+        with naming_full(place.parent):
+            yield stage
         with _input_errors(folder):
             stage.chmod(0o755)
             _replace(place, stage)
@@ -131,15 +136,8 @@ def _is_other_process(pid: int) -> bool:
     A hidden folder with this process's number that is not in `_live_names` was made by a dead
     process of the same number: in containers all runs may have the same number.
     """
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OverflowError, OSError):
-        return False
-    return True
+    # Not os.kill(pid, 0): on Windows signal 0 is that of Ctrl-C, which ends processes.
+    return pid != os.getpid() and pid < 2**31 and psutil.pid_exists(pid)
 
 
 def _resolve(path: Path) -> Path:

@@ -15,6 +15,10 @@ from ..errors import InputError
 
 Floats = NDArray[np.floating[Any]]
 MapScale = Literal["batch", "image"]
+_STRIPE = 1 << 20  # pixels of a picture that are enlarged at a time
+
+_SHORTEST, _LONGEST = 160, 2400  # sides of an image in a panel, in pixels
+_WIDE = 2.5  # from this width to height on the overlay lies below the image
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Scale:
         """The scale of a batch: its smallest and largest value."""
         return cls(float(np.min(maps)), float(np.max(maps)))
 
+    def calm(self) -> Scale:
+        """The scale twice as far, on which the largest value has the middle colour alone."""
+        return Scale(self.low, self.high + (self.high - self.low))
+
     def unit(self, values: Floats) -> NDArray[np.float64]:
         """Values as 0..1 on this scale; a constant batch is 0."""
         span = self.high - self.low
@@ -37,19 +45,20 @@ class Scale:
         return np.clip((np.asarray(values, dtype=np.float64) - self.low) / span, 0, 1)
 
 
-def scale_of(maps: Floats, kind: MapScale) -> Callable[[int], Scale]:
+def scale_of(maps: Floats, kind: MapScale, *, calm: bool = False) -> Callable[[int], Scale]:
     """A function from an image's index to its scale.
 
     maps: [N, h, w] distances.
     kind: "batch" for one scale, on which pictures can be compared; "image" for one an image.
+    calm: whether nothing stands out; then no value has a colour above the middle one.
 
     Raises InputError where `kind` is neither.
     """
     if kind == "batch":
-        batch_scale = Scale.of(maps)
+        batch_scale = Scale.of(maps).calm() if calm else Scale.of(maps)
         return lambda index: batch_scale
     if kind == "image":
-        return lambda index: Scale.of(maps[index])
+        return lambda index: Scale.of(maps[index]).calm() if calm else Scale.of(maps[index])
     raise InputError(f'map_scale: found {kind!r}, wanted "batch" or "image"')
 
 
@@ -98,8 +107,27 @@ def _resize(anomaly_map: Floats, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def grey_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
-    """The map as an 8-bit grey picture of `size` (h, w); 0 and 255 are the ends of the scale."""
-    return Image.fromarray(np.rint(scale.unit(_resize(anomaly_map, size)) * 255).astype(np.uint8))
+    """The map as an 8-bit grey picture of `size` (h, w); 0 and 255 are the ends of the scale.
+
+    The map is enlarged in stripes, so that a byte a pixel is all the memory for a large picture.
+    """
+    height, width = size
+    picture = Image.fromarray(np.asarray(anomaly_map, dtype=np.float32), mode="F")
+    levels = np.empty(size, dtype=np.uint8)
+    rows = max(1, _STRIPE // width)
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        box = (0, top * picture.height / height, picture.width, end * picture.height / height)
+        part = picture.resize((width, end - top), Image.Resampling.BILINEAR, box=box)
+        levels[top:end] = np.rint(scale.unit(np.asarray(part)) * 255)
+    return Image.fromarray(levels)
+
+
+def coloured(levels: Image.Image) -> Image.Image:
+    """A grey picture of levels in the colours of `colour_table`, as a picture with a palette."""
+    picture = Image.frombuffer("P", levels.size, levels.tobytes())
+    picture.putpalette(colour_table().tobytes())
+    return picture
 
 
 def heat_map(anomaly_map: Floats, scale: Scale, size: tuple[int, int]) -> Image.Image:
@@ -115,11 +143,12 @@ def opacity(level: Floats) -> NDArray[np.float64]:
 def overlay(image: Image.Image, anomaly_map: Floats, scale: Scale) -> Image.Image:
     """The heat map over the grey image."""
     size = (image.height, image.width)
-    level = scale.unit(_resize(anomaly_map, size))[..., None]
-    grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float64)
-    colours = colour_table()[np.rint(level[..., 0] * 255).astype(np.uint8)]
-    mixed = (1 - opacity(level)) * grey + opacity(level) * colours
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+    level = scale.unit(_resize(anomaly_map, size)).astype(np.float32)
+    share = opacity(level).astype(np.float32)[..., None]
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    mixed = colour_table()[np.rint(level * 255).astype(np.uint8)] * share
+    mixed += (1 - share) * grey
+    return Image.fromarray(np.rint(mixed, out=mixed).astype(np.uint8))
 
 
 def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
@@ -138,18 +167,35 @@ def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
 def panel(
     image: Image.Image, anomaly_map: Floats, scale: Scale, caption: str, height: int = 480
 ) -> Image.Image:
-    """Image, overlay and colour bar side by side on white, `height` pixels high below a caption."""
-    width = max(1, round(image.width * height / image.height))
+    """Image, overlay and colour bar on white below a caption; see `panel_size` for their size.
+
+    The overlay lies beside the image, or below it where the image is very wide.
+    """
+    width, height = panel_size(image.size, height)
     small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     gap, top, bar = 12, 42, 110
-    canvas = Image.new("RGB", (2 * width + 4 * gap + bar, height + top + gap), "white")
+    below = width > _WIDE * height
+    second = (gap, top + gap + height) if below else (2 * gap + width, top)
+    right, bottom = second[0] + width, second[1] + height
+    canvas = Image.new("RGB", (right + 2 * gap + bar, bottom + gap), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=16)
     draw.text((gap, 12), caption, fill="black", font=font)
     canvas.paste(small, (gap, top))
-    canvas.paste(overlay(small, anomaly_map, scale), (2 * gap + width, top))
-    _draw_bar(canvas, (3 * gap + 2 * width, top), height, scale)
+    canvas.paste(overlay(small, anomaly_map, scale), second)
+    _draw_bar(canvas, (right + gap, top), bottom - top, scale)
     return canvas
+
+
+def panel_size(size: tuple[int, int], height: int) -> tuple[int, int]:
+    """(width, height) of an image of `size` (w, h) in a panel: `height` pixels high.
+
+    Long images are shown larger, so that their shorter side has at least 160 pixels, but not longer
+    than 2400 pixels.
+    """
+    scale = max(height / size[1], _SHORTEST / min(size))
+    scale = min(scale, _LONGEST / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _draw_bar(canvas: Image.Image, corner: tuple[int, int], height: int, scale: Scale) -> None:

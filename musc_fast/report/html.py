@@ -30,7 +30,7 @@ from ..files import replacing
 from ..metrics import ImageMetrics, image_metrics
 from . import charts
 from .cards import Card, make_card, make_cards
-from .heatmap import MapScale, Scale, colour_table, scale_of
+from .heatmap import MapScale, colour_table
 from .names import common_folder, printable, relative_names
 from .scored_batch import ScoredBatch
 
@@ -92,7 +92,7 @@ def write_report(
         "flagged": int(run.threshold.flagged.sum()),
         "cards": rows,
         "ratio": float(np.clip(np.median([c.width / c.height for c in cards]), 0.4, 2.5)),
-        "scale": Scale.of(run.anomaly_maps),
+        "scale": run.scales("batch")(0),
         "map_scale": map_scale,
         "gradient": _gradient(),
         "histogram": Markup(_histogram(run, evaluation)),
@@ -116,12 +116,13 @@ def _read_cards(
     map_scale: MapScale,
     on_progress: Callable[[int, int], None],
 ) -> list[Card]:
-    scales = scale_of(run.anomaly_maps, map_scale)
+    scales = run.scales(map_scale)
     masks = None if evaluation is None else evaluation.masks
 
     def read_card(index: int) -> Card:
         mask = None if masks is None else masks[index]
-        return make_card(run, index, read_image(run.paths[index]), scales(index), mask)
+        image = read_image(run.paths[index], run.reading)
+        return make_card(run, index, image, scales(index), mask)
 
     return make_cards(read_card, len(run.paths), on_progress)
 

@@ -5,6 +5,15 @@ of its map, its peak. A level above the highest peak of the unflagged images, an
 lowest peak of the flagged images, gives each flagged image a region and each unflagged image none.
 The lowest such level is taken: a region is what no unflagged image of the batch reaches. A
 threshold that the user gave is also the level of the regions, so that batches can be compared.
+
+That is not enough where images are very uniform: with a hole in a plain surface the whole surface
+scores above every unflagged image, since the hole is in the view of all patches. A region stands
+out in its own picture, too: above a quarter of the way from the picture's background (the lowest
+tenth of its values) to its peak. Where this level is the higher one, each region is cut at half of
+the way to its own peak. Boxes around the region with the peak against boxes around the truth, mean
+intersection over union before and after (dinov2-vit-s-14 at 392): plain surfaces with holes of 1%
+0.01 and 0.33, line scans 0.01 and 0.12, commutators 0.17 and 0.25, drawn parts 0.47 and metal
+plates 0.77 both times.
 """
 
 from __future__ import annotations
@@ -19,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..shown import path_cell
 from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
@@ -26,6 +36,9 @@ Floats = NDArray[np.floating[Any]]
 #: A region with a smaller share of the image is dropped as a speck, unless it holds the peak of the
 #: image. The share is about a sixth of a ViT patch of 14 pixels at 392 x 392.
 SMALLEST_SHARE = 0.0002
+#: The quantile of a picture's values that is its background, and the shares of the way from there
+#: to a peak at which a region starts to stand out and is cut.
+_BACKGROUND, _START, _CUT = 0.1, 0.25, 0.5
 COLUMNS = (
     "path",
     "region",
@@ -83,14 +96,16 @@ def label_regions(
     Region 1 has the highest peak. Pixels that touch at a corner are connected.
 
     anomaly_map: [h, w] distances.
-    threshold: pixels with a distance >= threshold belong to a region; None finds no region.
+    threshold: pixels with a distance >= threshold, that stand out in their own picture, belong to a
+        region; None finds no region.
     smallest: regions with a smaller share of the map are dropped, except region 1.
     """
     if threshold is None:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
     # float64, as `find_threshold` compares image scores.
     values = np.asarray(anomaly_map, dtype=np.float64)
-    components, count = ndimage.label(values >= threshold, structure=_EIGHT_NEIGHBOURS)
+    inside = _standing_out(values, threshold)
+    components, count = ndimage.label(inside, structure=_EIGHT_NEIGHBOURS)
     if count == 0:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
     numbers = np.arange(1, count + 1)
@@ -102,6 +117,20 @@ def label_regions(
     region_numbers[numbers[large]] = np.arange(1, len(large) + 1)
     labels: NDArray[np.int32] = region_numbers[components]
     return labels
+
+
+def _standing_out(values: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Pixels that reach `threshold` and stand out in their own picture; see the module's text."""
+    inside = np.asarray(values >= threshold)
+    background = float(np.quantile(values, _BACKGROUND))
+    own = background + _START * (float(values.max()) - background)
+    if own <= threshold:
+        return inside
+    components, count = ndimage.label(values >= own, structure=_EIGHT_NEIGHBOURS)
+    peaks = np.asarray(ndimage.maximum(values, components, np.arange(1, count + 1)))
+    cuts = np.append(np.inf, background + _CUT * (peaks - background))
+    standing: NDArray[np.bool_] = inside & (values >= cuts[components])
+    return standing
 
 
 def measure_regions(
@@ -158,7 +187,7 @@ def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence
         for _, image, number, r in rows:
             writer.writerow(
                 [
-                    image,
+                    path_cell(image),
                     number,
                     r.x,
                     r.y,

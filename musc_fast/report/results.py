@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._version import __version__
-from ..datasets.read_images import read_image
+from ..datasets.read_images import image_size, read_image
 from ..errors import InputError
 from ..files import RUN_FILE
+from ..shown import path_cell, shown
 from .cards import Card, make_card, make_cards
-from .heatmap import MapScale, Scale, grey_map, heat_map, panel, scale_of
+from .heatmap import MapScale, Scale, coloured, grey_map, panel
 from .html import write_report
 from .names import result_names
 from .regions import write_regions
@@ -56,22 +57,23 @@ def write_results(
     Raises ImageError where an image cannot be read any more, InputError where `map_scale` is
     unknown or a result would lie outside `stage`.
     """
-    scales = scale_of(run.anomaly_maps, map_scale)
+    scales = run.scales(map_scale)
     write_scores(stage / "scores.csv", run)
     if not maps:
         return
     names, ranks = result_names(run.paths), run.ranks
 
     def picture_and_card(index: int) -> Card:
-        image = read_image(run.paths[index])
+        image = read_image(run.paths[index], run.reading)
         caption = (
-            f"{run.paths[index].name}   rank {ranks[index]} of {len(run.paths)}   "
+            f"{shown(run.paths[index].name)}   rank {ranks[index]} of {len(run.paths)}   "
             f"score {run.image_scores[index]:.3f}"
         )
         _write_pictures(stage, names[index], image, run.anomaly_maps[index], scales(index), caption)
         return make_card(run, index, image, scales(index))
 
-    cards = make_cards(picture_and_card, len(names), progress)
+    pixels = [math.prod(image_size(path)) for path in run.paths]
+    cards = make_cards(picture_and_card, len(names), progress, pixels)
     write_regions(stage / "regions.csv", run.paths, [card.regions for card in cards])
     write_report(stage / "report.html", run, cards=cards, map_scale=map_scale, title=title)
 
@@ -81,7 +83,7 @@ def write_settings(stage: Path, run: ScoredBatch, map_scale: MapScale = "batch")
 
     map_scale: as given to `write_results`; the entries "low" and "high" are the batch's either way.
     """
-    scale, threshold = Scale.of(run.anomaly_maps), run.threshold
+    scale, threshold = run.scales("batch")(0), run.threshold
     settings = {
         "musc_fast": __version__,  # the mark of a folder that a later run may replace
         **run.settings,
@@ -112,7 +114,7 @@ def write_scores(path: Path, run: ScoredBatch) -> None:
         for i in np.argsort(ranks):
             writer.writerow(
                 [
-                    run.paths[i],
+                    path_cell(run.paths[i]),
                     f"{run.image_scores[i]:.7g}",
                     f"{run.raw_scores[i]:.7g}",
                     ranks[i],
@@ -132,11 +134,16 @@ def _write_pictures(
     # `name` comes from the path of an image; the files must not lie outside `stage`.
     if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts:
         raise InputError(f"{name}: a result cannot be named so, it would leave its folder")
-    size = (image.height, image.width)
-    heat_map(anomaly_map, scale, size).save(_with_parent(stage / "maps" / f"{name}.png"))
+    levels = grey_map(anomaly_map, scale, (image.height, image.width))
+    _save(coloured(levels).convert("RGB"), stage / "maps" / f"{name}.png")
     np.save(stage / "maps" / f"{name}.npy", anomaly_map)
-    grey_map(anomaly_map, scale, size).save(_with_parent(stage / "maps_grey" / f"{name}.png"))
-    panel(image, anomaly_map, scale, caption).save(_with_parent(stage / "overlays" / f"{name}.png"))
+    _save(levels, stage / "maps_grey" / f"{name}.png")
+    _save(panel(image, anomaly_map, scale, caption), stage / "overlays" / f"{name}.png")
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Write a .png; stronger compression takes ten times as long and saves a tenth."""
+    picture.save(_with_parent(file), compress_level=1)
 
 
 def _with_parent(file: Path) -> Path:

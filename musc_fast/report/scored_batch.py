@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..settings import ReadSettings
 from ..threshold import Threshold
+from .heatmap import MapScale, Scale, scale_of
 from .regions import pixel_threshold
 
 
@@ -26,6 +28,7 @@ class ScoredBatch:
     settings: the entries of run.json; "seconds" maps a stage to its time, "skipped" lists the
         reasons of unreadable images.
     threshold: on the raw scores, with the images that it flags.
+    reading: how the image files are read, with the white level of the batch.
     """
 
     paths: Sequence[Path]
@@ -34,6 +37,16 @@ class ScoredBatch:
     anomaly_maps: NDArray[np.float32]
     settings: dict[str, Any]
     threshold: Threshold
+    reading: ReadSettings = field(default_factory=ReadSettings)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing stands out: no image is flagged."""
+        return not self.threshold.flagged.any()
+
+    def scales(self, map_scale: MapScale) -> Callable[[int], Scale]:
+        """The scale of each image's pictures; see `heatmap.scale_of`."""
+        return scale_of(self.anomaly_maps, map_scale, calm=self.is_calm)
 
     @property
     def ranks(self) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from .._version import __version__
 from ..datasets.find_images import natural_key
 from ..datasets.layouts import Category, sample_mask
+from ..errors import InputError
 from ..features.cache import extract_cached
-from ..files import replacing
-from ..metrics import Protocol, image_metrics, pixel_metrics
+from ..files import is_plain_name, replacing
+from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
 from ..report.scored_batch import ScoredBatch
+from ..shown import text_cell
 from ..threshold import find_threshold
+from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
 
 METRICS = (
@@ -62,11 +65,15 @@ def evaluate(
         type, backend, weights and files are the same and its report is there.
     progress: called with (stage, done, total).
 
-    Returns the results of `categories`. The tables also list the categories that earlier calls
+    Raises InputError where a category's name cannot be that of a file. Returns the results of
+    `categories`. The tables also list the categories that earlier calls
     evaluated in `out`, see `write_tables`.
     """
     results: list[Result] = []
     wanted = [category.name for category in categories]
+    for name in wanted:  # it becomes a file name below `out`
+        if not is_plain_name(name):
+            raise InputError(f"categories: {name!r} cannot be the name of a file")
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
         file = out / "categories" / f"{category.name}.json"
@@ -125,6 +132,7 @@ def evaluate_category(
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
         settings=run_settings(musc, features, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
+        reading=replace(musc.extractor.reading, white=features.white),
     )
     result: Result = {
         "category": category.name,
@@ -151,9 +159,7 @@ def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Resul
     labels = _labels(category)
     image = image_metrics(labels, batch.image_scores, protocol)
     raw = image_metrics(labels, batch.raw_scores, protocol)
-    size = (batch.anomaly_maps.shape[1], batch.anomaly_maps.shape[2])
-    masks = [sample_mask(sample, size) for sample in category.samples]
-    pixel = pixel_metrics(masks, batch.anomaly_maps, protocol)
+    pixel, notes = measure_pixels(category, batch, protocol)
     values = (
         image.auroc,
         image.f1_max,
@@ -175,7 +181,7 @@ def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Resul
             "defects_found": int((threshold.flagged & labels).sum()),
             "reason": threshold.reason,
         },
-        "notes": [reason for reason in (image.reason, pixel.reason) if reason],
+        "notes": [reason for reason in (image.reason, pixel.reason, *notes) if reason],
     }
 
 
@@ -185,7 +191,10 @@ def write_category_report(
     """Write the HTML report of a category; with labels also its curves, masks and worst misses."""
     evaluation = None
     if _labelled(category):
-        masks = [None if s.mask is None else sample_mask(s) for s in category.samples]
+        masks = [
+            None if s.mask is None else sample_mask(s, None, batch.reading)
+            for s in category.samples
+        ]
         figures = {name.replace("_", " "): value for name, value in result["metrics"].items()}
         evaluation = Evaluation(_labels(category), masks, figures)
     write_report(
@@ -242,7 +251,8 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
         writer.writerow(["category", "images", "defective", *METRICS])
         for result in results:
             cells = _csv_cells(result["metrics"])
-            writer.writerow([result["category"], result["images"], result["defective"], *cells])
+            name = text_cell(result["category"])
+            writer.writerow([name, result["images"], result["defective"], *cells])
         writer.writerow(["mean", "", "", *_csv_cells(mean_metrics(results))])
 
 
@@ -272,8 +282,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for sample in category.samples
-        for path in (sample.image, sample.mask)
-        if path is not None
+        for path in (sample.image, *sample.mask_files)
     ]
     backbone = musc.backbone
     parts = [
@@ -288,6 +297,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         backbone.engine,
         backbone.precision,
         chosen_backend(musc),
+        musc.extractor.reading,
         files,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

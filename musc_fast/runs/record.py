@@ -33,6 +33,7 @@ def run_settings(
     """
     backbone = musc.backbone
     bad = [*features.bad, *(references.bad if references else ())]
+    notes = [*features.notes, *(references.notes if references else ())]
     return {
         "musc_fast": __version__,
         "torch": torch.__version__,
@@ -40,6 +41,9 @@ def run_settings(
         "images": len(features.sources),
         "references": None if references is None else len(references.sources),
         "skipped": [reason for _, reason in bad],
+        "notes": notes,
+        "white": features.white,
+        "max_pixels": musc.extractor.reading.max_pixels,
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),

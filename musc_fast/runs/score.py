@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -102,18 +103,24 @@ class ScoreJob:
     ) -> ScoredBatch | None:
         """Extract, score and flag; None on ranks other than 0."""
         share: BatchFeatures | None
+        white = musc.extractor.white_of(self.images, self.references or ())
+        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white)
         if ranks is None:
-            features = musc.extract(self.images, skip_bad=self.skip_bad, progress=on_progress)
+            features = extract(self.images, progress=on_progress)
             share = features
         else:
             features, share = extract_share(
-                ranks, musc, self.images, skip_bad=self.skip_bad, on_progress=on_progress
+                ranks,
+                musc,
+                self.images,
+                skip_bad=self.skip_bad,
+                white=white,
+                on_progress=on_progress,
             )
         references = None
         if self.references is not None:
-            references = musc.extract(
+            references = extract(
                 self.references,
-                skip_bad=self.skip_bad,
                 progress=lambda _, done, total: on_progress("reference features", done, total),
             )
         elif len(features.sources) < 2:
@@ -143,6 +150,7 @@ class ScoreJob:
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
             settings=run_settings(musc, features, references, seconds=seconds),
             threshold=self._flag(raw_scores),
+            reading=replace(musc.extractor.reading, white=white),
         )
 
     def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:

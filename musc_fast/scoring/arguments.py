@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -12,21 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import check_finite, check_tokens, describe
+from ..checks import check_finite, check_kind, check_tokens, describe
 from ..errors import InputError
+from ..scratch import require_memory
+from ..settings import whole_number
 from .token_files import open_layer
 
 Path = str | os.PathLike[str]
 Tokens = Tensor | NDArray[Any] | Path | Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Path]
 
-# LNAMD sums squares over an image in float32 on some backends; up to here the sum is finite.
-_LARGEST = 1e15
-
 
 def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
     """The tokens as a list of [N, P, C] tensors, one a layer, without their prefix."""
-    if prefix_tokens < 0:
-        raise InputError(f"prefix_tokens: found {prefix_tokens}, wanted 0 or more")
+    prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
     if isinstance(tokens, Tensor | np.ndarray | str | os.PathLike):
         if isinstance(tokens, Tensor | np.ndarray) and tokens.ndim == 4:
             raise InputError(
@@ -35,8 +33,13 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
                 f"list({name})"
             )
         arrays: list[Any] = [tokens]
-    else:
+    elif isinstance(tokens, Iterable) and not isinstance(tokens, Mapping | bytes):
         arrays = list(tokens)
+    else:
+        raise InputError(
+            f"{name}: found {type(tokens).__name__}, wanted a tensor, an array, a path, or a "
+            "sequence of them, one a layer"
+        )
     if not arrays:
         raise InputError(f"{name}: found no layer, wanted at least one [N, prefix + P, C]")
     layers = []
@@ -46,8 +49,9 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
             array = open_layer(where, array)
         if not isinstance(array, Tensor | np.ndarray):
             raise InputError(f"{where}: found {type(array).__name__}, wanted a tensor or array")
-        tensor = _tensor(array)
-        if tensor.ndim != 3 or not tensor.is_floating_point():
+        tensor = _tensor(where, array)
+        check_kind(where, tensor)
+        if tensor.ndim != 3:
             raise InputError(
                 f"{where}: found {describe(tensor)}, wanted a float [N, prefix + P, C]"
             )
@@ -57,7 +61,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
                 f"{prefix_tokens} prefix tokens"
             )
         tensor = tensor[:, prefix_tokens:]
-        check_tokens(where, tensor, _LARGEST)
+        check_tokens(where, tensor)
         layers.append(tensor)
     return layers
 
@@ -68,12 +72,31 @@ def in_files(tokens: Tokens) -> bool:
         return True
     if isinstance(tokens, Tensor | np.ndarray):
         return False
-    return any(isinstance(layer, str | os.PathLike) for layer in tokens)
+    return isinstance(tokens, Iterable) and any(
+        isinstance(layer, str | os.PathLike) for layer in tokens
+    )
 
 
-def _tensor(array: Tensor | NDArray[Any]) -> Tensor:
-    """The tensor of an array; an array with negative strides is copied, for torch has none."""
-    return array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+def _tensor(name: str, array: Tensor | NDArray[Any]) -> Tensor:
+    """The tensor of an array.
+
+    An array with negative strides, another byte order or long doubles is copied, for torch has
+    none of these. Raises InputError where values are masked, or no numbers.
+    """
+    if isinstance(array, Tensor):
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise InputError(f"{name}: found masked values, which would count; fill or drop them")
+        array = np.asarray(array.data)
+    if array.dtype.kind == "f" and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    try:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    except TypeError:
+        raise InputError(f"{name}: found an array of {array.dtype}, wanted floats") from None
 
 
 def same_layers(layers: list[Tensor]) -> None:
@@ -132,13 +155,20 @@ def grid_of(grid: tuple[int, int] | None, patches: int, prefix_tokens: int) -> t
     return side, side
 
 
-def map_size(image_size: int | tuple[int, int] | None, grid: tuple[int, int]) -> tuple[int, int]:
+def map_size(
+    image_size: int | tuple[int, int] | None, grid: tuple[int, int], images: int = 1
+) -> tuple[int, int]:
+    """The (h, w) of the anomaly maps; InputError where those of so many images need more memory
+    than is free.
+    """
     if image_size is None:
         return grid
     size = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
     if not _is_size(size):
         raise InputError(f"image_size: found {image_size}, wanted an int or (h, w), 1 or more")
-    return int(size[0]), int(size[1])
+    height, width = int(size[0]), int(size[1])
+    require_memory(f"image_size {height} x {width}", 4 * images * height * width)
+    return height, width
 
 
 def _is_size(size: object) -> TypeGuard[tuple[int, int]]:
@@ -150,8 +180,11 @@ def _is_size(size: object) -> TypeGuard[tuple[int, int]]:
 
 
 def class_tokens(cls_tokens: Tensor | NDArray[Any], layer: Tensor) -> Tensor:
-    classes = _tensor(cls_tokens)
-    if classes.ndim != 2 or classes.shape[0] != layer.shape[0] or not classes.is_floating_point():
+    if not isinstance(cls_tokens, Tensor | np.ndarray):
+        raise InputError(f"cls_tokens: found {type(cls_tokens).__name__}, wanted a float [N, D]")
+    classes = _tensor("cls_tokens", cls_tokens)
+    check_kind("cls_tokens", classes)
+    if classes.ndim != 2 or classes.shape[0] != layer.shape[0] or 0 in classes.shape:
         raise InputError(
             f"cls_tokens: found {describe(classes)}, wanted a float [{layer.shape[0]}, D]"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from torch.utils.data import Dataset
 from .. import reference
 from ..backends.registry import resolve
 from ..progress import Progress, scoring_progress
+from ..scratch import require_room, scratch_folder
 from ..settings import DegreeFusion, ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
-from .checkpoint import Checkpoint, parts_of, scratch_folder
+from .checkpoint import Checkpoint, checkpoint_folder, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
@@ -85,7 +85,7 @@ def score_batch(
         max_references,
         degree_fusion,
     )
-    with scratch_folder(None if checkpoint is None else Path(checkpoint)) as folder:
+    with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = write_dataset("tokens", tokens, folder)
         if isinstance(references, Dataset):
@@ -96,11 +96,14 @@ def score_batch(
         )
         check_layers(layers, others)
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
-        size = map_size(image_size, shape)
+        size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
         others, lists = _sample_references(layers, others, max_references)
-        pooling = Pooling(operators, shape, settings, folder if in_files(tokens) else None)
+        mapped = folder if in_files(tokens) else None
+        if mapped is not None:  # LNAMD's results of one pass and of the next
+            require_room(mapped, 8 * max(layer.numel() for layer in layers))
+        pooling = Pooling(operators, shape, settings, mapped)
         store = (
             None
             if checkpoint is None

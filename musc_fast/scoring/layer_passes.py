@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import reference
 from ..backends.base import Operators
 from ..progress import Progress
+from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 
@@ -106,6 +107,7 @@ class Pooling:
     def _pool_into_file(self, folder: str, layer: Tensor, degrees: Sequence[int]) -> Tensor:
         name = os.path.join(folder, "pooled")
         Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
+        reserve(name, 4 * layer.numel())
         z = torch.from_file(
             name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
         ).view(layer.shape)

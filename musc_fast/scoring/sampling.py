@@ -7,6 +7,7 @@ order of the files, in which defects may follow good parts.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,16 +35,18 @@ def sample_others(tokens: Tensor, count: int) -> Tensor | None:
     if count >= images - 1:
         return None
     half = (images - 1) // 2  # distances that have two sides
-    generator = torch.Generator().manual_seed(_SEED)
-    drawn = (torch.randperm(half, generator=generator) + 1).tolist()
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    drawn = (
+        torch.randperm(half, generator=generator, dtype=torch.int64, device="cpu") + 1
+    ).tolist()
     strides = [
         stride for distance in drawn[: count // 2] for stride in (distance, images - distance)
     ]
     if count % 2:
         strides.append(images // 2 if images % 2 == 0 else drawn[count // 2])
-    order = torch.tensor(content_order(tokens))
-    places = (torch.arange(images)[:, None] + torch.tensor(strides)[None, :]) % images
-    lists = torch.empty(images, count, dtype=torch.int64)
+    order = _whole(content_order(tokens))
+    places = (_whole(range(images))[:, None] + _whole(strides)[None, :]) % images
+    lists = torch.empty(images, count, dtype=torch.int64, device="cpu")
     lists[order] = order[places]
     return lists.sort(dim=1).values
 
@@ -51,3 +54,7 @@ def sample_others(tokens: Tensor, count: int) -> Tensor | None:
 def sample_references(tokens: Tensor, count: int) -> list[int] | None:
     """`count` of the reference images tokens [M, P, C], the same for all queries; None: all."""
     return None if count >= tokens.shape[0] else sorted(content_order(tokens)[:count])
+
+
+def _whole(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")

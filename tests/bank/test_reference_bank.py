@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny import TINY, product, tiny_weights
 from torch import Tensor
 
-from musc_fast import BankError, InputError, ReferenceBank, score_batch
+from musc_fast import BankError, InputError, MuSc, ReferenceBank, score_batch
 
 
 def batch(n: int, seed: int = 0, p: int = 16, c: int = 24) -> list[Tensor]:
@@ -176,3 +180,47 @@ def test_wrong_arguments() -> None:
     with pytest.raises(InputError, match="evict"):
         ReferenceBank(3, evict="newest")  # type: ignore[arg-type]
     assert bank.ids == ["image 0", "image 1"]
+
+
+def test_threads_lose_no_image() -> None:
+    z = torch.randn(48, 16, 12, generator=torch.Generator().manual_seed(0))
+    bank = ReferenceBank(100, degrees=(1,))
+    bank.add(z[:2], ["a", "b"])
+    failures: list[BaseException] = []
+
+    def work(first: int) -> None:
+        try:
+            for k in range(first, 48, 4):
+                if k % 3:
+                    bank.score_and_add(z[k : k + 1], [f"{k}"])
+                else:
+                    bank.add(z[k : k + 1], [f"{k}"])
+                    bank.score(z[k : k + 1])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures
+    assert sorted(bank.ids) == sorted(["a", "b", *(f"{k}" for k in range(48))])
+    assert bank.added == 50
+    assert [entry.number for entry in bank.entries] == list(range(50))
+    stored = dict(zip(bank.ids, bank.tokens()[0], strict=True))
+    assert all(torch.equal(stored[f"{k}"], z[k]) for k in range(48))
+
+
+def test_one_musc_serves_several_threads(tmp_path: Path) -> None:
+    musc = MuSc(TINY, weights=tiny_weights(tmp_path), image_size=64)
+    batches = [[product(10 * k + i) for i in range(3)] for k in range(4)]
+    expected = [musc.score(images).image_scores for images in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda images: musc.score(images).image_scores, batches))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
-from tiny import TINY, product_folder, tiny_weights
+from tiny import TINY, product, product_folder, tiny_weights
 
-from musc_fast import BankError, ImageError, InputError, MuSc, ReferenceBank, score_batch
+from musc_fast import (
+    BankError,
+    ImageError,
+    InputError,
+    MuSc,
+    MuscFastWarning,
+    ReferenceBank,
+    score_batch,
+)
 from musc_fast.bank.file import save_bank
 from musc_fast.bank.stream import source_of
 
@@ -118,3 +128,30 @@ def test_few_images_and_wrong_ones(musc: MuSc, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"broken\.png"):
         list(musc.stream([*paths, tmp_path / "broken.png"], start=2))
+
+
+def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
+    """Images of 12 bits: the first ones decide, and a later dark or bright one changes nothing."""
+    paths = []
+    for k in range(6):
+        paths.append(tmp_path / f"{k}.tif")
+        values = np.rint(product(k) * (4095 / 255)).astype(np.uint16)
+        tifffile.imwrite(paths[k], values // (8 if k == 4 else 1), photometric="rgb")
+    bank = musc.new_bank()
+    with pytest.warns(MuscFastWarning, match="4095 is taken for white"):
+        found = list(musc.stream(paths[:4], bank=bank, start=3))
+    bank.save(tmp_path / "bank")
+    source = source_of(musc.backbone, musc.settings)
+    bank = ReferenceBank.load(tmp_path / "bank", source=source)
+    assert bank.source["white"] == 4095
+    found += musc.stream(paths[4:], bank=bank)
+    given = MuSc(musc.backbone, white=4095)
+    assert [s.raw_score for s in given.stream(paths, start=3)] == [s.raw_score for s in found]
+    assert found[4].raw_score > 2 * found[5].raw_score  # eight times darker
+    tifffile.imwrite(paths[5], np.full((9, 9), 5000, np.uint16))
+    with pytest.raises(ImageError, match="exceed the range from 0 to the white level 4095"):
+        list(musc.stream(paths[5:], bank=bank))
+    with pytest.raises(BankError, match="white: found 1023, the bank was made with 4095"):
+        list(MuSc(musc.backbone, white=1023).stream(paths[:1], bank=bank))
+    with pytest.raises(BankError, match="white"):
+        ReferenceBank.load(tmp_path / "bank", source={**source, "white": 1023})

@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TINY, product_folder, tiny_weights
+import tifffile
+from PIL import Image
+from tiny import TINY, product, product_folder, tiny_weights
 from typer.testing import CliRunner, Result
 
 from musc_fast.cli.app import app
+from musc_fast.cli.console import warnings_printed
+from musc_fast.errors import MuscFastWarning
 from musc_fast.features.engines import resolve_engine
 
 
@@ -165,3 +170,31 @@ def test_an_interrupted_run_leaves_no_output(tmp_path: Path, weights: Path) -> N
     assert child.returncode == 130, stderr
     assert "interrupted" in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_images_of_12_bits_have_one_white_level_that_is_said(tmp_path: Path, weights: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(6):
+        values = np.rint(product(k, int(k == 4)) * (4000 / 255)).astype(np.uint16)
+        tifffile.imwrite(folder / f"part{k}.tif", values, photometric="rgb")
+    line = ["score", folder, "--backbone", TINY, "--weights", weights, "--out"]
+    result = CliRunner().invoke(app, [str(word) for word in [*line, tmp_path / "a"]])
+    assert result.exit_code == 0, result.output
+    first = (tmp_path / "a" / "scores.csv").read_text()
+    assert "part4.tif" in first.splitlines()[1]
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["white"] == 4095
+    shown = np.asarray(Image.open(tmp_path / "a" / "overlays" / "part0.png"))
+    assert shown[42:, 12:200].mean() > 100  # the photo is as bright as it was taken
+    line += [tmp_path / "b", "--white", "4095", "--max-pixels", "12k"]
+    assert CliRunner().invoke(app, [str(word) for word in line]).exit_code == 0
+    assert (tmp_path / "b" / "scores.csv").read_text() == first
+    small = CliRunner().invoke(app, [str(word) for word in [*line, "--max-pixels", "11k"]])
+    assert "0.01152 megapixels, more than the 0.011 allowed" in str(small.exception)
+
+
+def test_notes_are_printed_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings_printed():
+        for _ in range(2):
+            warnings.warn("4095 is taken for white", MuscFastWarning, stacklevel=1)
+    assert capsys.readouterr().err.count("note: 4095 is taken for white\n") == 2

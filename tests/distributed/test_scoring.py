@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -157,6 +158,32 @@ def test_wrong_arguments_are_told_on_every_rank(tmp_path: Path) -> None:
     assert "image 1 holds NaN" in (tmp_path / "out.error1").read_text()
     with pytest.raises(InputError, match="not initialised"):
         score_shard(batch(4))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"timeout": "soon"}, "timeout: found 'soon'"),
+        ({"progress": 7}, "progress: found 7"),
+        ({"degrees": None}, "degrees: found None"),
+        ({"cls_tokens": torch.zeros(9, 2)}, r"cls_tokens: found float32 \[9, 2\]"),
+        ({"references": [torch.zeros(2, 16, 5)] * 2}, r"references\[0\]: found \[2, 16, 5\]"),
+        ({"references": [layer + 1 for layer in batch(2)]}, "references: rank 1 was given others"),
+        ({"checkpoint": "/dev/null/here"}, "/dev/null"),
+    ],
+)
+def test_one_rank_s_wrong_argument_is_told_on_every_rank(
+    tmp_path: Path, wrong: dict[str, Any], told: str
+) -> None:
+    layers, out = batch(5), tmp_path / "out"
+    how = {"references": batch(2), "timeout": 60.0, "of_rank": {1: wrong}}
+    children = started(ranks_run.score, [(rank, [3, 2], out, layers, how) for rank in range(2)])
+    for child in children:
+        child.join(120)
+    for rank in range(2):
+        text = out.with_suffix(f".error{rank}").read_text()
+        assert text.startswith("InputError: "), text
+        assert re.search(told, text), text
 
 
 @pytest.mark.parametrize("size", [2, 3])

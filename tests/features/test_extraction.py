@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from tiny import TINY, product, product_folder, tiny_weights
 
-from musc_fast.errors import ImageError, InputError
+from musc_fast.errors import ImageError, InputError, MuscFastWarning
 from musc_fast.features import load_backbone
 from musc_fast.features.extraction import Extractor
 
@@ -92,3 +93,54 @@ def test_what_is_no_image_is_refused(extractor: Extractor) -> None:
         extractor.extract([np.zeros((4, 4, 7), dtype=np.uint8)] * 2)
     with pytest.raises(InputError, match="found one Image"):
         extractor.extract(Image.fromarray(product(0)))  # type: ignore[arg-type]
+
+
+def twelve_bits(folder: Path, count: int = 6) -> list[Path]:
+    """The pictures of `product_folder` as a camera of 12 bits writes them, in 16-bit files."""
+    folder.mkdir()
+    paths = [folder / f"deep{k}.tif" for k in range(count)]
+    for k, path in enumerate(paths):
+        values = np.rint(product(k, int(k == 4)) * (4095 / 255)).astype(np.uint16)
+        tifffile.imwrite(path, values, photometric="rgb")
+    return paths
+
+
+def test_twelve_bits_in_16_have_the_features_of_8(extractor: Extractor, tmp_path: Path) -> None:
+    expected = extractor.extract(product_folder(tmp_path / "eight"))
+    paths = twelve_bits(tmp_path / "deep")
+    with pytest.warns(MuscFastWarning, match="4095 is taken for white") as said:
+        features = extractor.extract(paths)
+    assert len(said) == 1
+    assert features.white == 4095
+    assert features.sizes == expected.sizes
+    arrays = [tifffile.imread(path) for path in paths]
+    with pytest.warns(MuscFastWarning, match="4095 is taken for white"):
+        of_arrays = extractor.extract(arrays)
+    for found, same, wanted in zip(features.tokens, of_arrays.tokens, expected.tokens, strict=True):
+        assert torch.equal(found, same)
+        assert (found - wanted).norm() < 0.03 * wanted.norm()  # 8 bits are rounded twice
+        full = extractor.extract(paths, white=65535).tokens[0]
+        assert (full - expected.tokens[0]).norm() > 0.1 * expected.tokens[0].norm()
+
+
+def test_a_part_of_a_batch_is_read_as_the_batch(extractor: Extractor, tmp_path: Path) -> None:
+    paths = twelve_bits(tmp_path / "deep")
+    dark = tmp_path / "deep" / "dark.tif"
+    tifffile.imwrite(dark, np.full((96, 120), 700, np.uint16))  # alone it would be one of 10 bits
+    with pytest.warns(MuscFastWarning):
+        white = extractor.white_of([dark], paths)
+    alone = extractor.extract([dark], white=white).tokens[0]
+    with pytest.warns(MuscFastWarning):
+        together = extractor.extract([dark, *paths]).tokens[0][:1]
+    assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_what_was_decided_is_said_once(extractor: Extractor, tmp_path: Path) -> None:
+    for k in range(5):
+        frames = [Image.fromarray(product(k)), Image.fromarray(product(k + 1))]
+        frames[0].save(tmp_path / f"{k}.tif", save_all=True, append_images=frames[1:])
+    with pytest.warns(MuscFastWarning) as said:
+        features = extractor.extract(tmp_path)
+    assert [str(w.message) for w in said] == list(features.notes)
+    assert len(features.notes) == 1
+    assert features.notes[0].startswith(f"{tmp_path / '0.tif'} and 4 more: has several pages")

@@ -83,8 +83,24 @@ def test_sixteen_bits_and_transparency_become_rgb_as_everywhere():
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     shallow = preprocess(Image.fromarray(grey), (28, 42), "bicubic", *PLAIN)
     assert torch.equal(preprocess(deep, (28, 42), "bicubic", *PLAIN), shallow)
-    clear = Image.new("RGBA", (9, 9), (200, 100, 50, 0))
-    assert (preprocess(clear, (14, 14), "bilinear", *PLAIN) == 1).all()
+    half = Image.new("RGBA", (8, 8), (200, 100, 50, 255))
+    half.paste((200, 100, 50, 0), (0, 0, 8, 4))
+    assert (preprocess(half, (8, 8), "bilinear", *PLAIN)[:, :4] == 1).all()
+
+
+def test_all_bits_are_resized_as_numbers():
+    """A ramp of 4096 levels keeps its levels, and equals the 8-bit path within its rounding."""
+    ramp = np.tile(np.arange(4096, dtype=np.float32) / 4095, (4, 1))
+    fine = preprocess(ramp, (4, 2048), "bilinear", *PLAIN)
+    assert fine.shape == (3, 4, 2048)
+    assert len(torch.unique(fine[0])) > 2000
+    eight = Image.fromarray(np.rint(ramp * 255).astype(np.uint8))
+    coarse = preprocess(eight, (4, 2048), "bilinear", *PLAIN)
+    assert len(torch.unique(coarse[0])) <= 256
+    assert (fine - coarse).abs().max() <= 1.01 / 255
+    steps = (np.arange(12 * 12).reshape(12, 12) % 2).astype(np.float32)
+    assert preprocess(steps, (7, 9), "bicubic", *PLAIN).min() >= 0
+    assert preprocess(steps, (7, 9), "bicubic", *PLAIN).max() <= 1
 
 
 def test_the_given_image_is_not_changed():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
 
-from musc_fast.errors import InputError
+from musc_fast.errors import InputError, MuscFastWarning
 from musc_fast.features import available_backbones, get_spec
 from musc_fast.features.towers import build_tower, quarter_depths
 from musc_fast.features.weights.hub import FILE_NAMES
@@ -47,6 +49,38 @@ def test_the_paper_s_blocks_are_the_quarter_depths():
     assert quarter_depths(12) == get_spec("clip-vit-b-16").blocks == (2, 5, 8, 11)
     assert quarter_depths(6) == (1, 2, 4, 5)
     assert quarter_depths(1) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:eva02_small_patch14_224.mim_in22k", "has no final norm of its tokens"),
+        (
+            "timm:vit_base_patch16_clip_224.openai",
+            r"QuickGELU; timm:vit_base_patch16_clip_quickgelu_224\.openai runs QuickGELU",
+        ),
+    ],
+)
+def test_what_a_timm_model_does_otherwise_is_said(name, message):
+    with pytest.warns(MuscFastWarning, match=message) as said:
+        tower = build_tower(get_spec(name))
+    assert len(said) == 1
+    normed = tower.module.norm.__class__ is not torch.nn.Identity
+    assert normed == ("norm" not in message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:vit_base_patch16_clip_quickgelu_224.openai",
+        "timm:vit_base_patch16_clip_224.laion2b",  # trained with GELU
+        "timm:vit_small_patch14_dinov2.lvd142m",
+    ],
+)
+def test_nothing_is_said_of_other_models(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MuscFastWarning)
+        build_tower(get_spec(name))
 
 
 @pytest.mark.parametrize(

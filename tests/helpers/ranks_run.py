@@ -46,6 +46,7 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
             each if each.name == "reference" else replace(each, why_not=lambda device: "refused")
             for each in registry.BACKENDS
         )
+    options.update(options.pop("of_rank", {}).get(rank, {}))
     if options.pop("dies", None) == rank:
         os._exit(7)
     try:

@@ -110,6 +110,9 @@ def test_the_rest(arch: int) -> None:
         static_report.interval_launch(200),
         *(static_report.lnamd_launch(c) for c in (384, 768, 1024)),
         *(static_report.refine_launch(c) for c in (384, 768, 1024)),
+        *(static_report.refine_launch(c, fine=False) for c in (384, 1024)),
+        *(static_report.winner_launch(c) for c in (384, 768, 1024)),
+        *(static_report.bounds_launch(limits=limits) for limits in (False, True)),
         *(static_report.quantise_launch(c, torch.int8) for c in (128, 384, 768, 1024)),
         static_report.quantise_launch(1024, torch.float16),
         static_report.quantise_launch(1024, torch.bfloat16),
@@ -122,6 +125,20 @@ def test_rounding_reads_and_writes_wide() -> None:
     assert "LDG.E.128" in sass
     assert "STG.E.128" in sass
     assert "BAR.SYNC" not in sass  # a row never leaves its warp
+
+
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("rows", [1369, 273800])
+def test_projection(rows: int, width: int) -> None:
+    for residual in (False, True):
+        found = static_report.project_launch(rows, width, residual=residual).compile(90)
+        check(found)
+        assert "wgmma.mma_async" in found.ptx
+
+
+def test_rows_are_gathered_wide() -> None:
+    for launch in (static_report.winner_launch(1024), static_report.refine_launch(1024)):
+        assert "LDG.E.128" in launch.compile(90).sass()
 
 
 def test_float32_products_are_no_tf32() -> None:
@@ -145,6 +162,9 @@ def test_arguments_of_one_are_constants() -> None:
         static_report.lnamd_launch(40, H=1, C=1, stride_n=1, stride_p=1),
         static_report.quantise_launch(64, torch.int8, "*fp64", R=1, C=1),
         static_report.refine_launch(40, COUNT=1, M=1, P=1, Q=1, C=1),
+        static_report.winner_launch(40, M=1, P=1, Q=1, C=1, IMAGES=1),
+        static_report.bounds_launch(limits=True, M=1, P=1),
+        static_report.project_launch(1, 64, residual=True, R=1, C=1),
     ):
         assert launch.compile(90).registers > 0
 

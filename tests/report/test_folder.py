@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from musc_fast.errors import InputError
@@ -170,6 +171,28 @@ def test_leftovers_of_the_same_process_number_are_removed(tmp_path: Path, run: S
         assert second.is_dir()
         assert len(hidden(tmp_path)) == 4  # the stages of both are alive
     assert hidden(tmp_path) == sorted([other, foreign])
+
+
+def test_a_living_process_is_found_by_psutil(
+    tmp_path: Path, run: ScoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows os.kill(pid, 0) interrupts or ends the process that it asks about."""
+    asked = []
+    exists = psutil.pid_exists
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: asked.append(pid) or exists(pid))
+    wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, text=True) as child:
+        theirs = tmp_path / f".out-partial-{child.pid}-abc"
+        gone = tmp_path / f".out-partial-{10**12}-abc"
+        theirs.mkdir()
+        gone.mkdir()
+        write(tmp_path / "out", run)
+        assert theirs.is_dir()
+        assert not gone.exists()
+        assert asked == [child.pid]
+        child.communicate("")
+    write(tmp_path / "out", run)
+    assert hidden(tmp_path) == []
 
 
 def test_a_link_is_followed(tmp_path: Path, run: ScoredBatch) -> None:

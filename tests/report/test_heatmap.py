@@ -70,6 +70,31 @@ def test_panel_holds_image_overlay_and_bar() -> None:
     assert (pixels[150, 60] == (10, 200, 30)).all()  # the original is beside the overlay
 
 
+@pytest.mark.parametrize("size", [(200, 5000), (5000, 200), (60, 4000), (4000, 60)])
+def test_long_images_are_shown_wide_enough_to_see(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (10, 200, 30))
+    scores = np.zeros((20, 20), dtype=np.float32)
+    picture = panel(image, scores, Scale(0, 1), "line")
+    shown = (np.asarray(picture) == (10, 200, 30)).all(axis=2)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    sides = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    assert min(sides) >= min(160, 2400 * min(size) // max(size))
+    assert max(sides) == 2400
+    assert max(picture.size) < 2700
+    assert min(picture.size) > 2 * min(sides)  # the overlay is beside or below
+
+
+def test_a_scale_that_does_not_shout() -> None:
+    maps = np.random.default_rng(0).random((4, 9, 9)).astype(np.float32)
+    for kind in ("batch", "image"):
+        loud, calm = scale_of(maps, kind), scale_of(maps, kind, calm=True)
+        for index, anomaly_map in enumerate(maps):
+            assert calm(index).low == loud(index).low
+            levels = np.asarray(grey_map(anomaly_map, calm(index), (9, 9)))
+            assert levels.max() <= 128
+            assert kind == "batch" or levels.max() >= 127
+
+
 def test_heat_layer_over_grey_is_the_overlay() -> None:
     image = Image.effect_mandelbrot((96, 64), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     scores = np.random.default_rng(0).random((64, 96)).astype(np.float32)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from musc_fast.report.regions import (
     COLUMNS,
@@ -71,6 +74,51 @@ def test_specks_are_dropped_but_never_the_peak() -> None:
     assert labels[50, 50] == 2
     assert labels.max() == 2
     assert not labels[90].any()
+
+
+def hills(*peaks: tuple[int, int, float], level: float = 0.1) -> np.ndarray:
+    """A map [200, 200] with a hill of radius 6 at each (row, column, height) on a plain."""
+    y, x = np.mgrid[:200, :200]
+    found = np.full((200, 200), level)
+    for row, column, height in peaks:
+        found += height * np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * 6.0**2))
+    return found
+
+
+def test_a_plain_above_the_batch_is_no_region() -> None:
+    """In a very uniform batch a flagged image is above the others everywhere."""
+    scores = hills((50, 60, 0.7), (150, 120, 0.3))
+    first, second = find_regions(scores, 0.075)  # the level lies below the plain
+    for region, (row, column) in ((first, (50, 60)), (second, (150, 120))):
+        # half of a hill's height is at 1.18 of its radius
+        assert region.width == region.height == pytest.approx(2 * 1.18 * 6, abs=2)
+        assert abs(region.x + region.width / 2 - column) <= 1
+        assert abs(region.y + region.height / 2 - row) <= 1
+    assert sum(region.share for region in (first, second)) < 0.01
+    assert find_regions(scores, 0.3)[0].width > find_regions(scores, 0.6)[0].width
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 30))
+def test_regions_reach_the_threshold_and_hold_the_peak(
+    seed: int, share: float, blur: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = ndimage.gaussian_filter(rng.random((40, 30)), blur)
+    threshold = scores.min() + share * (scores.max() - scores.min())
+    labels = label_regions(scores, threshold, smallest=0)
+    assert (scores[labels > 0] >= threshold).all()
+    assert labels[np.unravel_index(scores.argmax(), scores.shape)] == 1
+    higher = label_regions(scores, scores.max(), smallest=0) > 0
+    assert (labels[higher] > 0).all()
+
+
+def test_a_level_above_the_own_background_counts_alone() -> None:
+    scores = hills((50, 60, 0.7), (150, 120, 0.3))
+    (labels,) = (label_regions(scores, 0.3),)
+    np.testing.assert_array_equal(labels > 0, scores >= 0.3)
+    whole = np.full((20, 20), 0.9)
+    whole[:1] = 0.1  # nearly all of the picture is a defect: the lowest tenth is of it, too
+    assert label_regions(whole, 0.5).astype(bool).sum() == 19 * 20
 
 
 @pytest.mark.parametrize("flagged", [0, 1, 7, 20])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +110,20 @@ def test_a_name_that_leaves_the_folder_is_refused(
         with pytest.raises(InputError, match="leave its folder"):
             write(tmp_path / "deep" / "out", run)
     assert not list(tmp_path.glob("**/a.npy"))
+
+
+def test_the_colours_of_a_batch_without_a_flag_stay_below_the_middle(
+    tmp_path: Path, make_run: Callable[..., ScoredBatch]
+) -> None:
+    for threshold, highest in ((0.5, 255), (None, 128)):
+        run = make_run(["a.png", "b.png", "c.png"], threshold=threshold)
+        out = tmp_path / str(highest)
+        out.mkdir()
+        write_results(out, run)
+        write_settings(out, run)
+        levels = [np.asarray(Image.open(out / "maps_grey" / f"{n}.png")).max() for n in "abc"]
+        assert max(levels) in (highest, highest - 1)
+        stored = json.loads((out / "run.json").read_text())["map_scale"]
+        low, high = float(run.anomaly_maps.min()), float(run.anomaly_maps.max())
+        assert stored["low"] == low
+        assert stored["high"] == (high if threshold else pytest.approx(2 * high - low))

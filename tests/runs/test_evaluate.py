@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from tiny import DEFECTS, TINY, Counting, product, product_folder, tiny_weights
 from typer.testing import CliRunner
 
-from musc_fast import MuSc
+from musc_fast import InputError, MuSc
 from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
 from musc_fast.cli.app import app
 from musc_fast.datasets.layouts import Category, load_folder, load_mvtec
+from musc_fast.features import cache
 from musc_fast.runs.evaluate import METRICS, evaluate, mean_metrics, result_key
 
 
@@ -191,3 +193,25 @@ def test_unlabelled_images_have_no_metrics(musc: MuSc, tmp_path: Path) -> None:
     result = evaluate(musc, categories, tmp_path / "out")[0]
     assert set(result["metrics"].values()) == {None}
     assert "no labels" in result["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/x", ".", "", "a/b", "a\\b", "a\x1b"])
+def test_a_category_cannot_write_outside_its_folder(musc: MuSc, tmp_path: Path, name: str) -> None:
+    [category] = load_folder(product_folder(tmp_path / "images")[0].parent)
+    with pytest.raises(InputError, match="cannot be the name of a file"):
+        evaluate(musc, [Category(name, category.samples)], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_without_room_for_the_cache_the_evaluation_goes_on(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    [category] = load_folder(product_folder(tmp_path / "images")[0].parent)
+    with pytest.warns(UserWarning, match=r"not cached: .*/cache: the disk has no room"):
+        [result] = evaluate(musc, [category], tmp_path / "out", cache=tmp_path / "cache")
+    assert result["images"] == 6
+    assert not list((tmp_path / "cache").iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import signal
@@ -12,14 +11,15 @@ from pathlib import Path
 
 import killed_run
 import pytest
-import torch
 from forked import CONTEXT
 from tiny import TINY, product_folder, tiny_weights
 from typer.testing import CliRunner
+from watched import aged, command_line, rows, run, same_bank, untimed
 
 from musc_fast import BankError, InputError, MuSc, ReferenceBank
 from musc_fast.cli.app import app
-from musc_fast.runs.watch import Row, Watch, WatchSettings, watching
+from musc_fast.runs.watch import Watch, WatchSettings, watching
+from musc_fast.runs.watch_record import Row
 
 
 @pytest.fixture(scope="module")
@@ -30,45 +30,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def musc(weights: Path) -> MuSc:
     return MuSc(TINY, weights=weights, image_size=96)
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
-        return list(csv.DictReader(opened))
-
-
-def untimed(file: Path) -> list[dict[str, str]]:
-    return [{**row, "time": ""} for row in rows(file)]
-
-
-def run(
-    musc: MuSc, folder: Path, bank: Path, settings: WatchSettings, *, last: bool = True
-) -> list[str]:
-    with watching(musc, folder, bank, bank.with_name("scores.csv"), settings) as watched:
-        rows = list(watched.score(watched.look(settled=True), last=last))
-        return [str(Path(row.file).relative_to(folder)) for row in rows]
-
-
-def command_line(folder: Path, bank: Path, weights: Path) -> list[str]:
-    line = ["watch", folder, "--bank", bank, "--backbone", TINY, "--weights", weights]
-    return [*map(str, line), "--size", "96"]
-
-
-def same_bank(first: Path, second: Path) -> bool:
-    one, two = ReferenceBank.load(first), ReferenceBank.load(second)
-    return (
-        one.settings() == two.settings()
-        and one.entries == two.entries
-        and one.added == two.added
-        and all(torch.equal(a, b) for a, b in zip(one.tokens(), two.tokens(), strict=True))
-    )
-
-
-def aged(paths: list[Path]) -> list[Path]:
-    """The files, a second apart, so that their order is theirs."""
-    for k, path in enumerate(paths):
-        os.utime(path, (1_000_000 + k, 1_000_000 + k))
-    return paths
 
 
 def test_a_restart_goes_on(musc: MuSc, tmp_path: Path) -> None:
@@ -240,7 +201,7 @@ def test_a_full_disk_ends_the_watch_and_loses_nothing(musc: MuSc, tmp_path: Path
     with watching(musc, folder, bank, record, settings) as watched:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
         try:
-            with pytest.raises(OSError, match="no room for a whole line"):
+            with pytest.raises(OSError, match="the disk has no room"):
                 list(watched.score(watched.look(settled=True)))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

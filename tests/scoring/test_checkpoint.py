@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from forked import CONTEXT
+from mutations import KINDS, damage
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
@@ -140,6 +142,7 @@ def test_kill_at_any_point_and_go_on(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
+from itertools import product
 import torch
 from musc_fast import score_batch
 def anonymous():  # bytes now; file pages of the mapping are not counted
@@ -198,3 +201,32 @@ def test_wrong_datasets_are_refused() -> None:
         score_batch(Images(batch(5), odd=3))
     with pytest.raises(InputError, match="no layer"):
         score_batch(Images(batch(0)))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_damaged_parts_are_scored_again(tmp_path: Path) -> None:
+    layers = batch(9, layers=1)
+    how: dict[str, Any] = {"prefix_tokens": 1, "checkpoint": tmp_path / "run", "degrees": (1, 3)}
+    expected = score_batch(layers, **how)
+    whole = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert len(whole) == 1 + 2 * 2
+    chance = random.Random(0)
+    for path, kind in product(sorted(whole), KINDS):
+        for _ in range(3 if kind in ("flip", "cut", "zeros") else 1):
+            other = next(data for file, data in whole.items() if file != path)
+            damage(path, kind, chance, other)
+            if path.name == "run.json" and kind == "text":  # whole, and of something else
+                with pytest.raises(InputError, match="an older version"):
+                    score_batch(layers, **how)
+                path.write_bytes(whole[path])
+                continue
+            found = score_batch(layers, **how)
+            assert same(found, expected), (path.name, kind)
+            assert path.read_bytes() == whole[path], "the damaged file is written anew"
+
+
+def test_a_checkpoint_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below", 7, "a\0b"):
+        with pytest.raises(InputError, match=r"checkpoint: .* cannot be a folder"):
+            score_batch(batch(3), prefix_tokens=1, checkpoint=wrong)

@@ -111,7 +111,8 @@ MUSC_INLINE void smallest_of(const SmallestArgs& a, const uint16_t* scores, uint
   const Counts wanted = Counts{} + static_cast<Count>(a.k);
   Shorts kth{};
   for (int bit = 15; bit >= 0; --bit) {
-    const Shorts next = kth | static_cast<uint16_t>(1u << bit);
+    const auto one = static_cast<uint16_t>(1u << bit);
+    const Shorts next = kth | one;
     kth = __builtin_convertvector(count_below(next) < wanted, Shorts) != 0 ? next : kth;
   }
   Counts ties = wanted - count_below(kth);

@@ -29,8 +29,8 @@ def between(
         # Half the limit each way: the summaries of both directions exist at once.
         settings = replace(settings, memory_limit=options.memory_limit // 2)
     search = prepare(a, b, len(b), settings)
-    there = torch.empty(*a.shape[:2], len(b))
-    back = torch.empty(*b.shape[:2], len(a))
+    there = torch.empty(*a.shape[:2], len(b), dtype=torch.float32, device="cpu")
+    back = torch.empty(*b.shape[:2], len(a), dtype=torch.float32, device="cpu")
     for first in range(0, len(a), search.plan.chunk):
         last = min(first + search.plan.chunk, len(a))
         best, mirrored = _first_pass(search, first, last)
@@ -46,7 +46,7 @@ def between(
             counters=search.counters,
             certified=settings.certified,
         )
-        part = torch.empty(*b.shape[:2], last - first)
+        part = torch.empty(*b.shape[:2], last - first, dtype=torch.float32, device="cpu")
         refine(
             search.sides.swapped(),
             begin=0,
@@ -57,7 +57,7 @@ def between(
             outputs=Outputs(distances=part),
             row=0,
             counters=search.counters,
-            reference_lists=torch.arange(first, last, dtype=torch.int32).repeat(len(b), 1),
+            reference_lists=_count(first, last).repeat(len(b), 1),
             certified=settings.certified,
         )
         back[:, :, first:last] = part
@@ -69,13 +69,21 @@ def _first_pass(search: Search, first: int, last: int) -> tuple[Summaries, Summa
     n, p = last - first, search.sides.queries.x.shape[1]
     m, q = search.sides.references.x.shape[:2]
     segment = search.plan.segment
-    best = torch.empty(n * planning.score_bytes(p, m, q, segment) // 2, dtype=torch.int16)
-    mirrored = torch.empty(m * planning.score_bytes(q, n, p, segment) // 2, dtype=torch.int16)
+    best = _words(n * planning.score_bytes(p, m, q, segment) // 2)
+    mirrored = _words(m * planning.score_bytes(q, n, p, segment) // 2)
     results = Summaries(best, first, m), Summaries(mirrored, 0, n)
-    i = torch.arange(n, dtype=torch.int32).repeat_interleave(m)
-    j = torch.arange(m, dtype=torch.int32).repeat(n)
+    i = _count(0, n).repeat_interleave(m)
+    j = _count(0, m).repeat(n)
     pairs = torch.stack((i + first, j, j, i), dim=1).contiguous()
     batch = max(64, len(pairs) // 16)
     for at in range(0, len(pairs), batch):  # Python notices Ctrl-C between two batches
         search_pairs(search.sides, pairs[at : at + batch], *results)
     return results
+
+
+def _count(first: int, last: int) -> Tensor:
+    return torch.arange(first, last, dtype=torch.int32, device="cpu")
+
+
+def _words(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int16, device="cpu")

@@ -1,4 +1,4 @@
-"""Calls of the two passes of `musc_fast._C`, from tensors to addresses."""
+"""Calls of the two passes of `musc_fast._C`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Summaries:
     columns: int
 
     def handle(self) -> _C.Summaries:
-        return _C.Summaries(data=self.data.data_ptr(), first=self.first, columns=self.columns)
+        return _C.Summaries(data=self.data, first=self.first, columns=self.columns)
 
 
 def search_pairs(sides: Sides, pairs: Tensor, best: Summaries, mirrored: Summaries) -> None:
@@ -48,7 +48,7 @@ def search_pairs(sides: Sides, pairs: Tensor, best: Summaries, mirrored: Summari
         shape=sides.shape,
         best=best.handle(),
         mirrored=mirrored.handle(),
-        pairs=pairs.data_ptr(),
+        pairs=pairs,
         pair_count=len(pairs),
     )
 
@@ -74,8 +74,8 @@ def refine(
     symmetric: queries and references are the same images, and none is compared with itself.
     """
 
-    def address(tensor: Tensor | None) -> int:
-        return 0 if tensor is None else tensor[row].data_ptr()
+    def rest(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[row:]
 
     distances, images, patches = outputs.nearest or (None, None, None)
     _C.refine(
@@ -87,14 +87,14 @@ def refine(
         counters=counters,
         begin=begin,
         end=end,
-        reference_lists=0 if reference_lists is None else reference_lists.data_ptr(),
+        reference_lists=reference_lists,
         symmetric=symmetric,
         certified=certified,
         k_min=k_min,
         k_max=k_max,
-        means=address(outputs.means),
-        distances=address(outputs.distances),
-        nearest=address(distances),
-        nearest_image=address(images),
-        nearest_patch=address(patches),
+        means=rest(outputs.means),
+        distances=rest(outputs.distances),
+        nearest=rest(distances),
+        nearest_image=rest(images),
+        nearest_patch=rest(patches),
     )

@@ -87,11 +87,13 @@ def _count_candidates(
 ) -> dict[int, list[float]]:
     """Candidates a patch that the bound would leave, by prefix: one mean for each image tried."""
     channels = z.shape[2]
-    generator = torch.Generator().manual_seed(3)
-    picks = torch.randint(z.shape[0] * z.shape[1], (64,), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(3)
+    picks = torch.randint(
+        z.shape[0] * z.shape[1], (64,), generator=generator, dtype=torch.int64, device="cpu"
+    )
     x = z.view(-1, channels)[picks].float() - mean
     thirds = [images.shape[0] // 3, (2 * images.shape[0]) // 3]
-    others = torch.unique(torch.tensor(thirds[: 1 if work.references < FEW_REFERENCES else 2]))
+    others = sorted(set(thirds[: 1 if work.references < FEW_REFERENCES else 2]))
     counts: dict[int, list[float]] = {}
     basis = directions.float()
     x_inside, x_square = x @ basis, x.square().sum(1)
@@ -100,8 +102,8 @@ def _count_candidates(
         mean_count = float(candidates[use].mean()) if bool(use.any()) else 1.0
         counts.setdefault(prefix, []).append(mean_count)
 
-    for image in others.tolist():
-        use = torch.ones(len(picks), dtype=torch.bool)
+    for image in others:
+        use = torch.ones(len(picks), dtype=torch.bool, device="cpu")
         if work.symmetric:  # a patch is not compared with its own image
             use = torch.div(picks, z.shape[1], rounding_mode="floor") != image
         y = images[image].float()  # tables are [patches of y, picks]

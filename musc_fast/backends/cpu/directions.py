@@ -18,7 +18,7 @@ def panels_of(basis: Tensor) -> Tensor:
     """[C, m] -> [ceil(m / 16), C, 16] float32, zero beyond m: the panels that `project` reads."""
     channels, prefix = basis.shape
     panels = -(-prefix // PANEL)
-    padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32)
+    padded = torch.zeros(channels, panels * PANEL, dtype=torch.float32, device="cpu")
     padded[:, :prefix] = basis
     return padded.view(channels, panels, PANEL).permute(1, 0, 2).contiguous()
 
@@ -36,18 +36,19 @@ class Products:
     def __call__(self, x: Tensor, right: Tensor, mean: Tensor | None = None) -> Tensor:
         """(x - mean) @ right: x [n, C] float32, right [C, m] -> [n, m]."""
         x, panels = x.float().contiguous(), panels_of(right)
-        out = torch.empty(x.shape[0], panels.shape[0] * PANEL, dtype=torch.float32)
-        mean = torch.zeros(x.shape[1]) if mean is None else mean
+        out = torch.empty(x.shape[0], panels.shape[0] * PANEL, dtype=torch.float32, device="cpu")
+        if mean is None:
+            mean = torch.zeros(x.shape[1], dtype=torch.float32, device="cpu")
         mean = mean.float().contiguous()
         _C.multiply(
             isa=self.isa,
-            x=x.data_ptr(),
-            mean=mean.data_ptr(),
+            x=x,
+            mean=mean,
             rows=x.shape[0],
             channels=x.shape[1],
-            basis=panels.data_ptr(),
+            basis=panels,
             panels=panels.shape[0],
-            out=out.data_ptr(),
+            out=out,
             threads=self.threads,
         )
         return out[:, : right.shape[1]]
@@ -58,17 +59,25 @@ def _qr(y: Tensor) -> Tensor:
     return q
 
 
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[0], dtype=like.dtype, device=like.device)
+
+
+def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def _orthonormal(y: Tensor) -> Tensor:
     """An orthonormal basis of the columns of y, float64; Cholesky twice is quicker than QR."""
     for _ in range(2):
         gram = y.T @ y
         shift = float(gram.diagonal().sum()) * 1e-13 + 1e-300
-        lower, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(gram.shape[0]).to(gram))
+        lower, info = torch.linalg.cholesky_ex(gram + shift * _identity(gram))
         if int(info) != 0 or not bool(torch.isfinite(lower).all()):
             return _qr(y)
         y = torch.linalg.solve_triangular(lower, y.T, upper=False).T
-    identity = torch.eye(y.shape[1], dtype=y.dtype)
-    return y if float((y.T @ y - identity).norm()) < 1e-8 else _qr(y)
+    gram = y.T @ y
+    return y if float((gram - _identity(gram)).norm()) < 1e-8 else _qr(y)
 
 
 def principal_directions(
@@ -78,14 +87,14 @@ def principal_directions(
 
     A randomised range finder (Halko, Martinsson, Tropp 2011) with power iterations.
     """
-    generator = torch.Generator().manual_seed(1)
-    y = torch.randn(centred.shape[1], count, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(1)
+    y = _normal(centred.shape[1], count, generator)
     turned = centred.T.contiguous()
     for _ in range(iterations):
         y = products(turned, products(centred, y))
         largest = float(y.abs().max())
         if not 0.0 < largest < math.inf:
-            y, largest = torch.randn(centred.shape[1], count, generator=generator), 1.0
+            y, largest = _normal(centred.shape[1], count, generator), 1.0
         y = _orthonormal((y / largest).double()).float()
     basis = y.double()
     inside = products(centred, y)
@@ -103,8 +112,8 @@ def left_over(products: Products, centred: Tensor, count: int) -> float:
     energy = float(others.square().sum())
     if len(others) < _ROUGH or energy == 0.0:
         return 0.0
-    generator = torch.Generator().manual_seed(1)
-    start = torch.randn(fitted.shape[1], count, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(1)
+    start = _normal(fitted.shape[1], count, generator)
     wide = products(fitted.T.contiguous(), products(fitted, start))
     directions = _qr(wide / wide.abs().max().clamp_min(1e-30))
     return 1.0 - float(products(others, directions).square().sum()) / energy

@@ -22,7 +22,9 @@ class KeptReferences:
     """
 
     def __init__(self, capacity: int, patches: int, channels: int) -> None:
-        self._x = torch.empty(capacity, patches, channels)  # pages are used as it fills
+        shape = (capacity, patches, channels)
+        # Pages are used as it fills.
+        self._x = torch.empty(shape, dtype=torch.float32, device="cpu")
         self._count = 0
         self._rounded: RoundedImages | None = None
         self._fitted = 0  # number of images when the space was fitted
@@ -66,7 +68,7 @@ class KeptReferences:
         queries = RoundedImages(z, rounded.space, rounded.isa).fill()
         settings = SearchSettings.of(options)
         search = Search(queries, rounded, plan, settings, reference_count=self._count)
-        out = torch.empty(z.shape[:2])
+        out = torch.empty(z.shape[:2], dtype=torch.float32, device="cpu")
         search.run(0, len(z), k_min, k_max, Outputs(means=out))
         return out
 

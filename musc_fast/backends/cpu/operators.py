@@ -1,4 +1,4 @@
-"""The C++ backend for CPU tensors: torch tensors to `musc_fast._C` by pointer.
+"""The C++ backend for CPU tensors: torch tensors to `musc_fast._C`.
 
 The functions take valid input (`musc_fast.ops` checks it) and convert dtype and layout as needed.
 They work on `torch.get_num_threads()` threads. The results do not depend on the number of threads,
@@ -48,13 +48,13 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
     for first in range(0, images, batch):  # Python notices Ctrl-C between two calls
         _C.lnamd(
             isa=default_isa(),
-            tokens=tokens[first].data_ptr(),
+            tokens=tokens[first:],
             images=min(batch, images - first),
             height=grid[0],
             width=grid[1],
             channels=channels,
             degrees=list(degrees),
-            out=[result[first].data_ptr() for result in results],
+            out=[result[first:] for result in results],
             threads=torch.get_num_threads(),
         )
     return results
@@ -66,10 +66,10 @@ def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
     0 <= k_min < k_max <= M. +inf (the image itself) sorts last; ties need no order.
     """
     distances = as_float32(distances)
-    out = torch.empty(distances.shape[:-1], dtype=torch.float32)
+    out = torch.empty(distances.shape[:-1], dtype=torch.float32, device="cpu")
     _C.interval_mean(
-        distances=distances.data_ptr(),
-        out=out.data_ptr(),
+        distances=distances,
+        out=out,
         rows=out.numel(),
         count=distances.shape[-1],
         k_min=k_min,
@@ -100,7 +100,7 @@ def msm(
     lists: [N, K] int32, ascending: the images that each is scored against, instead of all others.
     """
     z = as_float32(z)
-    out = torch.empty(z.shape[:2], dtype=torch.float32)
+    out = torch.empty(z.shape[:2], dtype=torch.float32, device="cpu")
     others = None if references is None else as_float32(references)
     settings = SearchSettings.of(options)
     run_search(z, others, k_min, k_max, Outputs(means=out), settings, lists)
@@ -121,7 +121,7 @@ def msm_parts(
     others = None if references is None else as_float32(references)
     search = prepare(z, others, k_max, SearchSettings.of(options), lists)
     for first, last in parts:
-        out = torch.empty((last - first, z.shape[1]), dtype=torch.float32)
+        out = torch.empty((last - first, z.shape[1]), dtype=torch.float32, device="cpu")
         search.run(first, last, k_min, k_max, Outputs(means=out))
         yield out
 
@@ -138,7 +138,7 @@ def patch_to_image(
     z = as_float32(z)
     others = None if references is None else as_float32(references)
     count = z.shape[0] if others is None else others.shape[0]
-    out = torch.empty(*z.shape[:2], count, dtype=torch.float32)
+    out = torch.empty(*z.shape[:2], count, dtype=torch.float32, device="cpu")
     if others is None and count == 1:
         return out.fill_(torch.inf)
     k_max = count - 1 if others is None else count
@@ -161,9 +161,9 @@ def nearest_images(
     z = as_float32(z)
     shape = (*z.shape[:2], k)
     found = (
-        torch.empty(shape, dtype=torch.float32),
-        torch.empty(shape, dtype=torch.int64),
-        torch.empty(shape, dtype=torch.int64),
+        torch.empty(shape, dtype=torch.float32, device="cpu"),
+        torch.empty(shape, dtype=torch.int64, device="cpu"),
+        torch.empty(shape, dtype=torch.int64, device="cpu"),
     )
     others = None if references is None else as_float32(references)
     settings = SearchSettings.of(options)

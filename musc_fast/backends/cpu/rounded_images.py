@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-
 import torch
 from torch import Tensor
 
 from ... import _C
+from ...scratch import scratch_file
 from . import planning, scratch
 from .space import SearchSpace
 
@@ -33,9 +32,9 @@ def words_of(space: SearchSpace, isa: str) -> int:
 def _mapped(_: object, size: int, dtype: torch.dtype) -> Tensor:
     """As `torch.empty`, in a file without a name, whose pages the system may write out."""
     if size == 0:
-        return torch.empty(0, dtype=dtype)
-    with tempfile.NamedTemporaryFile(prefix="musc_fast-") as file:
-        return torch.from_file(file.name, shared=True, size=size, dtype=dtype)
+        return torch.empty(0, dtype=dtype, device="cpu")
+    with scratch_file(size * dtype.itemsize) as name:
+        return torch.from_file(name, shared=True, size=size, dtype=dtype, device="cpu")
 
 
 class RoundedImages:
@@ -46,7 +45,7 @@ class RoundedImages:
     """
 
     def __init__(self, x: Tensor, space: SearchSpace, isa: str, *, mapped: bool = False) -> None:
-        images, rows, _ = x.shape
+        images, rows, channels = x.shape
         padded = planning.padded(rows)
         self.x, self.space, self.isa = x, space, isa
         self.words = words_of(space, isa)
@@ -60,17 +59,22 @@ class RoundedImages:
         self.fine = allocate(self, images * rows * space.fine_stride, torch.int16)
         self.rest = allocate(self, images * rows * space.rest_stride, torch.int8)
         self.handle = _C.RoundedImages(
-            x=x.data_ptr(),
+            images=images,
+            channels=channels,
+            words=self.words,
+            fine_stride=space.fine_stride,
+            rest_stride=space.rest_stride,
+            x=x,
             rows=rows,
             padded=padded,
-            left=self.left.data_ptr(),
-            right=self.right.data_ptr(),
-            left_init=self.inits[0].data_ptr(),
-            right_init=self.inits[1].data_ptr(),
-            bounds=self.bounds.data_ptr(),
-            panel_errors=self.panel_errors.data_ptr(),
-            fine=self.fine.data_ptr() if space.fine_stride else 0,
-            rest=self.rest.data_ptr() if space.rest_stride else 0,
+            left=self.left,
+            right=self.right,
+            left_init=self.inits[0],
+            right_init=self.inits[1],
+            bounds=self.bounds,
+            panel_errors=self.panel_errors,
+            fine=self.fine if space.fine_stride else None,
+            rest=self.rest if space.rest_stride else None,
         )
 
     def fill(self, first: int = 0, last: int | None = None) -> RoundedImages:

@@ -38,9 +38,9 @@ def take(owner: object, size: int, dtype: torch.dtype) -> Tensor:
     wanted = size * dtype.itemsize
     block = _reused(wanted)
     if block is None:
-        block = torch.empty(wanted, dtype=torch.uint8)
+        block = torch.empty(wanted, dtype=torch.uint8, device="cpu")
         if wanted >= _HUGE:
-            _C.advise_huge_pages(block.data_ptr(), wanted)
+            _C.advise_huge_pages(block)
     weakref.finalize(owner, _give, block).atexit = False
     return block[:wanted].view(dtype)
 

@@ -131,8 +131,8 @@ class Search:
     def _pairs(self, begin: int, end: int, first: int, last: int) -> Tensor:
         """The pairs of queries [begin, end) in the chunk [first, last): `PairsArgs` in csrc."""
         count = end - begin
-        queries = torch.arange(begin, end, dtype=torch.int32)
-        columns = torch.arange(self.columns, dtype=torch.int32)
+        queries = torch.arange(begin, end, dtype=torch.int32, device="cpu")
+        columns = torch.arange(self.columns, dtype=torch.int32, device="cpu")
         i = queries.repeat_interleave(self.columns)
         column = columns.repeat(count)
         lists = self.reference_lists

@@ -7,8 +7,6 @@ of docs/exact-search.md holds in any space.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import _C
+from ..torch_state import one_thread
 from .costs import FEW_REFERENCES, PREFIXES, Workload, estimate_costs
 from .directions import Products, left_over, panels_of, principal_directions
 from .steps import LEVELS, NearRows, best_step, clipped_distances, distance_ratio, safe_step
@@ -86,14 +85,11 @@ class SearchSpace:
     def handle(self) -> _C.SearchSpace:
         """The space for C++; it points into the tensors of this object."""
 
-        def address(tensor: Tensor | None) -> int:
-            return 0 if tensor is None else tensor.data_ptr()
-
         return _C.SearchSpace(
-            mean=address(self.mean),
-            basis=address(self.basis),
-            basis_transposed=address(self.basis_transposed),
-            signs=address(self.signs),
+            mean=self.mean,
+            basis=self.basis,
+            basis_transposed=self.basis_transposed,
+            signs=self.signs,
             channels=self.mean.shape[0],
             prefix=self.prefix,
             tail=self.tail,
@@ -118,12 +114,20 @@ def sample_rows(tensors: list[Tensor], count: int) -> Tensor:
         flat = z.view(-1, z.shape[-1])
         share = max(1, min(flat.shape[0], round(count * flat.shape[0] / total)))
         # One row of each of `share` stretches, shuffled: no row is drawn twice.
-        generator = torch.Generator().manual_seed(0)
-        edges = torch.arange(share + 1) * flat.shape[0] // share
-        within = torch.rand(share, generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(0)
+        edges = torch.arange(share + 1, dtype=torch.int64, device="cpu") * flat.shape[0] // share
+        within = torch.rand(share, generator=generator, dtype=torch.float64, device="cpu")
         draw = edges[:-1] + (within * edges.diff()).long()
-        rows.append(flat[draw[torch.randperm(share, generator=generator)]])
+        order = torch.randperm(share, generator=generator, dtype=torch.int64, device="cpu")
+        rows.append(flat[draw[order]])
     return torch.cat(rows).float()
+
+
+def _signs(shape: tuple[int, int], seed: int) -> Tensor:
+    """Random signs, -1 or 1, int64."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int64, device="cpu")
+    return 2 * bits - 1
 
 
 @lru_cache(maxsize=8)
@@ -132,12 +136,11 @@ def spreading_rotation(size: int) -> Tensor:
 
     A cosine transform with random signs: no entry exceeds sqrt(2 / size).
     """
-    index = torch.arange(size, dtype=torch.float64)
+    index = torch.arange(size, dtype=torch.float64, device="cpu")
     angles = torch.outer(2 * index + 1, index) % (4 * size)
     matrix = torch.cos(angles * (math.pi / (2 * size))) * math.sqrt(2.0 / size)
     matrix[:, 0] = math.sqrt(1.0 / size)
-    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(2))
-    return matrix * (2.0 * signs - 1.0)
+    return matrix * _signs((size, 1), 2).double()
 
 
 @lru_cache(maxsize=8)
@@ -148,8 +151,7 @@ def rotation_signs(channels: int) -> Tensor:
     last `size` channels (csrc/cpu/inner/rotate_and_round.hpp): C log C work instead of C^2.
     """
     size = 1 << (channels.bit_length() - 1)
-    signs = torch.randint(0, 2, (2, size), generator=torch.Generator().manual_seed(4))
-    return ((2.0 * signs - 1.0) / math.sqrt(size)).float()
+    return _signs((2, size), 4).float() / math.sqrt(size)
 
 
 def rotate(rows: Tensor) -> Tensor:
@@ -198,7 +200,7 @@ def make_space(
     subset = centred[:_SUBSET]
     inside = products(subset, stored)
     gram = stored.double().T @ stored.double()
-    error = float((gram - torch.eye(gram.shape[0], dtype=gram.dtype)).norm())
+    error = float((gram - torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)).norm())
     total = subset.double().square().sum(1)
     norms = (total - inside.double().square().sum(1)).clamp_min(0).sqrt()
     # The error of a tail norm near zero is larger than the norm: then there is no tail.
@@ -235,21 +237,6 @@ def make_space(
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch runs single-threaded here.
-
-    Its workers spin for milliseconds after a call, on cores that the C++ search needs next; and
-    these matrices are small.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def choose_space(
     z: Tensor,
     references: Tensor | None,
@@ -266,7 +253,9 @@ def choose_space(
     if prefix is None and isa in sets and sets[isa].tile_unit and z.shape[2] <= _TILED:
         prefix = z.shape[2]
     products = Products(isa, torch.get_num_threads())
-    with _one_thread():
+    # Torch's workers spin for milliseconds after a call, on cores that the C++ search needs next;
+    # and these matrices are small.
+    with one_thread():
         return _choose_space(products, z, references, work, prefix)
 
 

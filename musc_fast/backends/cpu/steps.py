@@ -35,7 +35,7 @@ class NearRows:
     def of(cls, sample: Tensor) -> NearRows:
         """The neighbours, among the other rows, of up to 64 rows of `sample` [n, m]."""
         count = min(_PAIRS, len(sample) // 4)
-        rows = torch.arange(count)
+        rows = torch.arange(count, dtype=torch.int64, device=sample.device)
         if count > 0:
             distances = torch.cdist(sample[:count], sample[count:])
             same = 0.01 * distances.median()  # nearer rows count as the same row
@@ -45,7 +45,8 @@ class NearRows:
             different = (sample[rows] != sample[others]).any(1) & (near.values < math.inf)
             rows, others = rows[different], others[different]
         if len(rows) == 0:
-            rows = torch.arange(min(_PAIRS, len(sample)))
+            count = min(_PAIRS, len(sample))
+            rows = torch.arange(count, dtype=torch.int64, device=sample.device)
             return cls(rows, rows)
         return cls(rows, others)
 

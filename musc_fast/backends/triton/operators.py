@@ -7,17 +7,18 @@ streams rows (`rows`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ...kernels.interval_mean import average_interval
-from ...kernels.lnamd import aggregate_neighbourhoods
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
 from . import planning
 from .device import launching_on, search_device, with_retry
-from .search import Search
+from .kept_references import KeptReferences
+from .search import References, Search
+from .streaming import aggregate_neighbourhoods, average_interval
 
 
 def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list[Tensor]:
@@ -67,12 +68,12 @@ def patch_to_image(
 
 def msm(
     z: Tensor,
-    references: Tensor | None,
+    references: Tensor | References | None,
     k_min: int,
     k_max: int,
     options: SearchOptions = DEFAULT_OPTIONS,
 ) -> Tensor:
-    """See `reference.msm`; results are float32."""
+    """See `reference.msm`; results are float32. References may be rounded already."""
 
     def average(squared: Tensor) -> Tensor:
         means: Tensor = average_interval(squared.transpose(1, 2), k_min, k_max, squared=True)
@@ -86,7 +87,7 @@ def msm(
 def _fill(
     out: Tensor,
     z: Tensor,
-    references: Tensor | None,
+    references: Tensor | References | None,
     k_max: int | None,
     options: SearchOptions,
     reduce: Callable[[Tensor], Tensor],
@@ -105,5 +106,9 @@ def _fill(
 
 
 OPERATORS = with_defaults(
-    lnamd=lnamd, patch_to_image=patch_to_image, interval_mean=interval_mean, msm=msm
+    lnamd=lnamd,
+    patch_to_image=patch_to_image,
+    interval_mean=interval_mean,
+    msm=msm,
+    keep_references=partial(KeptReferences, msm),
 )

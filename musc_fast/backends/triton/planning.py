@@ -2,10 +2,10 @@
 
 Beyond input and output the search needs memory for
 
-- the rounded images: K bytes or 2 K a patch, and 12 bytes of norms and bounds;
+- the rounded images: K bytes or 2 K a patch, and 12 bytes of norms and bounds; for a search in a
+  subspace, 2 C + 4 bytes of float16 rows too;
 - for a chunk of query images, 16 bytes a (patch, image): key, squared distance and limit;
-- either temporaries of a group of images (GROUP_BYTES; a mark of one byte for each (patch, image)
-  of the chunk is alive at that time, the limits are not), or the list of candidates;
+- the list of candidates;
 - for rows in host memory, two blocks of these rows and the rows of the chunk.
 
 Before the search, a sample is fitted and the rows are rounded. A plan's `bytes` is the largest of
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...errors import InputError
 
-GROUP_BYTES = 128 << 20  # temporaries of the bounds
+GROUP_BYTES = 128 << 20  # of images that LNAMD takes at a time, and the least list aimed at
 BLOCK_BYTES = 256 << 20  # of streamed rows
 _PAIR = 16  # bytes a (patch, image) of a chunk: int64 key, float32 distance and limit
 _LISTED = 12  # bytes a candidate: int64 slot, int32 patch
@@ -34,6 +34,7 @@ class Shape:
     """N images of P patches against M images of Q patches, with C channels.
 
     symmetric: the images are searched in themselves; then M = N and Q = P.
+    kept: the M images are rounded already; their memory is no part of a plan.
     """
 
     images: int
@@ -42,6 +43,7 @@ class Shape:
     other_patches: int
     channels: int
     symmetric: bool
+    kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Plan:
 def rounded_bytes(shape: Shape, row_bytes: int) -> int:
     """Bytes of all rounded images: `row_bytes` of values a row, its norm and two bounds."""
     rows = shape.images * shape.patches
-    if not shape.symmetric:
+    if not (shape.symmetric or shape.kept):
         rows += shape.others * shape.other_patches
     return rows * (row_bytes + 12)
 
@@ -92,8 +94,11 @@ def plan_search(
     each = image_bytes(shape)
     group = max(4 * each, min(GROUP_BYTES, 4 * each * shape.images))
     fixed = rounded_bytes(shape, row_bytes) + copied_bytes
-    rows = max(shape.images * shape.patches, shape.others * shape.other_patches)
-    before = max(_SAMPLES * shape.channels, fixed + min(_ROUNDING, 16 * rows * shape.channels))
+    rows = shape.images * shape.patches
+    if not shape.kept:
+        rows = max(rows, shape.others * shape.other_patches)
+    sample = 0 if shape.kept else _SAMPLES * shape.channels
+    before = max(sample, fixed + min(_ROUNDING, 16 * rows * shape.channels))
     block = None
     if streamed:
         image = 4 * shape.channels * shape.other_patches

@@ -1,60 +1,54 @@
 """The certified search of a chunk of query images against all references, by Triton kernels.
 
 1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
-   `find_nearest` (`find_nearest_few_channels` in a subspace) finds the nearest candidate of every
+   `find_nearest` (that of `few_channels` in a subspace) finds the nearest candidate of every
    (patch, image): the winner.
 2. Bounds on the distance decide which images can enter the interval mean of a patch. For these
-   images alone, `recompute` takes the winner's distance from the original rows.
+   images alone, `recompute_winners` takes the winner's distance from the original rows.
 3. An exact search: `list_candidates` lists every candidate that the certificate of the rounding
-   cannot exclude against the winner's distance, and `recompute` lowers the distance by these. The
+   cannot exclude against the winner's distance, and `recompute` lowers the distance by these (in a
+   subspace, by those of them that float16 rows of all channels cannot exclude either). The
    result is the least sum((x - y)^2), float32, over all patches of an image, so it depends neither
    on the rounding nor on the chunk nor on the order of launches. A fast search ends with step 2.
 
-Memory beyond input and output: the rounded images, 17 bytes a (patch, image) of the chunk, and room
+Memory beyond input and output: the rounded images, 16 bytes a (patch, image) of the chunk, and room
 for lists; `planning` chooses the chunk. Rows in host memory stay there and pass in blocks (`rows`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...kernels.candidates import list_candidates
+from ...errors import InputError
+from ...kernels.bounds import bound_distances, set_limits
 from ...kernels.devices import arch_of, int8_gain
-from ...kernels.interval_mean import select_kth
-from ...kernels.min_distance import decode_keys, find_nearest, new_keys
-from ...kernels.min_distance_few_channels import LARGEST_DEPTH, find_nearest_few_channels
-from ...kernels.quantise import quantise_rows
+from ...kernels.min_distance import find_nearest, new_keys
+from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.refine import recompute
 from ..products import ieee_products
-from ..rounded_images import UNIT, RoundingSpace, fit_space, project_rows
-from . import planning
+from ..rounded_images import UNIT, RoundingSpace, fit_space
+from . import few_channels, planning
 from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
-from .space import choose_space
+from .sides import RowRounding, Side, Spaces, round_rows
+from .space import choose_like_before
+from .streaming import select_kth
+from .winners import recompute_winners
+
+__all__ = ["References", "Search", "Span", "round_rows"]
 
 
-def round_rows(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`rounding.round_rows` by one kernel, after the projection on a basis if there is one."""
-    mean, residual_norm, projection_error = space.mean, None, None
-    if space.basis is not None:
-        rows, residual_norm, projection_error = project_rows(
-            space.basis, space.residual_centre, rows.float() - mean
-        )
-        mean = torch.zeros_like(rows[0])
-    values, norms, errors = quantise_rows(
-        rows.contiguous(), mean, space.dtype, space.scale, space.depth, spread=space.spread
-    )
-    return (
-        values,
-        norms,
-        errors if projection_error is None else errors + projection_error,
-        torch.zeros_like(errors) if residual_norm is None else residual_norm,
-    )
+@dataclass(frozen=True)
+class References:
+    """Reference images that are rounded already, and what they are rounded with."""
+
+    side: Side
+    spaces: Spaces
+    rounding: RowRounding
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class _Chunk:
 
     rows: [n, P, C], the original rows.
     keys: [n, M, P] int64, the winners (`kernels.min_distance`).
-    squared: [n, M, P] float32, squared distances; +inf where none is known.
+    squared: [n, M, P] float32, squared distances after step 2; +inf where none is known.
     """
 
     first: int
@@ -85,16 +79,11 @@ class _Chunk:
         part = slice(first - self.first, last - self.first)
         return _Chunk(first, self.rows[part], self.keys[part], self.squared[part])
 
-    def groups(self) -> list[slice]:
-        """Images of the chunk whose temporaries take about GROUP_BYTES, group after group."""
-        images, count, patches = self.keys.shape
-        group = max(1, planning.GROUP_BYTES // (64 * count * patches))
-        return [slice(k, min(k + group, images)) for k in range(0, images, group)]
-
 
 class Search:
     """Squared distances of z [N, P, C] to references [M, Q, C], or to itself, chunk by chunk.
 
+    references: may be rounded already.
     k_max: only the k_max nearest images of a patch are wanted, others may stay +inf; None wants
         all.
     exact: distances are certified.
@@ -107,7 +96,7 @@ class Search:
     def __init__(
         self,
         z: Tensor,
-        references: Tensor | None,
+        references: Tensor | References | None,
         *,
         k_max: int | None = None,
         exact: bool = True,
@@ -117,25 +106,46 @@ class Search:
     ) -> None:
         self.exact, self.k_max = exact, k_max
         self.symmetric = references is None
-        others = z if references is None else references
         device = search_device(z)
         with ieee_products():
-            if space is None and exact:
-                gain = int8_gain(arch_of(device))
-                space = choose_space(z, others, self.symmetric, device, gain)
-            space = space or fit_space(z, references, torch.float16, None, device)
-            self.plan = plan or _plan(z, references, space, limit_of(device, memory_limit))
-            self.query_rows = Rows(z, device, self.plan.block)
-            self.reference_rows = self.query_rows
-            self.queries = space.apply(z, round_rows)
-            self.references = self.queries
+            kept = references.side if isinstance(references, References) else None
+            if isinstance(references, References):
+                spaces, rounding, references = references.spaces, references.rounding, None
+            else:
+                spaces = Spaces.of(space or space_of(z, references, exact, device))
+                rounding = RowRounding(spaces.coarse)
+            if not exact:
+                spaces = spaces.without_fine()
+            others = kept.rows.shape if kept else (z if references is None else references).shape
+            shape = planning.Shape(
+                images=z.shape[0],
+                patches=z.shape[1],
+                others=others[0],
+                other_patches=others[1],
+                channels=z.shape[2],
+                symmetric=self.symmetric,
+                kept=kept is not None,
+            )
+            if plan is None:
+                limit = limit_of(device, memory_limit)
+                plan, spaces = _plan(shape, spaces, limit, z, references)
+            self.plan = plan
+            self.queries = Side.of(z, spaces, Rows(z, device, plan.block), rounding)
+            self.references = self.queries if kept is None else kept
             if references is not None:
-                self.reference_rows = Rows(references, device, self.plan.block)
-                self.references = space.apply(references, round_rows)
-        self.error = self.queries.error(max(self.queries.largest(), self.references.largest()))
-        # Of each reference image: the largest rounding error and residual of its patches.
-        self.reference_error = self.references.rounding_error.amax(dim=1)[None, :, None]
-        self.reference_residual = self.references.residual_norm.amax(dim=1)[None, :, None]
+                rows = Rows(references, device, plan.block)
+                self.references = Side.of(references, spaces, rows, rounding)
+        self.query_rows, self.reference_rows = self.queries.rows, self.references.rows
+        self.error = self._error()
+
+    def _error(self) -> Tensor:
+        """e of the certificate, [1] float32 on the device, rounded up."""
+        rounded = self.queries.rounded
+        squared = self.queries.norm.amax()
+        if not self.symmetric:
+            squared = torch.maximum(squared, self.references.norm.amax())
+        factor = rounded.error_factor() * 4 * rounded.scale**2 * (1 + 8 * UNIT)
+        return squared.double().mul_(factor).float().view(1)
 
     def chunks(self) -> Iterator[tuple[int, int, Tensor]]:
         """(first, last, squared distances [last - first, M, P] float32) of each chunk."""
@@ -148,10 +158,7 @@ class Search:
         chunk = self._find_winners(first, last)
         self._recompute_winners(chunk)
         if self.exact:
-            limits = torch.empty_like(chunk.squared)
-            for part in chunk.groups():
-                begin, end = first + part.start, first + part.stop
-                self._set_limits(chunk.part(begin, end), limits[part])
+            limits = self._limits(chunk)
             for span in self._spans(first, last):
                 self._recompute_candidates(chunk, limits, span)
         return chunk.squared
@@ -168,72 +175,77 @@ class Search:
         """Step 1 for the queries first to last - 1."""
         count, patches = self.reference_rows.shape[0], self.query_rows.shape[1]
         keys = new_keys(last - first, count, patches, self.query_rows.device)
-        x, rows = self.queries.images(first, last), self.query_rows.images(first, last)
+        x, rows = self.queries.rounded.images(first, last), self.query_rows.images(first, last)
         few = x.values.shape[2] <= LARGEST_DEPTH and self.exact
-        find = find_nearest_few_channels if few else find_nearest
+        find = few_channels.find_nearest if few else find_nearest
         for span in self._spans(first, last):
-            y = self.references.images(span.first, span.last)
+            y = self.references.rounded.images(span.first, span.last)
             find(x.values, x.norms, y.values, y.norms, keys, span.first, triangle=span.triangle)
-        squared = torch.full(keys.shape, math.inf, dtype=torch.float32, device=keys.device)
+        squared = torch.empty(keys.shape, dtype=torch.float32, device=keys.device)
         return _Chunk(first, rows, keys, squared)
 
     def _recompute_winners(self, chunk: _Chunk) -> None:
-        """Step 2: lower the squared distances to those of the winners that matter."""
-        wanted = torch.empty(chunk.keys.shape, dtype=torch.bool, device=chunk.keys.device)
-        groups = chunk.groups()
-        parts = [chunk.part(chunk.first + each.start, chunk.first + each.stop) for each in groups]
-        for group, part in zip(groups, parts, strict=True):
-            wanted[group] = self._bounds(part)[2]
-        _, count, patches = chunk.keys.shape
+        """Step 2: the squared distances of the winners that matter, +inf for the others."""
+        x = self._queries(chunk)
+        rounded = x.rounded
+        kth = None
+        if self.k_max is not None:  # `squared` holds the bounds until it is filled
+            bound_distances(
+                chunk.keys,
+                chunk.squared,
+                rounded.rounding_error,
+                self.references.error,
+                rounded.residual_norm,
+                self.references.residual,
+                self.error,
+                rounded.scale,
+                integers=rounded.exact,
+                bound=self.exact,
+            )
+            kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
         for start, block in self.reference_rows.blocks():
-            for group, part in zip(groups, parts, strict=True):
-                within = wanted[group, start : start + block.shape[0]]
-                i, j, p = within.nonzero(as_tuple=True)
-                slots = i.mul_(count).add_(j).add_(start).mul_(patches).add_(p)
-                winners = part.keys.view(-1)[slots] & 0x7FFFFFFF
-                recompute(part.rows, block, slots, winners, part.squared, start)
+            recompute_winners(
+                chunk.rows,
+                block,
+                chunk.keys,
+                kth,
+                chunk.squared,
+                rounded.rounding_error,
+                self.references.error,
+                self.error,
+                rounded.scale,
+                start,
+                integers=rounded.exact,
+                certified=self.exact,
+            )
 
-    def _bounds(self, chunk: _Chunk) -> tuple[Tensor, Tensor, Tensor]:
-        """Slack and lower bound of the winners, and which images matter by the bounds.
-
-        [n, M, P] each; the slack is the sum of both rounding errors.
-        """
-        searched, _ = decode_keys(chunk.keys, self.queries.exact)
-        queries = self.queries.images(chunk.first, chunk.first + chunk.keys.shape[0])
-        slack = queries.rounding_error[:, None] + self.reference_error
-        searched *= self.queries.scale**2
-        lower = (searched - self.error).clamp_min_(0).sqrt_()
-        lower -= slack + 8 * UNIT * lower
-        wanted = searched < math.inf
-        if self.k_max is not None and not self.exact:
-            wanted &= searched <= self._kth(searched)
-        elif self.k_max is not None:
-            residual = 4 * queries.residual_norm[:, None]
-            upper = (searched + self.error + residual * self.reference_residual).sqrt_()
-            wanted &= lower <= self._kth(upper + slack + 8 * UNIT * upper)
-        return slack, lower, wanted
-
-    def _set_limits(self, chunk: _Chunk, limits: Tensor) -> None:
-        """Set limits [n, M, P]: the largest search distance of a candidate nearer than the winner.
+    def _limits(self, chunk: _Chunk) -> Tensor:
+        """Limits [n, M, P]: the largest search distance of a candidate nearer than the winner.
 
         The limit is -inf where the image cannot enter the mean.
         """
-        slack, lower, wanted = self._bounds(chunk)
-        limit_distance = chunk.squared.sqrt()
+        rounded = self._queries(chunk).rounded
+        limits = torch.empty_like(chunk.squared)
+        kth = None
         if self.k_max is not None:  # distances of winners bound better than the search did
-            wanted &= lower <= self._kth(limit_distance) * (1 + 8 * UNIT)
-        # C u covers the sums of `recompute`, so that the least float32 sum is never missed.
-        limit_distance *= 1 + chunk.rows.shape[2] * UNIT
-        limit_distance += slack
-        limit_distance.square_().add_(self.error)
-        limit_distance.mul_((1 + 16 * UNIT) / self.queries.scale**2)
-        limits.copy_(limit_distance.masked_fill_(~wanted, -math.inf))
+            kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
+        set_limits(
+            chunk.keys,
+            chunk.squared,
+            kth,
+            limits,
+            rounded.rounding_error,
+            self.references.error,
+            self.error,
+            rounded.scale,
+            chunk.rows.shape[2],
+            integers=rounded.exact,
+        )
+        return limits
 
-    def _kth(self, distances: Tensor) -> Tensor:
-        """The k_max-th least over the images, [n, M, P] -> [n, 1, P]."""
-        assert self.k_max is not None
-        kth: Tensor = select_kth(distances.transpose(1, 2), self.k_max)
-        return kth[:, None]
+    def _queries(self, chunk: _Chunk) -> Side:
+        """The queries of a chunk."""
+        return self.queries.images(chunk.first, chunk.first + chunk.keys.shape[0])
 
     def _recompute_candidates(self, chunk: _Chunk, limits: Tensor, span: Span) -> None:
         """Step 3: lower the squared distances of a chunk by all candidates within the limits.
@@ -241,9 +253,9 @@ class Search:
         limits: [n, M, P] float32 of the chunk.
         """
         last = chunk.first + chunk.keys.shape[0]
-        x = self.queries.images(chunk.first, last)
-        y = self.references.images(span.first, span.last)
-        slots, patches, count = list_candidates(
+        queries, references = self._queries(chunk), self.references
+        x, y = queries.rounded, references.rounded.images(span.first, span.last)
+        slots, patches, count = few_channels.list_candidates(
             x.values,
             x.norms,
             y.values,
@@ -255,8 +267,11 @@ class Search:
             triangle=span.triangle,
         )
         if count <= self.plan.room:
+            fine = None
+            if queries.fine is not None and references.fine is not None:
+                fine = queries.fine, references.fine
             for start, block in self.reference_rows.blocks():
-                recompute(chunk.rows, block, slots, patches, chunk.squared, start)
+                recompute(chunk.rows, block, slots, patches, chunk.squared, start, fine=fine)
             return
         del slots, patches  # the list is too short (many ties): take fewer pairs at a time
         for begin, end, smaller in _halves(chunk.first, last, span):
@@ -264,25 +279,39 @@ class Search:
             self._recompute_candidates(chunk.part(begin, end), limits[part], smaller)
 
 
-def _plan(z: Tensor, references: Tensor | None, space: RoundingSpace, limit: int) -> planning.Plan:
-    """The plan of a search of z [N, P, C] within `limit` bytes."""
+def space_of(
+    z: Tensor, references: Tensor | None, exact: bool, device: torch.device
+) -> RoundingSpace:
+    """The space of a search of z [N, P, C] in references [M, Q, C] or in itself."""
+    if not exact:
+        return fit_space(z, references, torch.float16, None, device)
     others = z if references is None else references
-    streamed = space.mean.device != z.device
-    shape = planning.Shape(
-        images=z.shape[0],
-        patches=z.shape[1],
-        others=others.shape[0],
-        other_patches=others.shape[1],
-        channels=z.shape[2],
-        symmetric=references is None,
-    )
-    return planning.plan_search(
-        shape,
-        limit,
-        row_bytes=space.depth * space.dtype.itemsize,
-        copied_bytes=0 if streamed else copied_bytes(z, references),
-        streamed=streamed,
-    )
+    return choose_like_before(z, others, references is None, device, int8_gain(arch_of(device)))
+
+
+def _plan(
+    shape: planning.Shape, spaces: Spaces, limit: int, z: Tensor, references: Tensor | None
+) -> tuple[planning.Plan, Spaces]:
+    """The plan of a search within `limit` bytes, and the spaces that it has room for.
+
+    There are no fine rows where only a plan without fits the limit.
+
+    z, references: what the search rounds.
+    """
+    streamed = spaces.coarse.mean.device != z.device
+    copied = 0 if streamed else copied_bytes(z, references)
+
+    def planned(spaces: Spaces) -> planning.Plan:
+        return planning.plan_search(
+            shape, limit, row_bytes=spaces.row_bytes, copied_bytes=copied, streamed=streamed
+        )
+
+    if spaces.fine is not None:
+        try:
+            return planned(spaces), spaces
+        except InputError:
+            spaces = spaces.without_fine()
+    return planned(spaces), spaces
 
 
 def _halves(first: int, last: int, span: Span) -> list[tuple[int, int, Span]]:

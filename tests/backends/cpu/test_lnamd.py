@@ -60,13 +60,13 @@ def test_instruction_sets_agree_to_the_bit() -> None:
         out = torch.full_like(tokens, torch.nan)
         _C.lnamd(
             isa=isa,
-            tokens=tokens.data_ptr(),
+            tokens=tokens,
             images=1,
             height=5,
             width=6,
             channels=50,
             degrees=[3],
-            out=[out.data_ptr()],
+            out=[out],
             threads=1,
         )
         results.append(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from musc_fast.backends.triton.space import choose_space
+from musc_fast.backends.triton.space import choose_like_before, choose_space
 
 
 def steep() -> Tensor:
@@ -29,3 +29,15 @@ def test_int8_is_left_out_where_it_gains_nothing() -> None:
     chosen = choose_space(steep(), steep(), True, int8_gain=0.1)
     assert chosen.dtype == torch.float16
     assert chosen.basis is not None
+
+
+def test_a_choice_stands_for_two_more_searches_of_its_shape() -> None:
+    device = torch.device("cpu")
+    flat = torch.nn.functional.normalize(torch.randn(2, 1369, 384), dim=2)
+    found = [
+        choose_like_before(z, z, True, device, 2.0).basis is None
+        for z in (steep(), flat, steep(), flat, steep())
+    ]
+    assert found == [False, False, False, True, True]
+    other = choose_like_before(steep()[:, :1000], steep()[:, :1000], True, device, 2.0)
+    assert other.basis is not None

@@ -109,6 +109,40 @@ class GraphBuilder:
         scaled = self.node("Mul", [cast, scales], f"{path}/MatMul_output_scale_mul")
         return self.bias(scaled, layer, stored.shape[1]) if bias else scaled
 
+    def quantised_convolution(
+        self,
+        x: str,
+        layer: str,
+        stored: npt.NDArray[np.int8],
+        scale: npt.NDArray[np.float32],
+        zero: npt.NDArray[np.int8],
+        weight_name: str | None = None,
+    ) -> str:
+        """Add a patch embedding as onnxruntime's quantize_dynamic writes it by its defaults.
+
+        stored: [out, in, h, w]; the stride is the kernel's size.
+        """
+        path, name = "/" + layer.replace(".", "/"), weight_name or f"{layer}.weight"
+        quantised = self.node("DynamicQuantizeLinear", [x], f"{path}/Quantize", outputs=3)
+        x_scale, x_zero = (quantised.replace("_0", f"_{i}") for i in (1, 2))
+        stored_name = self.store(f"{name}_quantized", stored)
+        w_scale, w_zero = self.store(f"{name}_scale", scale), self.store(f"{name}_zero_point", zero)
+        scales = self.node("Mul", [x_scale, w_scale], f"{path}/Conv_quant_scales_mul")
+        product = self.node(
+            "ConvInteger", [quantised, stored_name, x_zero, w_zero], f"{path}/Conv_quant"
+        )
+        sides = list(stored.shape[2:])
+        for key in ("kernel_shape", "strides"):
+            self.nodes[-1].attribute.append(helper.make_attribute(key, sides))
+        cast = self.node("Cast", [product], f"{path}/Conv_cast")
+        self.nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+        scaled = self.node("Mul", [cast, scales], f"{path}/Conv_quant_output_scale_mul")
+        value = np.arange(stored.shape[0], dtype=np.float32) + 7
+        bias = self.store(f"{layer}.bias", value)
+        shape = self.store(f"{path}_bias_reshape_shape", np.array([1, -1, 1, 1]))
+        reshaped = self.node("Reshape", [bias, shape], f"{path}/bias_reshape")
+        return self.node("Add", [scaled, reshaped], f"{path}/bias_add")
+
     def bias(self, product: str, layer: str, size: int) -> str:
         """Add a named bias, its first entry 7 to tell it from others."""
         value = np.arange(size, dtype=np.float32) + 7

