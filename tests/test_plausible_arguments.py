@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
         for name in (
             *("cls_tokens", "references", "grid", "prefix_tokens", "image_size", "degrees"),
             *("topmin", "neighbors", "backend", "precision", "memory_limit", "max_references"),
-            "progress",
+            *("degree_fusion", "progress"),
         )
     },
     "tokens": score_batch,
@@ -59,6 +59,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "top_mean": top_mean,
     "top share": lambda value: top_mean(Z[:, :, 0], value),
     "capacity": ReferenceBank,
+    "fusion of a bank": lambda value: ReferenceBank(4, degree_fusion=value),
     "evict": lambda value: ReferenceBank(4, evict=value),
     "source": lambda value: ReferenceBank(4, source=value),
     "ids": lambda value: ReferenceBank(4).add(Z, value),
@@ -288,6 +289,9 @@ SCORE = ["score", ".", "--out", "out"]
         [*SCORE, "--degrees", "1e400"],
         [*SCORE, "--memory-limit", "0"],
         [*SCORE, "--device", "tpu"],
+        [*SCORE, "--engine", "tpu"],
+        [*SCORE, "--feature-precision", "fp8"],
+        [*SCORE, "--recipe", ""],
     ],
 )
 def test_commands_refuse_in_one_line(photos: Path, command: list[str]) -> None:
@@ -326,6 +330,21 @@ def test_odd_images_are_taken_or_refused_by_us(tmp_path: Path) -> None:
             pass
         except Exception as error:
             raw.append(f"{image!r}"[:60] + f": {type(error).__name__}: {error}"[:200])
+    assert not raw, "\n".join(raw)
+
+
+def test_odd_arguments_of_a_backbone_are_taken_or_refused_by_us(tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path)
+    raw = []
+    for name in ("recipe", "engine", "feature_precision", "blocks", "degree_fusion", "degrees"):
+        for value in (*ODD, [3, 3], [-1], range(2), np.array([1, 3])):
+            try:
+                musc = MuSc(TINY, weights=weights, image_size=64, **{name: value})
+                assert all(type(block) is int for block in musc.backbone.blocks)
+            except MuscFastError:
+                pass
+            except Exception as error:
+                raw.append(f"{name}: {value!r}"[:60] + f": {type(error).__name__}: {error}"[:200])
     assert not raw, "\n".join(raw)
 
 

@@ -273,7 +273,7 @@ def _check_blocks(
 ) -> tuple[int, ...]:
     if callable(blocks):
         blocks = blocks(tower.depth)
-    indices = spec.blocks if blocks is None else tuple(int(block) for block in blocks)
+    indices = spec.blocks if blocks is None else _whole(blocks)
     if indices is None:
         return quarter_depths(tower.depth)
     if not indices or len(set(indices)) != len(indices):
@@ -284,6 +284,17 @@ def _check_blocks(
             f"blocks: {outside} out of range; {spec.name} has blocks 0 to {tower.depth - 1}"
         )
     return indices
+
+
+def _whole(blocks: Any) -> tuple[int, ...]:
+    """Blocks as ints; InputError unless they are whole numbers."""
+    try:
+        found = tuple(blocks)
+    except TypeError:
+        found = (None,)
+    if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in found):
+        raise InputError(f"blocks: found {blocks!r}, wanted distinct block indices")
+    return tuple(int(each) for each in found)
 
 
 def _fingerprint(spec: BackboneSpec, tower: Tower, digest: str) -> str:

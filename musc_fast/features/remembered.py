@@ -20,6 +20,7 @@ import torch
 from .._version import __version__
 from ..errors import WeightsError
 from ..files import replacing
+from .plain_defaults import plain_defaults
 from .spec import BackboneSpec
 from .towers import Size, Tower
 from .weights.cache import cache_folder, cache_path
@@ -103,7 +104,8 @@ class RememberedTower:
                     f"{source}: the weights are not those that were known for this backbone; load "
                     "it again"
                 )
-            tower.set_size(self._size)
+            with plain_defaults():
+                tower.set_size(self._size)
             tower.module.requires_grad_(False).eval()
             self._tower = tower
         return self._tower

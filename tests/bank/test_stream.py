@@ -145,13 +145,13 @@ def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
     bank = ReferenceBank.load(tmp_path / "bank", source=source)
     assert bank.source["white"] == 4095
     found += musc.stream(paths[4:], bank=bank)
-    given = MuSc(musc.backbone, white=4095)
+    given = MuSc(musc.backbone, white=4095, recipe="paper")
     assert [s.raw_score for s in given.stream(paths, start=3)] == [s.raw_score for s in found]
     assert found[4].raw_score > 2 * found[5].raw_score  # eight times darker
     tifffile.imwrite(paths[5], np.full((9, 9), 5000, np.uint16))
     with pytest.raises(ImageError, match="exceed the range from 0 to the white level 4095"):
         list(musc.stream(paths[5:], bank=bank))
     with pytest.raises(BankError, match="white: found 1023, the bank was made with 4095"):
-        list(MuSc(musc.backbone, white=1023).stream(paths[:1], bank=bank))
+        list(MuSc(musc.backbone, white=1023, recipe="paper").stream(paths[:1], bank=bank))
     with pytest.raises(BankError, match="white"):
         ReferenceBank.load(tmp_path / "bank", source={**source, "white": 1023})

@@ -66,6 +66,9 @@ def test_the_feature_key_changes_with_what_matters(
     assert key != key_of(blocks=(1,))
     assert key != key_of(cls=False)
     assert key != key_of(feature_precision="bf16")
+    plain = Extractor(load_backbone(TINY, weights=weights, engine="torch"), 4)
+    assert key == feature_key(plain, paths)
+    assert key != feature_key(plain, paths, white=4095.0)
     other = load_backbone(TINY, weights=weights, engine="torch")
     other.engine = "another"
     assert key != feature_key(Extractor(other, 4), paths)

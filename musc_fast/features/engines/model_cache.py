@@ -1,18 +1,17 @@
 """Converted OpenVINO models on disk: one folder a model, complete or not there at all.
 
-A folder is written under a temporary name and renamed, so that processes that convert the same
-model at the same time end with one whole folder; the others keep what they converted in memory.
+A folder is written in a scratch folder and renamed, so that processes that convert the same model
+at the same time end with one whole folder; the others keep what they converted in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from ...scratch import scratch_folder
 from ..weights import Notify, first_line
 from ..weights.cache import cache_folder
 
@@ -54,24 +53,18 @@ def store_model(model: Any, key: str, notify: Notify | None) -> None:
     import openvino
 
     folder = model_folder(key)
-    temporary: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key[:8]}-"))
-        # By default the weights would be rounded to fp16.
-        openvino.save_model(model, temporary / _MODEL, compress_to_fp16=False)
-        (temporary / _CHECKSUM).write_text(_checksum(temporary), encoding="ascii")
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes the folder private
-        if not folder.exists():
-            temporary.rename(folder)
+        with scratch_folder(folder.parent) as scratch:
+            whole = Path(scratch, key)
+            whole.mkdir()
+            # By default the weights would be rounded to fp16.
+            openvino.save_model(model, whole / _MODEL, compress_to_fp16=False)
+            (whole / _CHECKSUM).write_text(_checksum(whole), encoding="ascii")
+            if not folder.exists():
+                whole.rename(folder)
     except (OSError, RuntimeError) as error:
         if not folder.exists() and notify is not None:
             notify(f"could not keep the converted model in {folder}: {first_line(error)}")
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _checksum(folder: Path) -> str:

@@ -11,6 +11,7 @@ at once, takes the least memory, and makes an image's features independent of it
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ..._version import __version__
 from ...errors import BackendError
+from ..plain_defaults import plain_defaults
 from ..weights import Notify
 from .base import Model, ModelSpec
 from .model_cache import load_model, store_model
@@ -32,7 +34,8 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 class OpenVinoModel:
     """The tower as OpenVINO runs it, compiled on first use, once with class tokens, once without.
 
-    Threads follow `torch.get_num_threads()`, also when that changes.
+    Threads follow `torch.get_num_threads()`, also when that changes. Several threads may call it:
+    one at a time computes, with all cores.
     """
 
     def __init__(self, spec: ModelSpec, notify: Notify | None) -> None:
@@ -53,11 +56,18 @@ class OpenVinoModel:
         self._converted: dict[bool, Any] = {}
         self._requests: dict[bool, Any] = {}
         self._threads = 0
+        self._lock = threading.Lock()  # a request computes for one thread
 
     def __call__(
         self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """See `Model`."""
+        with self._lock:
+            return self._run(images, cls, out)
+
+    def _run(
+        self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         import openvino
 
         cls = cls and self._spec.tower.has_class_token
@@ -141,8 +151,10 @@ def _traced(spec: ModelSpec, cls: bool) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     shape = (1, 3, *spec.image_size)
-    example = torch.zeros(shape)
-    with torch.no_grad(), warnings.catch_warnings():
+    example = torch.zeros(shape, dtype=torch.float32, device="cpu")
+    # What is traced is kept: the caller's defaults and autocast must leave no mark on it.
+    plain = torch.autocast("cpu", dtype=torch.bfloat16, enabled=False)
+    with torch.no_grad(), plain_defaults(), plain, warnings.catch_warnings():
         # Tracing is deprecated, and warns of every size that becomes a constant, as it should here.
         warnings.simplefilter("ignore")
         module = _Forward(spec, cls).eval()
@@ -155,7 +167,10 @@ def _traced(spec: ModelSpec, cls: bool) -> Any:
 
 
 def _room(outputs: Sequence[Any], count: int) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(count, *tuple(output.shape)[1:]) for output in outputs)
+    return tuple(
+        torch.empty(count, *tuple(output.shape)[1:], dtype=torch.float32, device="cpu")
+        for output in outputs
+    )
 
 
 def _shared(openvino: Any, tensor: Tensor) -> Any:

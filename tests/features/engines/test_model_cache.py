@@ -100,6 +100,17 @@ def test_a_cache_that_cannot_be_written_is_said(weights: Path, folder: Path) -> 
     assert "could not keep the converted model" in messages[1]
 
 
+def test_what_a_killed_conversion_left_goes(weights: Path, folder: Path) -> None:
+    left = folder / ".musc_fast-abcdefgh"
+    (left / "whole").mkdir(parents=True)
+    (left / ".owner").write_bytes(b"")
+    (left / "whole" / "model.bin").write_bytes(b"half")
+    os.utime(left, (1, 1))
+    extract(weights, [])
+    (kept,) = folder.iterdir()
+    assert kept.name != left.name
+
+
 def test_two_processes_that_convert_at_once(weights: Path, tmp_path: Path) -> None:
     code = (
         "import sys, torch; from backbones import TINY, noise;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_openvino_gives_the_same_bits_for_every_batch_and_number_of_threads(make
                     assert torch.equal(one, many[:count])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_several_threads_extract_with_one_backbone(make: Make, engine: str) -> None:
+    needs(engine)
+    backbone = make("clip", engine, "fp32")
+    images = noise(24, backbone)
+    wanted = [backbone.extract(image[None]).tokens for image in images]
+    fresh = make("clip", engine, "fp32")  # its first calls come at once
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: fresh.extract(image[None]).tokens, images))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert all(map(torch.equal, ours, theirs))
 
 
 def test_openvino_has_as_many_threads_as_torch(make: Make) -> None:
