@@ -27,7 +27,7 @@ from .weights.cache import cache_folder, cache_path
 from .weights.convert import State
 from .weights.hub import HubLocation
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def recall(spec: BackboneSpec) -> Facts | None:
     if file is None:
         return None
     try:
-        return Facts(**json.loads(file.read_text(encoding="utf-8")))
+        text, _, seal = file.read_text(encoding="utf-8").partition("\n")
+        return Facts(**json.loads(text)) if seal == _seal(text) else None
     except (OSError, ValueError, TypeError):  # missing, damaged, or of another version
         return None
 
@@ -140,11 +141,17 @@ def remember(spec: BackboneSpec, tower: Tower, source: str, digest: str) -> None
         source=source,
         digest=digest,
     )
+    text = json.dumps(asdict(facts))
     try:
         with replacing(file) as temporary:
-            temporary.write_text(json.dumps(asdict(facts)), encoding="utf-8")
+            temporary.write_text(f"{text}\n{_seal(text)}", encoding="utf-8")
     except OSError:
         return
+
+
+def _seal(text: str) -> str:
+    """The digest that stands behind the facts: a changed file is as good as none."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _file(spec: BackboneSpec) -> Path | None:

@@ -84,13 +84,16 @@ def test_a_model_is_loaded_when_it_is_needed_and_other_weights_are_refused(
     truth = load_backbone(NAME, image_size=28, blocks=(0,), engine="torch", offline=True)
     torch.testing.assert_close(found, truth.extract(noise(1, truth)).tokens[0], rtol=0, atol=1e-3)
     (file,) = (tmp_path / "facts").iterdir()
-    facts = json.loads(file.read_text(encoding="utf-8"))
+    whole = file.read_text(encoding="utf-8")
+    facts = json.loads(whole.partition("\n")[0])
     facts["digest"] = "0" * 64
     wrong = RememberedTower(Facts(**facts), tower._load)
     with pytest.raises(WeightsError, match="are not those that were known"):
         _ = wrong.module
-    file.write_text("{", encoding="utf-8")  # a damaged file is as good as none
-    assert not isinstance(
-        load_backbone(NAME, blocks=(0,), engine="openvino", offline=True)._tower, RememberedTower
-    )
+    assert whole.count("0.485") == 1  # the mean of the first channel
+    for damaged in ("{", whole.replace("0.485", "0.985"), whole.partition("\n")[0]):
+        file.write_text(damaged, encoding="utf-8")  # as good as none, and made again
+        loaded = load_backbone(NAME, blocks=(0,), engine="openvino", offline=True)
+        assert not isinstance(loaded._tower, RememberedTower)
+        assert file.read_text(encoding="utf-8") == whole
     assert str(cache_folder()) not in str(file)
