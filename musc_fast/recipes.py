@@ -106,7 +106,7 @@ DEFAULT_RECIPE = ONE_SEARCH.name
 def get_recipe(name: str) -> Recipe:
     """The recipe called `name`; raises InputError where there is none."""
     for recipe in RECIPES:
-        if recipe.name == name:
+        if isinstance(name, str) and recipe.name == name:
             return recipe
     known = [recipe.name for recipe in RECIPES]
     close = difflib.get_close_matches(str(name), known, n=1)

@@ -159,7 +159,7 @@ def check_backend_name(backend: str) -> None:
 
 def check_precision(precision: str) -> None:
     """Raise InputError unless precision is one of PRECISIONS."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
 
 
@@ -171,7 +171,7 @@ def check_memory_limit(memory_limit: int | None) -> None:
 
 def check_degree_fusion(fusion: str) -> None:
     """Raise InputError unless fusion is one of DEGREE_FUSIONS."""
-    if fusion not in DEGREE_FUSIONS:
+    if not isinstance(fusion, str) or fusion not in DEGREE_FUSIONS:
         raise InputError(
             f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
         )

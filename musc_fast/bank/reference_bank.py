@@ -100,7 +100,7 @@ class ReferenceBank:
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
-        if evict not in EVICTIONS:
+        if not isinstance(evict, str) or evict not in EVICTIONS:
             raise InputError(f"evict: found {evict!r}, wanted one of {', '.join(EVICTIONS)}")
         self.capacity, self.evict = capacity, evict
         self.source = json_source(source)

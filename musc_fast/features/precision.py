@@ -31,7 +31,7 @@ def resolve_precision(asked: str, device: torch.device, *, rotary: bool) -> str:
 
     Raises InputError where `asked` is not one of FEATURE_PRECISIONS.
     """
-    if asked not in FEATURE_PRECISIONS:
+    if not isinstance(asked, str) or asked not in FEATURE_PRECISIONS:
         raise InputError(
             f"feature_precision: found {asked!r}, wanted one of {', '.join(FEATURE_PRECISIONS)}"
         )

@@ -71,7 +71,7 @@ def resolve_engine(name: str, device_type: str) -> Engine:
     where no engine has the name.
     """
     for engine in ENGINES:
-        if name in ("auto", engine.name):
+        if isinstance(name, str) and name in ("auto", engine.name):
             reason = engine.why_not(device_type)
             if reason is None:
                 return engine
