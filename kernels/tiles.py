@@ -67,7 +67,7 @@ def pick_config(
     listing: the config is for `candidates`, whose tiles are narrower, since its epilogue holds
         more in registers.
     """
-    size = torch.empty((), dtype=dtype).element_size()
+    size = dtype.itemsize
     rows, columns = (_block(patches, 128), _block(others, 64 if listing else 128))
     wide = 90 <= arch < 120  # wgmma and tcgen05 take 128 bytes of a row at a time
     block_k = (128 if wide else 64 if arch < 120 or size > 1 else 32) // size

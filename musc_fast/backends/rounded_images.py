@@ -277,14 +277,15 @@ def principal_directions(centred: Tensor, count: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _start(channels: int, count: int, device: torch.device) -> Tensor:
     """Drawn columns [C, count] float64, the same in every process."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(channels, count, generator=generator).to(device, torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randn(channels, count, generator=generator, dtype=torch.float32, device="cpu")
+    return drawn.to(device, torch.float64)
 
 
 @lru_cache(maxsize=8)
 def _shares(device: torch.device) -> Tensor:
     """_SHARES on `device`."""
-    return torch.tensor(_SHARES, device=device)
+    return torch.tensor(_SHARES, dtype=torch.float32, device=device)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class WatchSettings:
 
     def __post_init__(self) -> None:
         for name in ("capacity", "start", "save_every"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+            value = getattr(self, name)
+            if name != "capacity" or value is not None:
+                object.__setattr__(self, name, whole_number(name, value, 1))
         number = isinstance(self.threshold, int | float) and math.isfinite(self.threshold)
         if self.threshold is not None and not number:
             raise InputError(f"threshold: found {self.threshold!r}, wanted a finite number")

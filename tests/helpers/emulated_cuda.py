@@ -6,6 +6,8 @@ import ctypes
 import re
 import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 EMULATOR = Path(__file__).with_name("cuda_emulator")
 _LAUNCH = re.compile(r"kernel<<<(.*?), (.*?), .*?, .*?>>>\((.*?)\);")
+_SHARED = re.compile(r"extern __shared__ __align__\(\d+\) int8_t memory\[\];")
 _DOORS = """
 #include "interval_mean.hpp"
 #include "lnamd.hpp"
@@ -90,14 +93,20 @@ class Rows(ctypes.Structure):
     ]
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile the kernels with the host's C++ compiler in `folder` and load them."""
+@cache
+def build() -> ctypes.CDLL:
+    """Compile the kernels with the host's C++ compiler and load them, once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="emulated-cuda-"))
+    try:
+        return _build(folder)
+    finally:
+        shutil.rmtree(folder)  # what is loaded stays loaded
+
+
+def _build(folder: Path) -> ctypes.CDLL:
     for path in SOURCES.iterdir():
         text = _LAUNCH.sub(r"emulator::launch(\1, \2, [&] { kernel(\3); });", path.read_text())
-        text = text.replace(
-            "extern __shared__ __align__(1024) int8_t memory[];",
-            "int8_t* memory = emulator::shared_memory;",
-        )
+        text = _SHARED.sub("int8_t* memory = emulator::shared_memory;", text)
         (folder / (f"{path.stem}.cpp" if path.suffix == ".cu" else path.name)).write_text(text)
     for path in EMULATOR.iterdir():
         shutil.copy(path, folder)

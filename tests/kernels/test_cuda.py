@@ -16,8 +16,8 @@ UNSET = 2**63 - 1
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return emulated_cuda.build(tmp_path_factory.mktemp("cuda"))
+def kernels() -> ctypes.CDLL:
+    return emulated_cuda.build()
 
 
 def draw(shape: tuple[int, int, int], largest: int, seed: int) -> NDArray[np.int8]:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return emulated_cuda.build(tmp_path_factory.mktemp("cuda"))
+def kernels() -> ctypes.CDLL:
+    return emulated_cuda.build()
 
 
 def run(

@@ -42,7 +42,9 @@ class Rows:
 
     def _streamed_blocks(self, block: int) -> Iterator[tuple[int, Tensor]]:
         shape = (block, *self.shape[1:])
-        pinned = [torch.empty(shape, dtype=self.dtype, pin_memory=True) for _ in range(2)]
+        pinned = [
+            torch.empty(shape, dtype=self.dtype, device="cpu", pin_memory=True) for _ in range(2)
+        ]
         buffers = [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
         cuda: Any = torch.cuda  # its streams and events are untyped
         copying = cuda.Stream(self.device)

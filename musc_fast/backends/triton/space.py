@@ -227,4 +227,4 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _rotation(block: int, device: torch.device) -> Tensor:
     """The matrix of `hadamard` on rows of `block` entries, a power of two."""
-    return hadamard(torch.eye(block)).to(device)
+    return hadamard(torch.eye(block, dtype=torch.float32, device="cpu")).to(device)
