@@ -29,8 +29,8 @@ EXPECTED = score_batch(Z).image_scores
 NAN, INF = float("nan"), float("inf")
 ODD: list[Any] = [
     None, True, 0, -1, 1.5, NAN, INF, 10**20, "1", "", b"1", (), (1,), [1, 3], range(1, 3), {},
-    {1: 2}, np.int64(1), np.float32(0.5), np.array([1]), np.array([1, 3]), np.array(1), torch.tensor(1), object(), Z,
-    Path("x"), lambda *_: 1,
+    {1: 2}, np.int64(1), np.float32(0.5), np.array([1]), np.array([1, 3]), np.array(1),
+    torch.tensor(1), object(), Z, Path("x"), lambda *_: 1,
 ]  # fmt: skip
 CALLS: dict[str, Callable[[Any], object]] = {
     **{
