@@ -195,7 +195,7 @@ def test_unlabelled_images_have_no_metrics(musc: MuSc, tmp_path: Path) -> None:
     assert "no labels" in result["notes"][0]
 
 
-@pytest.mark.parametrize("name", ["../outside", "/tmp/x", ".", "", "a/b", "a\\b", "a\x1b"])
+@pytest.mark.parametrize("name", ["../outside", "/elsewhere/x", ".", "", "a/b", "a\\b", "a\x1b"])
 def test_a_category_cannot_write_outside_its_folder(musc: MuSc, tmp_path: Path, name: str) -> None:
     [category] = load_folder(product_folder(tmp_path / "images")[0].parent)
     with pytest.raises(InputError, match="cannot be the name of a file"):
