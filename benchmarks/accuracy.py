@@ -56,6 +56,9 @@ def main() -> None:
         musc = MuSc(
             backbone,
             image_size=(size[0], size[1]),
+            recipe="paper",
+            engine=arguments.engine,
+            feature_precision=arguments.feature_precision,
             backend=arguments.backend,
             precision=arguments.precision,
         )
@@ -68,6 +71,8 @@ def main() -> None:
                 "backbone": backbone,
                 "weights": musc.backbone.source,
                 "size": size,
+                "engine": musc.backbone.engine,
+                "feature_precision": musc.backbone.precision,
                 "images": len(samples),
                 **evaluate(musc, samples, official),
             }
@@ -91,6 +96,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs="+", help="side, or height and width")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="exact")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--feature-precision", default="auto")
     add_json(parser)
     arguments = parser.parse_args()
     require_data(arguments.data)

@@ -50,7 +50,7 @@ def main() -> None:
         table.add_column(heading)
     results = []
     for backbone in arguments.backbones:
-        musc = MuSc(backbone, image_size=SIZES[backbone])
+        musc = MuSc(backbone, image_size=SIZES[backbone], recipe="paper")
         for name in arguments.sets:
             samples = choose_samples(arguments.data / name)
             features = musc.extract([sample.image for sample in samples])

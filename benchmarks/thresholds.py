@@ -140,7 +140,7 @@ def write_scores(arguments: argparse.Namespace) -> None:
         if SAMPLE in arguments.sets:
             draw_sample(Path(folder) / SAMPLE, count=84, defects=24)
         for backbone in arguments.backbones:
-            musc = MuSc(backbone)
+            musc = MuSc(backbone, recipe="paper")
             for name in arguments.sets:
                 root = (Path(folder) if name == SAMPLE else arguments.data) / name
                 batches = score_batches(musc, root, arguments.draws, arguments.cache)

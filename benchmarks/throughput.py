@@ -43,6 +43,9 @@ def main() -> None:
         image_size=arguments.size,
         weights=arguments.weights,
         device=arguments.device,
+        recipe=arguments.recipe,
+        engine=arguments.engine,
+        feature_precision=arguments.feature_precision,
         batch_size=arguments.batch_size,
         backend=arguments.backend,
         precision=arguments.precision,
@@ -72,6 +75,8 @@ def main() -> None:
         **settings_of(arguments),
         "image_size": musc.backbone.image_size,
         "weights": musc.backbone.source,
+        "engine": musc.backbone.engine,
+        "feature_precision": musc.backbone.precision,
         "shape": shape,
         "max_error": error,
         **memory,
@@ -89,6 +94,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="exact", choices=PRECISIONS)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--recipe", default="paper")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--feature-precision", default="auto")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--official", action="store_true", help="the official loops too (CPU)")
@@ -132,7 +140,9 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     pixels = [backbone.preprocess(read_image(path)) for path in paths]
     now = add("reading", now)
     parts = [
-        backbone.extract(torch.stack(pixels[k : k + musc.extractor.batch_size]))
+        backbone.extract(
+            torch.stack(pixels[k : k + musc.extractor.batch_size]), cls=musc.extractor.cls
+        )
         for k in range(0, len(pixels), musc.extractor.batch_size)
     ]
     layers = [torch.cat(layer) for layer in zip(*(part.tokens for part in parts), strict=True)]
@@ -141,6 +151,8 @@ def stage_seconds(musc: MuSc, paths: list[Path]) -> dict[str, float]:
     for layer in layers:
         patches = layer[:, backbone.prefix_tokens :]
         pooled = ops.lnamd_all(patches, backbone.grid, settings.degrees, backend=backend)
+        if settings.degree_fusion == "features":
+            pooled = [reference.fuse_degrees(pooled)]
         now = add("LNAMD", now)
         for z in pooled:
             total += ops.msm(
@@ -194,7 +206,7 @@ def shape_of(musc: MuSc, features: BatchFeatures) -> dict[str, int]:
         "N": len(features.names),
         "P": musc.backbone.grid[0] * musc.backbone.grid[1],
         "C": features.tokens[0].shape[2],
-        "steps": len(features.tokens) * len(musc.settings.degrees),
+        "steps": len(features.tokens) * musc.settings.searches_a_layer,
     }
 
 

@@ -25,9 +25,10 @@ from .features.extraction import (
     check_apart,
 )
 from .progress import StageProgress, check_progress, stage_bars
+from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
-from .settings import ReadSettings, ScoringSettings, whole_number
+from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -41,12 +42,16 @@ class MuSc:
         `timm:NAME`, or a loaded `Backbone`.
     image_size: int or (h, w), a multiple of the patch; images are squashed to it. None takes the
         backbone's own.
-    blocks: 0-based blocks whose tokens are used; None takes the backbone's own.
+    blocks: 0-based blocks whose tokens are used; None takes those of the recipe.
     weights: a local weight file.
     offline: never ask a hub or a package index.
     device: "auto" takes CUDA where there is one.
-    batch_size: images a forward pass.
-    use_cls: False leaves RsCIN out.
+    batch_size: images a forward pass; OpenVINO takes them one by one.
+    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`
+        and `use_cls` where these are None. "paper" is the official one.
+    use_cls: False leaves RsCIN out, and with it the blocks after the last of `blocks`.
+    engine: what computes the backbone: "auto", "openvino" or "torch", see `load_backbone`.
+    feature_precision: in which it computes: "auto", "fp32" or "bf16".
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
@@ -69,14 +74,18 @@ class MuSc:
         offline: bool = False,
         device: str = "auto",
         batch_size: int = 4,
-        use_cls: bool = True,
-        degrees: Sequence[int] = (1, 3, 5),
+        recipe: str = DEFAULT_RECIPE,
+        use_cls: bool | None = None,
+        degrees: Sequence[int] | None = None,
         topmin: tuple[float, float] = (0.0, 0.3),
         neighbors: Sequence[int] = (1, 2, 3),
         backend: str = "auto",
         precision: str = "exact",
         memory_limit: int | None = None,
         max_references: int | None = None,
+        degree_fusion: DegreeFusion | None = None,
+        engine: str = "auto",
+        feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
         notify: Callable[[str], None] | None = None,
@@ -86,28 +95,37 @@ class MuSc:
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = get_recipe(recipe)
+        self.recipe = chosen.name
         self.settings = ScoringSettings(
-            degrees, topmin, neighbors, backend, precision, memory_limit, max_references
+            chosen.degrees if degrees is None else degrees,
+            topmin,
+            neighbors,
+            backend,
+            precision,
+            memory_limit,
+            max_references,
+            degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
         )
         if isinstance(backbone, Backbone):
-            given = {"image_size": image_size, "blocks": blocks, "weights": weights}
-            for name, value in given.items():
-                if value is not None:
-                    raise InputError(f"{name} is that of the loaded backbone; give it to one only")
+            _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
             self.backbone = load_backbone(
                 backbone,
                 image_size=image_size,
-                blocks=blocks,
+                blocks=chosen.blocks(backbone) if blocks is None else blocks,
                 weights=None if weights is None else Path(weights),
                 device=device,
                 offline=offline,
                 progress=notify,
+                engine=engine,
+                feature_precision=feature_precision,
             )
         resolve(backend, self.backbone.device)
-        self.extractor = Extractor(self.backbone, batch_size, reading)
-        self.use_cls = use_cls
+        rscin = chosen.choice(self.backbone.spec.name).rscin
+        self.use_cls = rscin if use_cls is None else use_cls
+        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -193,7 +211,8 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        yield from stream(self.extractor, self.settings, images, bank=bank, start=start)
+        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
+        yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(
         self,
@@ -205,3 +224,19 @@ class MuSc:
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
         return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
+
+
+def _refuse_second(
+    image_size: object, blocks: object, weights: object, engine: str, feature_precision: str
+) -> None:
+    """Raise InputError where an argument that a loaded backbone has decided is given, too."""
+    given = {
+        "image_size": image_size,
+        "blocks": blocks,
+        "weights": weights,
+        "engine": None if engine == "auto" else engine,
+        "feature_precision": None if feature_precision == "auto" else feature_precision,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is that of the loaded backbone; give it to one only")

@@ -202,7 +202,7 @@ def _normalised(z: Tensor) -> Tensor:
 
 
 def _check_distance(distance: str) -> None:
-    if distance not in ("cosine", "euclidean"):
+    if not isinstance(distance, str) or distance not in ("cosine", "euclidean"):
         raise InputError(f'distance: found {distance!r}, wanted "cosine" or "euclidean"')
 
 

@@ -54,6 +54,14 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
     ]
 
 
+def fuse_degrees(pooled: Sequence[Tensor]) -> Tensor:
+    """The mean of LNAMD's results over the degrees, L2-normalised over C -> Z [N, P, C].
+
+    Ours: one search of Z stands in for one a degree. A zero vector stays zero.
+    """
+    return F.normalize(torch.stack(list(pooled)).mean(dim=0), dim=2, eps=1e-12)
+
+
 def pair_distances(x: Tensor, y: Tensor) -> Tensor:
     """Distance of every row of x [P, C] to its nearest row of y [Q, C] -> [P].
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from .errors import InputError
 from .progress import Progress
 
 PRECISIONS = ("exact", "fast")
+DegreeFusion = Literal["scores", "features"]
+DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class ScoringSettings:
     backend: "auto" or a name from `musc_fast.backends`.
     precision, memory_limit: see `SearchOptions`.
     max_references: score each image against so many others only; None: all.
+    degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
+        over the degrees and searches once a layer.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -89,6 +93,7 @@ class ScoringSettings:
     precision: str = "exact"
     memory_limit: int | None = None
     max_references: int | None = None
+    degree_fusion: DegreeFusion = "scores"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -98,6 +103,7 @@ class ScoringSettings:
         check_precision(self.precision)
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
+        check_degree_fusion(self.degree_fusion)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
@@ -107,6 +113,11 @@ class ScoringSettings:
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def searches_a_layer(self) -> int:
+        """How often a layer is searched: once for each degree, or once for all."""
+        return 1 if self.degree_fusion == "features" else len(self.degrees)
 
     def search(self, on_progress: Progress | None = None) -> SearchOptions:
         """The part of the settings that the search takes."""
@@ -148,7 +159,7 @@ def check_backend_name(backend: str) -> None:
 
 def check_precision(precision: str) -> None:
     """Raise InputError unless precision is one of PRECISIONS."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
 
 
@@ -156,6 +167,14 @@ def check_memory_limit(memory_limit: int | None) -> None:
     """Raise InputError unless memory_limit is None or whole bytes, 1 or more."""
     if memory_limit is not None and not _is_whole(memory_limit, 1):
         raise InputError(f"memory_limit: found {memory_limit!r}, wanted whole bytes, 1 or more")
+
+
+def check_degree_fusion(fusion: str) -> None:
+    """Raise InputError unless fusion is one of DEGREE_FUSIONS."""
+    if not isinstance(fusion, str) or fusion not in DEGREE_FUSIONS:
+        raise InputError(
+            f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
+        )
 
 
 def check_max_references(count: int | None) -> None:

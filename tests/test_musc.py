@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from tiny import TINY, product, product_folder, tiny_weights
 
 from musc_fast import MuSc, score_batch
 from musc_fast.errors import BackendError, InputError
+from musc_fast.features import Features
 
 
 @pytest.fixture(scope="module")
 def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
-    return MuSc(TINY, weights=tiny_weights(tmp_path_factory.mktemp("weights")), batch_size=4)
+    weights = tiny_weights(tmp_path_factory.mktemp("weights"))
+    return MuSc(TINY, weights=weights, batch_size=4, recipe="paper")
 
 
 def test_scores_find_the_defect(musc: MuSc, tmp_path: Path) -> None:
@@ -45,6 +48,34 @@ def test_the_pipeline_is_score_batch_on_the_features(musc: MuSc, tmp_path: Path)
     # Batches of other sizes may differ in the last bits of the features.
     assert torch.allclose(found.patch_scores, wanted.patch_scores, atol=1e-5)
     assert torch.allclose(found.image_scores, wanted.image_scores, atol=1e-4)
+
+
+def test_the_default_recipe_is_one_search_of_the_degrees_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = product_folder(tmp_path / "images", count=7, defective=5)
+    musc = MuSc(TINY, weights=tiny_weights(tmp_path))
+    backbone = musc.backbone
+    classes = []
+    extract = backbone.extract
+
+    def watched(images: torch.Tensor, **keywords: Any) -> Features:
+        classes.append(keywords["cls"])
+        return extract(images, **keywords)
+
+    monkeypatch.setattr(backbone, "extract", watched)
+    found = musc.score(paths)
+    assert set(classes) == {False}  # the later blocks were not run
+    pixels = torch.stack([backbone.preprocess(Image.open(path)) for path in paths])
+    wanted = score_batch(
+        extract(pixels, cls=False).tokens,
+        prefix_tokens=backbone.prefix_tokens,
+        image_size=backbone.image_size,
+        degree_fusion="features",
+    )
+    assert torch.allclose(found.patch_scores, wanted.patch_scores, atol=1e-5)
+    assert torch.equal(found.image_scores, found.raw_image_scores)
+    assert found.raw_image_scores.argmax() == 5
 
 
 def test_references(musc: MuSc, tmp_path: Path) -> None:

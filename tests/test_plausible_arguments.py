@@ -29,8 +29,8 @@ EXPECTED = score_batch(Z).image_scores
 NAN, INF = float("nan"), float("inf")
 ODD: list[Any] = [
     None, True, 0, -1, 1.5, NAN, INF, 10**20, "1", "", b"1", (), (1,), [1, 3], range(1, 3), {},
-    {1: 2}, np.int64(1), np.float32(0.5), np.array([1]), np.array(1), torch.tensor(1), object(), Z,
-    Path("x"), lambda *_: 1,
+    {1: 2}, np.int64(1), np.float32(0.5), np.array([1]), np.array([1, 3]), np.array(1),
+    torch.tensor(1), object(), Z, Path("x"), lambda *_: 1,
 ]  # fmt: skip
 CALLS: dict[str, Callable[[Any], object]] = {
     **{
@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
         for name in (
             *("cls_tokens", "references", "grid", "prefix_tokens", "image_size", "degrees"),
             *("topmin", "neighbors", "backend", "precision", "memory_limit", "max_references"),
-            "progress",
+            *("degree_fusion", "progress"),
         )
     },
     "tokens": score_batch,
@@ -59,6 +59,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "top_mean": top_mean,
     "top share": lambda value: top_mean(Z[:, :, 0], value),
     "capacity": ReferenceBank,
+    "fusion of a bank": lambda value: ReferenceBank(4, degree_fusion=value),
     "evict": lambda value: ReferenceBank(4, evict=value),
     "source": lambda value: ReferenceBank(4, source=value),
     "ids": lambda value: ReferenceBank(4).add(Z, value),
@@ -288,6 +289,9 @@ SCORE = ["score", ".", "--out", "out"]
         [*SCORE, "--degrees", "1e400"],
         [*SCORE, "--memory-limit", "0"],
         [*SCORE, "--device", "tpu"],
+        [*SCORE, "--engine", "tpu"],
+        [*SCORE, "--feature-precision", "fp8"],
+        [*SCORE, "--recipe", ""],
     ],
 )
 def test_commands_refuse_in_one_line(photos: Path, command: list[str]) -> None:
@@ -326,6 +330,21 @@ def test_odd_images_are_taken_or_refused_by_us(tmp_path: Path) -> None:
             pass
         except Exception as error:
             raw.append(f"{image!r}"[:60] + f": {type(error).__name__}: {error}"[:200])
+    assert not raw, "\n".join(raw)
+
+
+def test_odd_arguments_of_a_backbone_are_taken_or_refused_by_us(tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path)
+    raw = []
+    for name in ("recipe", "engine", "feature_precision", "blocks", "degree_fusion", "degrees"):
+        for value in (*ODD, [3, 3], [-1], range(2), np.array([1, 3])):
+            try:
+                musc = MuSc(TINY, weights=weights, image_size=64, **{name: value})
+                assert all(type(block) is int for block in musc.backbone.blocks)
+            except MuscFastError:
+                pass
+            except Exception as error:
+                raw.append(f"{name}: {value!r}"[:60] + f": {type(error).__name__}: {error}"[:200])
     assert not raw, "\n".join(raw)
 
 

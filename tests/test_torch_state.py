@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny import tiny_weights
+
+from musc_fast.features.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 STATES = """
@@ -75,12 +78,16 @@ def core(backend):
     print("batch", digest(scores.patch_scores, scores.anomaly_maps, scores.image_scores))
     print("some", digest(score_batch([z, z[..., :48]], max_references=3, **own).image_scores))
     print("others", digest(score_batch(wide[:1], references=wide[1:], **own).image_scores))
+    fused = score_batch(z, degree_fusion="features", **own)
+    print("fused", digest(fused.patch_scores, fused.image_scores))
     print("dataset", digest(score_batch(Tokens(), **own).image_scores))
     with tempfile.TemporaryDirectory() as folder:
         np.save(folder + "/z.npy", z.detach().numpy())
         stored = score_batch(folder + "/z.npy", checkpoint=folder + "/c", **own)
         again = score_batch(folder + "/z.npy", checkpoint=folder + "/c", **own)
         print("files", digest(stored.image_scores, again.image_scores))
+        fused = score_batch(folder + "/z.npy", degree_fusion="features", **own)
+        print("fused files", digest(fused.image_scores))
     bank = ReferenceBank(6, evict="anomalous", **own)
     bank.add(z[:6])
     print("bank", digest(*(bank.score_and_add(z[k:k + 1]).image_scores for k in (6, 7))))
@@ -102,14 +109,20 @@ for name in NAMES:
     print("end of", name)
 """
 BACKBONE = """
-import hashlib, sys
+import hashlib, os, sys
 from PIL import Image
 from musc_fast.features import load_backbone
 
 image = Image.linear_gradient("L").convert("RGB")
 for name in NAMES:
+    os.environ["XDG_CACHE_HOME"] = os.path.join(sys.argv[1], name)  # no converted model is there
     with state(name):
-        backbone = load_backbone("timm:test_vit", weights=sys.argv[1])
+        backbone = load_backbone(
+            "timm:test_vit",
+            weights=sys.argv[2],
+            engine=sys.argv[3],
+            feature_precision="fp32",
+        )
         found = backbone.extract(torch.stack([backbone.preprocess(image)]))
         assert all(each.dtype == torch.float32 for each in (*found.tokens, found.cls_tokens))
     print(hashlib.sha256(b"".join(each.numpy().tobytes() for each in found.tokens)).hexdigest())
@@ -134,8 +147,12 @@ def test_every_way_to_score_gives_the_same_bits() -> None:
         assert printed == found["float32"], state
 
 
-def test_a_backbone_is_loaded_and_run_in_float32(tmp_path: Path) -> None:
-    found = by_state(BACKBONE, str(tiny_weights(tmp_path)))
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_backbone_is_loaded_and_run_in_float32(tmp_path: Path, engine: str) -> None:
+    reason = next(each for each in ENGINES if each.name == engine).why_not("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    found = by_state(BACKBONE, str(tmp_path), str(tiny_weights(tmp_path)), engine)
     assert len(found) == 7
     assert len(set(found.values())) == 1, found
 

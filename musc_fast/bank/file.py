@@ -20,6 +20,9 @@ from ..errors import BankError
 from ..files import replacing
 
 _VERSION = 1
+_NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
+# What banks had of which a file of an earlier musc_fast says nothing.
+_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ def _parsed(
     path: str | os.PathLike[str], found: Any, tokens: list[Tensor], source: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
     settings: dict[str, Any] = dict(found["settings"])
+    settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
+    stored = settings.get("source")
+    if isinstance(stored, dict) and stored.get("fingerprint"):  # made by `stream.source_of`
+        settings["source"] = {**_EARLIER, **stored}
     if source is not None:
         _check_source(path, settings["source"], json.loads(json.dumps(dict(source))))
     for name in ("grid", "image_size", "topmin", "degrees", "neighbors"):
@@ -113,15 +120,26 @@ def _parsed(
     return settings, entries, added, tokens
 
 
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The keys by which a bank's source is not the one that is wanted.
+
+    The white level becomes known with the images: without one wanted the bank's is taken.
+    """
+    apart = {*_NOT_COMPARED, *(() if wanted.get("white") else ("white",))}
+    return [
+        key
+        for key in {**stored, **wanted}
+        if key not in apart and stored.get(key) != wanted.get(key)
+    ]
+
+
 def _check_source(
     path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    # The white level becomes known with the images: without one wanted the bank's is taken.
-    keys = [key for key in {**stored, **wanted} if key != "white" or wanted.get("white")]
-    differing = [key for key in keys if stored.get(key) != wanted.get(key)]
-    if differing:
+    keys = differing(stored, wanted)
+    if keys:
         listing = "; ".join(
-            f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in differing
+            f"{key}: the bank has {stored.get(key)!r}, now {wanted.get(key)!r}" for key in keys
         )
         raise BankError(
             f"{Path(path)} was made with other settings ({listing}); use those, or another bank"

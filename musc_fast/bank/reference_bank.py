@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,10 +21,12 @@ from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import ScoringSettings, whole_number
+from ..settings import DegreeFusion, ScoringSettings, whole_number
+from .arguments import check_ids, finite_scores, json_source
 from .file import Entry, load_bank, save_bank
 
 Eviction = Literal["oldest", "anomalous"]
+_POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
@@ -87,20 +87,29 @@ class ReferenceBank:
         backend: str = "auto",
         precision: str = "exact",
         memory_limit: int | None = None,
+        degree_fusion: DegreeFusion = "scores",
     ) -> None:
-        self.scoring = ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit)
+        self.scoring = ScoringSettings(
+            degrees,
+            topmin,
+            neighbors,
+            backend,
+            precision,
+            memory_limit,
+            degree_fusion=degree_fusion,
+        )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
-        if evict not in EVICTIONS:
+        if not isinstance(evict, str) or evict not in EVICTIONS:
             raise InputError(f"evict: found {evict!r}, wanted one of {', '.join(EVICTIONS)}")
         self.capacity, self.evict = capacity, evict
-        self.source = _json_source(source)
+        self.source = json_source(source)
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
         self._lock = threading.RLock()
         self._entries: list[Entry] = []  # by slot
         self._added = 0
         self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
-        self._references: list[list[KeptReferences]] = []  # a layer: one a degree
+        self._references: list[list[KeptReferences]] = []  # a layer: one a search
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -166,7 +175,7 @@ class ReferenceBank:
     ) -> BatchScores:
         """`score`, then `add` with the raw scores found."""
         layers = self._checked(tokens)
-        self._check_ids(ids, len(layers[0]))
+        check_ids(ids, len(layers[0]), self._added)
         found, pooled = self._scored(layers, cls_tokens)
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found
@@ -228,6 +237,7 @@ class ReferenceBank:
             "degrees": self.scoring.degrees,
             "topmin": self.scoring.topmin,
             "neighbors": self.scoring.neighbors,
+            "degree_fusion": self.scoring.degree_fusion,
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
@@ -263,7 +273,7 @@ class ReferenceBank:
         search = _BankSearch(self.scoring, images, self._references)
         means = mean_over_passes(
             layers,
-            Pooling(self._operators(layers[0]), grid, self.scoring.degrees),
+            self._pooling(layers[0]),
             search,
             on_progress=lambda done, total: None,
         )
@@ -274,15 +284,6 @@ class ReferenceBank:
     def _operators(self, layer: Tensor) -> Operators:
         return resolve(self.scoring.backend, layer.device).operators()
 
-    def _check_ids(self, ids: Sequence[str] | None, images: int) -> list[str]:
-        given = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
-        if ids is not None and not given:
-            raise InputError(f"ids: found {ids!r}, wanted {images} strings, one an image")
-        names = [f"image {self._added + k}" for k in range(images)] if ids is None else list(ids)
-        if len(names) != images or not all(isinstance(name, str) for name in names):
-            raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
-        return names
-
     def _add(
         self,
         layers: list[Tensor],
@@ -291,8 +292,8 @@ class ReferenceBank:
         pooled: list[list[Tensor]] | None,
     ) -> list[str]:
         images = layers[0].shape[0]
-        names = self._check_ids(ids, images)
-        known = [None] * images if scores is None else _finite_scores(scores, images)
+        names = check_ids(ids, images, self._added)
+        known = [None] * images if scores is None else finite_scores(scores, images)
         self._make_room(layers)
         entries, slots, gone = list(self._entries), dict[int, int](), []
         for image, (name, score) in enumerate(zip(names, known, strict=True)):
@@ -308,20 +309,38 @@ class ReferenceBank:
                 entries[slot] = new
             slots[slot] = image
         for index, layer in enumerate(layers):
-            degrees = self._pooled(layer) if pooled is None else pooled[index]
-            for slot, image in sorted(slots.items()):
-                self._tokens[index][slot] = layer[image]
-                for z, references in zip(degrees, self._references[index], strict=True):
-                    references.put(slot, z[image])
+            self._keep(index, layer, slots, None if pooled is None else pooled[index])
         self._entries = entries
         self._added += images
         return gone
 
     @torch.no_grad()
-    def _pooled(self, layer: Tensor) -> list[Tensor]:
-        """LNAMD of layer [N, P, C] at every degree."""
+    def _keep(
+        self, index: int, layer: Tensor, slots: dict[int, int], pooled: list[Tensor] | None
+    ) -> None:
+        """Put images of layer [N, P, C] number `index` into slots, with LNAMD's results.
+
+        slots: the image by its slot; of the others nothing is computed.
+        pooled: LNAMD's results of the whole layer; None computes them, a few images at a time.
+        """
+        places = sorted(slots.items())
+        for first in range(0, len(places), _POOLED_TOGETHER):
+            some = places[first : first + _POOLED_TOGETHER]
+            images = [image for _, image in some]
+            tokens = layer[images]
+            results = (
+                self._pooling(layer).pool_in_memory(tokens)
+                if pooled is None
+                else [z[images] for z in pooled]
+            )
+            for place, (slot, _) in enumerate(some):
+                self._tokens[index][slot] = tokens[place]
+                for z, references in zip(results, self._references[index], strict=True):
+                    references.put(slot, z[place])
+
+    def _pooling(self, layer: Tensor) -> Pooling:
         grid = grid_of(self.grid, layer.shape[1], 0)
-        return self._operators(layer).lnamd(layer, grid, self.scoring.degrees)
+        return Pooling(self._operators(layer), grid, self.scoring)
 
     def _victim(self, entries: list[Entry]) -> int:
         """The place of the entry that goes."""
@@ -345,34 +364,9 @@ class ReferenceBank:
             self._references.append(
                 [
                     operators.keep_references(self.capacity, patches, channels, layer.device)
-                    for _ in self.scoring.degrees
+                    for _ in range(self.scoring.searches_a_layer)
                 ]
             )
-
-
-def _json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The source as `save` can write it; InputError where JSON cannot hold it."""
-    try:
-        found = json.loads(json.dumps({} if source is None else dict(source), allow_nan=False))
-    except Exception as error:  # of whatever `dict` and JSON meet
-        raise InputError(
-            f"source: found {source!r}, wanted names with texts, numbers or lists of them ({error})"
-        ) from None
-    return dict(found)
-
-
-def _finite_scores(
-    scores: Sequence[float] | Tensor | NDArray[Any], images: int
-) -> list[float | None]:
-    try:
-        known = np.asarray(scores.cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"scores: found {scores!r}, wanted {images} numbers") from None
-    if known.shape != (images,):
-        raise InputError(f"scores: found {known.size}, wanted {images}, one an image")
-    if not np.isfinite(known).all():
-        raise InputError(f"scores: found {known.tolist()!r}, wanted finite numbers")
-    return [float(score) for score in known]
 
 
 class _BankSearch:

@@ -18,6 +18,7 @@ from ..features.backbone import Backbone
 from ..features.extraction import Extractor, ImageLike
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
+from .file import differing
 from .reference_bank import Eviction, ReferenceBank
 
 
@@ -37,20 +38,26 @@ class StreamScore:
 
 
 def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
-    """What decides the tokens and scores: a bank made with anything else is refused."""
+    """What decides the tokens and scores: a bank made with anything else is refused.
+
+    The engine is recorded and not compared: in one precision, engines differ by rounding alone.
+    """
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
         "size": list(backbone.image_size),
         "blocks": list(backbone.blocks),
+        "engine": backbone.engine,
+        "feature_precision": backbone.precision,
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
+        "degree_fusion": settings.degree_fusion,
     }
 
 
 def check_source(bank: ReferenceBank, source: dict[str, Any]) -> None:
     """Raise BankError unless the bank's tokens are of this source; the white level is apart."""
-    if {**bank.source, "white": None} != {**source, "white": None}:
+    if differing(bank.source, {**source, "white": None}):
         raise BankError(
             f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
             "it with new_bank"
@@ -94,6 +101,7 @@ def new_bank(
         backend=settings.backend,
         precision=settings.precision,
         memory_limit=settings.memory_limit,
+        degree_fusion=settings.degree_fusion,
     )
 
 

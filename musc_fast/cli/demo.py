@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..recipes import DEFAULT_RECIPE
 from . import options
 from .console import console, interruptible, load
 from .tables import print_scores
@@ -24,6 +25,7 @@ def demo(
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     count: Annotated[int, typer.Option(help="Parts to draw; a quarter get a defect.", min=4)] = 24,
     backend: options.BackendOption = "auto",
+    recipe: options.RecipeOption = DEFAULT_RECIPE,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from ..recipes import DEFAULT_RECIPE
 from ..settings import ReadSettings
 from . import options
 from .console import interruptible, load, print_place
@@ -41,14 +42,17 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Redo finished categories.")] = False,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
-    degrees: options.DegreesOption = "1,3,5",
+    recipe: options.RecipeOption = DEFAULT_RECIPE,
+    degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
-    rscin: options.RscinOption = True,
+    rscin: options.RscinOption = None,
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,
     device: options.DeviceOption = "auto",
+    engine: options.EngineOption = "auto",
+    feature_precision: options.FeaturePrecisionOption = "auto",
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,

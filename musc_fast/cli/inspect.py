@@ -33,8 +33,9 @@ def backbones() -> None:
 
 
 def info() -> None:
-    """Show versions, devices and backends, and why one cannot be used."""
+    """Show versions, devices, engines and backends, and why one cannot be used."""
     _print_versions()
+    _print_engines()
     _print_backends()
 
 
@@ -45,7 +46,7 @@ def _print_versions() -> None:
 
     table = Table(title=f"musc_fast {__version__}", show_header=False)
     table.add_row("Python", platform.python_version())
-    for package in ("torch", "triton", "open_clip_torch", "timm", "numpy"):
+    for package in ("torch", "openvino", "triton", "open_clip_torch", "timm", "numpy"):
         try:
             table.add_row(package, metadata.version(package))
         except metadata.PackageNotFoundError:
@@ -61,12 +62,39 @@ def _print_versions() -> None:
     console.print(table)
 
 
+def _devices() -> list[str]:
+    import torch
+
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def _print_engines() -> None:
+    import torch
+
+    from ..features.engines import ENGINES, resolve_engine
+    from ..features.precision import resolve_precision
+
+    devices = _devices()
+    table = Table(title="Engines of the backbone")
+    for heading in ("name", "what", *devices):
+        table.add_column(heading, overflow="fold")
+    for engine in ENGINES:
+        states = []
+        for device in devices:
+            precision = resolve_precision("auto", torch.device(device), rotary=False)
+            first = resolve_engine("auto", device).name == engine.name
+            usable = f"usable, chosen by auto, in {precision}" if first else "usable"
+            states.append(engine.why_not(device) or usable)
+        table.add_row(engine.name, engine.summary, *states)
+    console.print(table)
+
+
 def _print_backends() -> None:
     import torch
 
     from ..backends.registry import BACKENDS, resolve
 
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = _devices()
     chosen, problems = {}, []
     for device in devices:
         try:

@@ -36,13 +36,37 @@ WeightsOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
 ]
-DegreesOption = Annotated[str, typer.Option(help="LNAMD neighbourhood sides, odd.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        help="What is searched: one-search, two-searches, or paper, the official twelve searches."
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="What computes the backbone: auto, openvino or torch; see `musc-fast info`."),
+]
+FeaturePrecisionOption = Annotated[
+    str, typer.Option(help="Precision of the backbone: auto, fp32 or bf16.")
+]
+DegreesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="LNAMD neighbourhood sides, odd, as 1,3,5. Default: the recipe's.", show_default=False
+    ),
+]
 TopminOption = Annotated[
     str, typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts.")
 ]
 NeighborsOption = Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")]
 RscinOption = Annotated[
-    bool, typer.Option("--rscin/--no-rscin", help="Smooth image scores over similar images.")
+    bool | None,
+    typer.Option(
+        "--rscin/--no-rscin",
+        help="Smooth image scores over similar images, for which the whole backbone runs. "
+        "Default: the recipe's.",
+        show_default=False,
+    ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="exact or fast.")]
 MemoryOption = Annotated[
@@ -155,6 +179,7 @@ _ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names diffe
 _MUSC_OPTIONS = (
     "backbone",
     "size",
+    "recipe",
     "degrees",
     "topmin",
     "neighbors",
@@ -164,6 +189,8 @@ _MUSC_OPTIONS = (
     "memory_limit",
     "max_references",
     "device",
+    "engine",
+    "feature_precision",
     "batch_size",
     "weights",
     "offline",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..recipes import DEFAULT_RECIPE
 from . import options
 from .console import errors, interruptible, load, print_plain
 from .tables import print_scores
@@ -27,15 +28,18 @@ def score(
             show_default=False,
         ),
     ] = None,
-    degrees: options.DegreesOption = "1,3,5",
+    recipe: options.RecipeOption = DEFAULT_RECIPE,
+    degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
-    rscin: options.RscinOption = True,
+    rscin: options.RscinOption = None,
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,
     max_references: options.MaxReferencesOption = None,
     device: options.DeviceOption = "auto",
+    engine: options.EngineOption = "auto",
+    feature_precision: options.FeaturePrecisionOption = "auto",
     batch_size: options.BatchSizeOption = 4,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,

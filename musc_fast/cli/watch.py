@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from ..errors import ImageError, InputError
+from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
 from . import options
 from .console import console, errors, interruptible, load, print_plain
@@ -67,12 +68,15 @@ def watch(
         typer.Option(help="Seconds between two looks; a file that changed in between waits."),
     ] = 2.0,
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
-    degrees: options.DegreesOption = "1,3,5",
+    recipe: options.RecipeOption = DEFAULT_RECIPE,
+    degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,
     device: options.DeviceOption = "auto",
+    engine: options.EngineOption = "auto",
+    feature_precision: options.FeaturePrecisionOption = "auto",
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
     white: options.WhiteOption = None,

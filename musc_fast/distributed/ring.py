@@ -102,7 +102,7 @@ class Ring:
         folder: for LNAMD's results where the tokens are files; None holds them in memory.
         """
         self._checkpointed = checkpoint is not None
-        pooling = Pooling(self._operators, self.shard.grid, self.shard.settings.degrees, folder)
+        pooling = Pooling(self._operators, self.shard.grid, self.shard.settings, folder)
         return mean_over_passes(
             self.shard.layers,
             pooling,

@@ -17,6 +17,7 @@ from ..scoring.batch import score_batch
 from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scratch import scratch_folder
+from ..settings import DegreeFusion
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Layout, agree_on_shard, collect_scores
@@ -39,6 +40,7 @@ def score_shard(
     precision: str = "exact",
     memory_limit: int | None = None,
     max_references: int | None = None,
+    degree_fusion: DegreeFusion = "scores",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -72,6 +74,7 @@ def score_shard(
         "precision": precision,
         "memory_limit": memory_limit,
         "max_references": max_references,
+        "degree_fusion": degree_fusion,
     }
 
     def check() -> None:
@@ -129,6 +132,7 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
     ring.rounds = max(ring.rounds, len(parts_of(max(shard.counts), True)))
     decisive = {
         "degrees": list(settings.degrees),
+        "degree_fusion": settings.degree_fusion,
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,

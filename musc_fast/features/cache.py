@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 
 from ..files import replacing
 from ..progress import StageProgress
-from .backbone import Backbone
 from .extraction import BatchFeatures, Extractor
 
-_FORMAT = 2  # part of the key; raise it when the layout of the file or the preprocessing changes
+_FORMAT = 3  # part of the key; raise it when the layout of the file or the preprocessing changes
 
 
 def extract_cached(
@@ -38,7 +37,7 @@ def extract_cached(
     if folder is None:
         return extractor.extract(paths, progress=progress)
     white = extractor.white_of(paths)
-    file = folder / f"{feature_key(extractor.backbone, paths, white)}.safetensors"
+    file = folder / f"{feature_key(extractor, paths, white)}.safetensors"
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
@@ -63,14 +62,17 @@ def extract_cached(
     return features
 
 
-def feature_key(backbone: Backbone, paths: Sequence[Path], white: float | None = None) -> str:
-    """Return the hexadecimal key of the features of these image files with this backbone.
+def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None = None) -> str:
+    """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, with the white level, and with the contents and order of the images.
+    type, engine and precision, with the presence of class tokens, with the white level, and with
+    the contents and order of the images.
     """
-    parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, white]
-    digest = hashlib.sha256(repr([*parts, backbone.device.type]).encode())
+    backbone = extractor.backbone
+    parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
+    parts += [backbone.device.type, backbone.engine, backbone.precision, white]
+    digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:40]

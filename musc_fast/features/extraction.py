@@ -77,29 +77,38 @@ _Unreadable = tuple[str, str]
 
 
 class _Store:
-    """Features of a known number of images, filled batch by batch without a copy at the end."""
+    """Features of a known number of images; all but the first batch are written into their place.
 
-    def __init__(self, count: int) -> None:
+    The first batch, which tells the shapes, is copied.
+    """
+
+    def __init__(self, backbone: Backbone, count: int, cls: bool) -> None:
         self.count = count
         self.filled = 0
         self.layers: list[Tensor] = []
         self.classes: Tensor | None = None
+        self._backbone, self._cls = backbone, cls
 
-    def add(self, features: Features) -> None:
-        """Put the features of the next images behind those of the images before them."""
-        if not self.layers:
-            each = sum(tokens[0].nbytes for tokens in features.tokens)
-            if features.tokens[0].device.type == "cpu":
-                require_memory(f"the features of {self.count} images", self.count * each)
-            self.layers = [self._allocate(tokens) for tokens in features.tokens]
-            if features.cls_tokens is not None:
-                self.classes = self._allocate(features.cls_tokens)
-        end = self.filled + len(features.tokens[0])
-        for layer, tokens in zip(self.layers, features.tokens, strict=True):
-            layer[self.filled : end] = tokens
+    def extract(self, pixels: list[Tensor]) -> None:
+        """Extract the features of the next images, each [3, h, w]."""
+        end = self.filled + len(pixels)
+        places = [layer[self.filled : end] for layer in self.layers] or None
+        features = self._backbone.extract(torch.stack(pixels), cls=self._cls, out=places)
+        if places is None:
+            self._make_room(features)
+            for layer, tokens in zip(self.layers, features.tokens, strict=True):
+                layer[:end] = tokens
         if self.classes is not None and features.cls_tokens is not None:
             self.classes[self.filled : end] = features.cls_tokens
         self.filled = end
+
+    def _make_room(self, features: Features) -> None:
+        each = sum(tokens[0].nbytes for tokens in features.tokens)
+        if features.tokens[0].device.type == "cpu":
+            require_memory(f"the features of {self.count} images", self.count * each)
+        self.layers = [self._allocate(tokens) for tokens in features.tokens]
+        if features.cls_tokens is not None:
+            self.classes = self._allocate(features.cls_tokens)
 
     def _allocate(self, like: Tensor) -> Tensor:
         shape = (self.count, *like.shape[1:])
@@ -110,16 +119,24 @@ class Extractor:
     """Extracts features with one backbone while threads read the next images.
 
     backbone: a loaded `Backbone`.
-    batch_size: images in one forward pass, 1 or more.
+    batch_size: images in one forward pass, 1 or more; OpenVINO takes them one by one.
     reading: how files are read.
+    cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
+        those after the last block asked for do not.
     """
 
     def __init__(
-        self, backbone: Backbone, batch_size: int, reading: ReadSettings | None = None
+        self,
+        backbone: Backbone,
+        batch_size: int,
+        reading: ReadSettings | None = None,
+        *,
+        cls: bool = True,
     ) -> None:
         self.backbone = backbone
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
+        self.cls = cls
 
     def white_of(self, images: Images, *others: Images) -> float | None:
         """The one white level of images that are scored together, said where it was guessed.
@@ -157,7 +174,7 @@ class Extractor:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
         white = self.white_of(images) if white is None else white
-        store = _Store(len(images))
+        store = _Store(self.backbone, len(images), self.cls)
         rows: list[tuple[int, str, tuple[int, int]]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
@@ -167,7 +184,7 @@ class Extractor:
             bad += [item for item in batch if not isinstance(item, _Input)]
             done += len(batch)
             if good and (skip_bad or not bad):
-                store.add(self.backbone.extract(torch.stack([item.pixels for item in good])))
+                store.extract([item.pixels for item in good])
                 rows += [(item.source, item.name, item.size) for item in good]
             for item in good:
                 for note in item.notes:

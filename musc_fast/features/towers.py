@@ -40,20 +40,26 @@ class Tower(Protocol):
     native_size: input (height, width) in pixels at which the weights were trained.
     depth: number of blocks.
     prefix_tokens: tokens before those of the patches.
+    has_class_token: whether `forward` can give class tokens.
+    rotary: whether positions are rotary; such activations exceed float16.
     mean, std: of the input's channels on the scale 0..1.
     variant: what changes the output besides the architecture, such as "gelu".
     hub: the hub file of the weights; None if the library names none.
     """
 
-    module: torch.nn.Module
     patch_size: int
     native_size: Size
     depth: int
     prefix_tokens: int
+    has_class_token: bool
+    rotary: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     variant: str
     hub: HubLocation | None
+
+    @property
+    def module(self) -> torch.nn.Module: ...
 
     def convert(self, state: State) -> State:
         """Return the tensors of `state` under the names of this tower's module."""
@@ -120,6 +126,8 @@ class ClipTower:
         self.native_size = _pair(vision.image_size)
         self.depth = int(vision.layers)
         self.prefix_tokens = 1
+        self.has_class_token = True
+        self.rotary = False
         self.mean, self.std = _triple(pretrained["mean"]), _triple(pretrained["std"])
         self.hub = _open_clip_hub(pretrained)
 
@@ -182,6 +190,8 @@ class _ClipTimmTower(ClipTower):
         self.native_size = _pair(trunk.patch_embed.img_size)
         self.depth = len(trunk.blocks)
         self.prefix_tokens = int(trunk.num_prefix_tokens)
+        self.has_class_token = True  # the projected embedding, also of a pooled tower
+        self.rotary = getattr(trunk, "rope", None) is not None
         self.mean, self.std = _triple(pretrained["mean"]), _triple(pretrained["std"])
         self.hub = _open_clip_hub(pretrained)
 
@@ -219,11 +229,11 @@ class TimmTower:
             warnings.warn(f"backbone {spec.name!r}: {caution}", MuscFastWarning, stacklevel=2)
         self.patch_size = _square_patch(spec, model.patch_embed.patch_size)
         self.native_size = _pair(model.patch_embed.img_size)
-        self.depth = len(model.blocks)
-        self.prefix_tokens = int(model.num_prefix_tokens)
+        self.depth, self.prefix_tokens = len(model.blocks), int(model.num_prefix_tokens)
         self.mean, self.std = _triple(config["mean"]), _triple(config["std"])
         self.hub = _timm_hub(config)
-        self._has_class_token = getattr(model, "cls_token", None) is not None
+        self.has_class_token = getattr(model, "cls_token", None) is not None
+        self.rotary = getattr(model, "rope", None) is not None
 
     def convert(self, state: State) -> State:
         """Accept a DINOv2 of transformers, or any state that timm reads into this model."""
@@ -258,7 +268,7 @@ class TimmTower:
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
         """Return block outputs and the class token, normed where the model has a final norm."""
         model: Any = self.module
-        cls = cls and self._has_class_token
+        cls = cls and self.has_class_token
         output = model.forward_intermediates(
             images,
             indices=sorted(blocks),

@@ -276,8 +276,8 @@ def _earlier_results(out: Path, wanted: Sequence[str]) -> list[Result]:
 def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
     """A hash of all that decides a category's result.
 
-    It covers the version, the settings, the weights, the files, and the device type and backend,
-    since those differ in the last digits.
+    It covers the version, the settings, the weights, the files, and the device type, engine,
+    precision and backend, since those differ in the last digits.
     """
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
@@ -294,6 +294,8 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         musc.use_cls,
         sorted(musc.settings.keywords().items()),
         backbone.device.type,
+        backbone.engine,
+        backbone.precision,
         chosen_backend(musc),
         musc.extractor.reading,
         files,

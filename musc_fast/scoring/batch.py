@@ -15,7 +15,7 @@ from .. import reference
 from ..backends.registry import resolve
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import ScoringSettings
+from ..settings import DegreeFusion, ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
@@ -40,6 +40,7 @@ def score_batch(
     precision: str = "exact",
     memory_limit: int | None = None,
     max_references: int | None = None,
+    degree_fusion: DegreeFusion = "scores",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -65,6 +66,8 @@ def score_batch(
     memory_limit: bytes beyond input and output; None takes a share of what is free.
     max_references: score each image against this many others (or references) only, drawn by
         content with a fixed seed; N K work instead of N^2. None: all.
+    degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
+        LNAMD's results over the degrees, normalises them again and searches once a layer.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -73,7 +76,14 @@ def score_batch(
     Source: Li et al., MuSc, ICLR 2024.
     """
     settings = ScoringSettings(
-        degrees, topmin, neighbors, backend, precision, memory_limit, max_references
+        degrees,
+        topmin,
+        neighbors,
+        backend,
+        precision,
+        memory_limit,
+        max_references,
+        degree_fusion,
     )
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
@@ -93,7 +103,7 @@ def score_batch(
         mapped = folder if in_files(tokens) else None
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
-        pooling = Pooling(operators, shape, settings.degrees, mapped)
+        pooling = Pooling(operators, shape, settings, mapped)
         store = (
             None
             if checkpoint is None
@@ -131,6 +141,7 @@ def _checkpoint(
     decisive = {
         "grid": list(grid),
         "degrees": list(settings.degrees),
+        "degree_fusion": settings.degree_fusion,
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
@@ -184,7 +195,7 @@ class _BatchSearch:
         )
 
     def _pooled_references(self, place: Pass) -> Tensor | None:
-        """LNAMD of the references at the pass's degree, for all degrees at once."""
+        """The result of LNAMD of the references that the pass needs; a layer is pooled once."""
         if self._references is None:
             return None
         if self._pooled_layer != place.layer:

@@ -1,8 +1,9 @@
 """The loop of mutual scoring: the mean of MSM over layers and degrees.
 
-A pass is MSM on one layer at one degree of LNAMD. The scores of the passes are added in one fixed
-order, in float64, so that every way to run them (a batch, a bank, several processes, after a kill)
-gives the same bits. What differs between those ways is how a pass is searched: `PassSearch`.
+A pass is MSM on one layer at one degree of LNAMD, or at the degrees' mean. The scores of the passes
+are added in one fixed order, in float64, so that every way to run them (a batch, a bank, several
+processes, after a kill) gives the same bits. What differs between those ways is how a pass is
+searched: `PassSearch`.
 
 The tokens have been checked when they come here; nothing looks at their values again.
 """
@@ -18,13 +19,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .. import reference
 from ..backends.base import Operators
 from ..progress import Progress
 from ..scratch import reserve
+from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
-_BLOCK = 64 << 20  # bytes of tokens that LNAMD takes at a time where its results go to a file
+_BLOCK = 32 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
 _FRACTIONS = 1000  # progress is told in thousandths of a pass
 
 
@@ -60,17 +63,20 @@ class PassSearch(Protocol):
 class Pooling:
     """LNAMD of layers on one grid, at several degrees.
 
-    folder: where the results go as mapped files, one degree at a time; None holds the results of
-        all degrees of a layer in memory.
+    A layer has one result for each degree; with settings that fuse the degrees of the features it
+    has one alone, their normalised mean.
+
+    folder: where the results go as mapped files, one at a time; None holds all results of a layer
+        in memory.
     """
 
     operators: Operators
     grid: tuple[int, int]
-    degrees: Sequence[int]
+    settings: ScoringSettings
     folder: str | None = None
 
     def pool(self, layer: Tensor, wanted: Sequence[bool]) -> Iterator[Tensor | None]:
-        """LNAMD of layer [N, P, C] degree by degree; may be None at a degree that is not wanted."""
+        """The results of layer [N, P, C] one by one; may be None where one is not wanted."""
         if not any(wanted):
             yield from (None for _ in wanted)
         elif len(layer) == 0:  # a process without images
@@ -78,26 +84,42 @@ class Pooling:
         elif self.folder is None:
             yield from self.pool_in_memory(layer)
         else:
-            for degree, needed in zip(self.degrees, wanted, strict=True):
-                yield self._pool_into_file(self.folder, layer, degree) if needed else None
+            for degrees, needed in zip(self._degrees_of_results(), wanted, strict=True):
+                yield self._pool_into_file(self.folder, layer, degrees) if needed else None
 
     def pool_in_memory(self, layer: Tensor) -> list[Tensor]:
-        """LNAMD of layer [N, P, C], one result in memory for each degree."""
-        return self.operators.lnamd(layer, self.grid, self.degrees)
+        """The results of layer [N, P, C] in memory."""
+        if not self._fused:
+            return self.operators.lnamd(layer, self.grid, self.settings.degrees)
+        z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
+        self._pool_into(z, layer, self.settings.degrees)
+        return [z]
 
-    def _pool_into_file(self, folder: str, layer: Tensor, degree: int) -> Tensor:
-        images, patches, channels = layer.shape
+    @property
+    def _fused(self) -> bool:
+        return self.settings.degree_fusion == "features"
+
+    def _degrees_of_results(self) -> list[tuple[int, ...]]:
+        """The degrees that make up each result of a layer."""
+        degrees = tuple(self.settings.degrees)
+        return [degrees] if self._fused else [(degree,) for degree in degrees]
+
+    def _pool_into_file(self, folder: str, layer: Tensor, degrees: Sequence[int]) -> Tensor:
         name = os.path.join(folder, "pooled")
         Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
         reserve(name, 4 * layer.numel())
         z = torch.from_file(
             name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
-        ).view(images, patches, channels)
-        block = max(1, _BLOCK // (4 * patches * channels))
-        for first in range(0, images, block):
-            part = layer[first : first + block]
-            z[first : first + block] = self.operators.lnamd(part, self.grid, (degree,))[0]
+        ).view(layer.shape)
+        self._pool_into(z, layer, degrees)
         return z
+
+    def _pool_into(self, z: Tensor, layer: Tensor, degrees: Sequence[int]) -> None:
+        """Write one result of layer [N, P, C] into z, a block of images at a time."""
+        block = max(1, _BLOCK // (4 * layer[0].numel() * len(degrees)))
+        for first in range(0, len(layer), block):
+            pooled = self.operators.lnamd(layer[first : first + block], self.grid, degrees)
+            z[first : first + block] = reference.fuse_degrees(pooled) if self._fused else pooled[0]
 
 
 @torch.no_grad()
@@ -115,7 +137,7 @@ def mean_over_passes(
     checkpoint: where the scores of finished parts are kept, and taken from.
     first_image: the place of image 0 in the whole batch, by which the checkpoint names a part.
     """
-    degrees = len(pooling.degrees)
+    degrees = pooling.settings.searches_a_layer
     count = len(layers) * degrees
     total = torch.zeros(layers[0].shape[:2], dtype=torch.float64, device=layers[0].device)
     store = _PartStore(checkpoint, search.parts, first_image)

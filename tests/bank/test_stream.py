@@ -19,12 +19,14 @@ from musc_fast import (
     ReferenceBank,
     score_batch,
 )
+from musc_fast.bank.file import save_bank
 from musc_fast.bank.stream import source_of
 
 
 @pytest.fixture(scope="module")
 def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
-    return MuSc(TINY, weights=tiny_weights(tmp_path_factory.mktemp("weights")), image_size=96)
+    weights = tiny_weights(tmp_path_factory.mktemp("weights"))
+    return MuSc(TINY, weights=weights, image_size=96, recipe="paper", feature_precision="fp32")
 
 
 def test_each_image_against_those_before(musc: MuSc, tmp_path: Path) -> None:
@@ -71,6 +73,48 @@ def test_a_bank_goes_on_where_it_was(musc: MuSc, tmp_path: Path) -> None:
     assert [score.raw_score for score in musc.stream(tmp_path / "images", start=3)] == whole
 
 
+def test_a_bank_of_another_precision_is_refused_and_of_another_engine_is_not(
+    musc: MuSc, tmp_path: Path
+) -> None:
+    paths = product_folder(tmp_path / "images", count=5)
+    bank = musc.new_bank()
+    list(musc.stream(paths[:4], bank=bank, start=4))
+    file = tmp_path / "bank.safetensors"
+    bank.save(file)
+    source = source_of(musc.backbone, musc.settings)
+    assert (source["engine"], source["feature_precision"]) == (
+        musc.backbone.engine,
+        musc.backbone.precision,
+    )
+    with pytest.raises(BankError, match="feature_precision: the bank has 'fp32', now 'bf16'"):
+        ReferenceBank.load(file, source={**source, "feature_precision": "bf16"})
+    other = ReferenceBank.load(file, source={**source, "engine": "another"})
+    other.source["engine"] = "another"
+    assert len(list(musc.stream(paths[4:], bank=other))) == 1
+
+
+def test_a_bank_of_an_earlier_musc_fast_goes_on_with_the_paper_s_recipe(
+    musc: MuSc, tmp_path: Path
+) -> None:
+    """Such a file tells nothing of precision, engine and fusion: fp32 and the paper's."""
+    source = source_of(musc.backbone, musc.settings)
+    earlier = {
+        key: value
+        for key, value in source.items()
+        if key not in ("engine", "feature_precision", "degree_fusion")
+    }
+    bank = musc.new_bank()
+    list(musc.stream(product_folder(tmp_path / "images"), bank=bank, start=4))
+    settings = {**bank.settings(), "source": earlier}
+    del settings["degree_fusion"]
+    file = tmp_path / "bank.safetensors"
+    save_bank(file, settings, bank.entries, bank.added, bank.tokens())
+    assert ReferenceBank.load(file, source=source).scoring.degree_fusion == "scores"
+    light = MuSc(musc.backbone)
+    with pytest.raises(BankError, match="degree_fusion: the bank has 'scores', now 'features'"):
+        ReferenceBank.load(file, source=source_of(light.backbone, light.settings))
+
+
 def test_few_images_and_wrong_ones(musc: MuSc, tmp_path: Path) -> None:
     paths = product_folder(tmp_path, count=3)
     assert [score.references for score in musc.stream(paths)] == [2, 2, 2]
@@ -101,13 +145,13 @@ def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
     bank = ReferenceBank.load(tmp_path / "bank", source=source)
     assert bank.source["white"] == 4095
     found += musc.stream(paths[4:], bank=bank)
-    given = MuSc(musc.backbone, white=4095)
+    given = MuSc(musc.backbone, white=4095, recipe="paper")
     assert [s.raw_score for s in given.stream(paths, start=3)] == [s.raw_score for s in found]
     assert found[4].raw_score > 2 * found[5].raw_score  # eight times darker
     tifffile.imwrite(paths[5], np.full((9, 9), 5000, np.uint16))
     with pytest.raises(ImageError, match="exceed the range from 0 to the white level 4095"):
         list(musc.stream(paths[5:], bank=bank))
     with pytest.raises(BankError, match="white: found 1023, the bank was made with 4095"):
-        list(MuSc(musc.backbone, white=1023).stream(paths[:1], bank=bank))
+        list(MuSc(musc.backbone, white=1023, recipe="paper").stream(paths[:1], bank=bank))
     with pytest.raises(BankError, match="white"):
         ReferenceBank.load(tmp_path / "bank", source={**source, "white": 1023})

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from musc_fast.cli.app import app
 from musc_fast.cli.console import warnings_printed
 from musc_fast.errors import MuscFastWarning
+from musc_fast.features.engines import resolve_engine
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,28 @@ def test_score_writes_everything(tmp_path: Path, weights: Path) -> None:
     assert run["images"] == 6
     assert run["backbone"] == TINY
     assert run["degrees"] == [1, 3, 5]
+    assert (run["recipe"], run["degree_fusion"], run["rscin"]) == ("one-search", "features", False)
+    assert run["engine"] == resolve_engine("auto", "cpu").name
+    assert run["feature_precision"] == "fp32"
     assert {"features", "scoring", "pictures", "loading"} <= set(run["seconds"])
     assert "part4.png" in result.output
+
+
+def test_engine_precision_and_recipe_are_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images")
+    out = tmp_path / "out"
+    how = ("--backbone", TINY, "--weights", weights, "--no-maps", "--out", out)
+    how += ("--engine", "torch", "--feature-precision", "bf16", "--recipe", "paper")
+    result = musc("score", tmp_path / "images", *how)
+    assert result.exit_code == 0, result.output
+    run = json.loads((out / "run.json").read_text())
+    found = {key: run[key] for key in ("engine", "feature_precision", "recipe", "rscin")}
+    assert found == {
+        "engine": "torch",
+        "feature_precision": "bf16",
+        "recipe": "paper",
+        "rscin": True,
+    }
 
 
 def test_max_references(tmp_path: Path, weights: Path) -> None:

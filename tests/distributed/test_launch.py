@@ -53,7 +53,7 @@ def test_shares_are_the_images_of_one_process(tmp_path: Path) -> None:
     weights = tiny_weights(tmp_path)
     paths = product_folder(tmp_path / "images", count=7)
     paths[2].write_bytes(b"no image")
-    whole = MuSc(TINY, weights=weights).extract(paths, skip_bad=True)
+    whole = MuSc(TINY, weights=weights, recipe="paper").extract(paths, skip_bad=True)
     results = shares(3, tmp_path / "out", weights, paths, True)
     for batch, _ in results:
         for name in ("names", "sources", "sizes", "bad"):

@@ -8,41 +8,24 @@ import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
-import timm
 import torch
+from backbones import (
+    ROTARY,
+    TINY,
+    TINY_CLIP,
+    clip_backbone,
+    noise,
+    randomise,
+    timm_model,
+)
 from open_clip.model import _build_vision_tower
 from PIL import Image
 from torch.nn import functional
 
 from musc_fast.errors import BackendError, InputError, WeightsError
-from musc_fast.features import Backbone, Features, get_spec, load_backbone
+from musc_fast.features import Features, get_spec, load_backbone
 from musc_fast.features.backbone import _fingerprint
-from musc_fast.features.towers import ClipTower, resize_position_embedding
-from musc_fast.features.weights.find import tensors_digest
-
-# Six blocks of 64 channels, 16-pixel patches, a class token, learned positions.
-TINY = "timm:test_vit"
-# Twelve blocks of 192 channels, rotary positions, a class token and four registers.
-ROTARY = "timm:vit_tiny_patch16_dinov3_qkvb"
-TINY_CLIP = {
-    "embed_dim": 12,
-    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 16, "layers": 4},
-}
-OPENAI = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
-
-
-def randomise(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Random values for every tensor, also for those that a new model fills with one constant."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(tensor.shape, generator=generator) * 0.2 + (0.5 if "norm" in name else 0)
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def timm_model(architecture: str) -> torch.nn.Module:
-    model: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0)
-    return model.eval()
+from musc_fast.features.towers import resize_position_embedding
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +45,6 @@ def rotary_file(folder: Path) -> Path:
     path = folder / "rotary.safetensors"
     safetensors.torch.save_file(randomise(timm_model("vit_tiny_patch16_dinov3_qkvb")), path)
     return path
-
-
-def noise(n: int, backbone: Backbone) -> torch.Tensor:
-    return torch.randn(n, 3, *backbone.image_size, generator=torch.Generator().manual_seed(1))
 
 
 def test_timm_tokens_are_block_outputs_after_the_final_norm(tiny_file):
@@ -104,7 +83,7 @@ def test_tokens_come_in_the_order_asked_for(tiny_file):
 
 
 def test_without_class_tokens_later_blocks_are_not_run(tiny_file):
-    backbone = load_backbone(TINY, weights=tiny_file, blocks=(0, 2))
+    backbone = load_backbone(TINY, weights=tiny_file, blocks=(0, 2), engine="torch")
     x = noise(2, backbone)
     executed = []
     for i, block in enumerate(backbone._tower.module.blocks):
@@ -174,26 +153,6 @@ def test_an_image_s_features_do_not_depend_on_its_batch(name, tiny_file, rotary_
         for one, many in zip(alone.tokens, together.tokens, strict=True):
             torch.testing.assert_close(one[0], many[i], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(alone.cls_tokens[0], together.cls_tokens[i], atol=1e-5, rtol=0)
-
-
-def clip_backbone(name: str, size: tuple[int, int], **changes: object) -> Backbone:
-    """A small CLIP with random weights under a named spec."""
-    spec = get_spec(name)
-    tower = ClipTower(spec, {**TINY_CLIP, **changes}, OPENAI)
-    module = _build_vision_tower(TINY_CLIP["embed_dim"], TINY_CLIP["vision_cfg"], True)
-    state = tower.convert({f"visual.{k}": v for k, v in randomise(module).items()})
-    tower.load(state, "test")
-    tower.set_size(size)
-    tower.module.eval()
-    return Backbone(
-        spec,
-        tower,
-        image_size=size,
-        blocks=(0, 1, 3),
-        source="random tensors of a test",
-        digest=tensors_digest(state),
-        device=torch.device("cpu"),
-    )
 
 
 def test_clip_tokens_are_raw_block_outputs_and_the_class_token_is_projected():

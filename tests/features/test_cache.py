@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,11 +55,24 @@ def test_the_feature_key_changes_with_what_matters(
     extractor: Extractor, weights: Path, tmp_path: Path
 ) -> None:
     paths = product_folder(tmp_path / "images")
-    backbone = extractor.backbone
-    key = feature_key(backbone, paths)
-    assert key == feature_key(load_backbone(TINY, weights=weights), paths)
-    assert key != feature_key(load_backbone(TINY, weights=weights, image_size=96), paths)
-    assert key != feature_key(load_backbone(TINY, weights=weights, blocks=(1,)), paths)
-    assert key != feature_key(backbone, paths[::-1])
+
+    def key_of(cls: bool = True, **arguments: Any) -> str:
+        backbone = load_backbone(TINY, weights=weights, engine="torch", **arguments)
+        return feature_key(Extractor(backbone, 4, cls=cls), paths)
+
+    key = key_of()
+    assert key == key_of()
+    assert key != key_of(image_size=96)
+    assert key != key_of(blocks=(1,))
+    assert key != key_of(cls=False)
+    assert key != key_of(feature_precision="bf16")
+    plain = Extractor(load_backbone(TINY, weights=weights, engine="torch"), 4)
+    assert key == feature_key(plain, paths)
+    assert key != feature_key(plain, paths, white=4095.0)
+    other = load_backbone(TINY, weights=weights, engine="torch")
+    other.engine = "another"
+    assert key != feature_key(Extractor(other, 4), paths)
+    assert key != feature_key(Extractor(other, 4), paths[::-1])
+    before = key_of()
     Image.fromarray(product(99)).save(paths[3])
-    assert key != feature_key(backbone, paths)
+    assert before != key_of()

@@ -75,7 +75,7 @@ def extract(
     ranks = Ranks()
     result: Any
     try:
-        musc = MuSc(TINY, weights=weights)
+        musc = MuSc(TINY, weights=weights, recipe="paper")  # with class tokens
         result = extract_share(
             ranks, musc, paths, skip_bad=skip_bad, on_progress=lambda stage, done, total: None
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
@@ -65,8 +65,8 @@ class Counting:
         self.images = 0
         original = user.backbone.extract
 
-        def extract(images: torch.Tensor) -> object:
+        def extract(images: torch.Tensor, **keywords: Any) -> object:
             self.images += images.shape[0]
-            return original(images)
+            return original(images, **keywords)
 
         monkeypatch.setattr(user.backbone, "extract", extract)

@@ -13,6 +13,7 @@ from musc_fast.backends import resolve
 from musc_fast.progress import Progress
 from musc_fast.scoring.checkpoint import Checkpoint
 from musc_fast.scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
+from musc_fast.settings import ScoringSettings
 
 LAYERS = [torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
 DEGREES = (1, 3)
@@ -44,7 +45,8 @@ class NumberedSearch:
 
 def pooling(folder: Path | None = None) -> Pooling:
     operators = resolve("reference", "cpu").operators()
-    return Pooling(operators, (2, 3), DEGREES, None if folder is None else str(folder))
+    settings = ScoringSettings(DEGREES)
+    return Pooling(operators, (2, 3), settings, None if folder is None else str(folder))
 
 
 def run(search: NumberedSearch, checkpoint: Checkpoint | None = None, **more: Path) -> Tensor:

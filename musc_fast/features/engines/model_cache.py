@@ -1,0 +1,76 @@
+"""Converted OpenVINO models on disk: one folder a model, complete or not there at all.
+
+A folder is written in a scratch folder and renamed, so that processes that convert the same model
+at the same time end with one whole folder; the others keep what they converted in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ...scratch import scratch_folder
+from ..weights import Notify, first_line
+from ..weights.cache import cache_folder
+
+_MODEL, _WEIGHTS, _CHECKSUM = "model.xml", "model.bin", "sha256"
+
+
+def model_folder(key: str) -> Path:
+    """Where the model of a key is cached."""
+    return cache_folder() / "openvino" / key
+
+
+def load_model(core: Any, key: str, notify: Notify | None) -> Any:
+    """The cached model of a key, its weights mapped from the file; None without a whole one.
+
+    core: an `openvino.Core`.
+    notify: told of a damaged model, which is removed.
+    """
+    folder = model_folder(key)
+    if not folder.is_dir():
+        return None
+    try:
+        expected = (folder / _CHECKSUM).read_text(encoding="ascii")
+        if expected == _checksum(folder):
+            return core.read_model(folder / _MODEL)
+        reason = "its checksum differs"
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error)
+    if notify is not None:
+        notify(f"the cached model {folder} is damaged ({reason}); it is made again")
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def store_model(model: Any, key: str, notify: Notify | None) -> None:
+    """Write a model under its key, unless another process has just done so.
+
+    A disk that is full or read-only costs another conversion next time, and `notify` is told.
+    """
+    import openvino
+
+    folder = model_folder(key)
+    try:
+        with scratch_folder(folder.parent) as scratch:
+            whole = Path(scratch, key)
+            whole.mkdir()
+            # By default the weights would be rounded to fp16.
+            openvino.save_model(model, whole / _MODEL, compress_to_fp16=False)
+            (whole / _CHECKSUM).write_text(_checksum(whole), encoding="ascii")
+            if not folder.exists():
+                whole.rename(folder)
+    except (OSError, RuntimeError) as error:
+        if not folder.exists() and notify is not None:
+            notify(f"could not keep the converted model in {folder}: {first_line(error)}")
+
+
+def _checksum(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (_MODEL, _WEIGHTS):
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
