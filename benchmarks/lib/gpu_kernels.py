@@ -87,16 +87,18 @@ def _operands(z: Tensor, spaces: Sequence[Space]) -> Iterator[rounded_images.Rou
             yield rounded_images.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
-    """Configs to compare, and whether to load by descriptors; first the one that `msm` takes."""
-    _, p, depth = side.values.shape
-    arch = arch_of(side.values.device)
-    usual = tiles.pick_config(arch, side.values.dtype, p, p, depth)
+def configs_of(
+    arch: int, dtype: torch.dtype, p: int, depth: int
+) -> dict[str, tuple[tiles.Config, bool | None]]:
+    """Configs to compare, and whether to load by descriptors; first the one that `msm` takes.
+
+    p, depth: the patches of an image and their channels.
+    """
+    usual = tiles.pick_config(arch, dtype, p, p, depth)
     found: dict[str, tuple[tiles.Config, bool | None]] = {"": (usual, None)}
     if depth <= resident.LARGEST_DEPTH or p <= 128:
         return found
-    size = side.values.element_size()
-    step = 128 // size  # channels of 128 bytes
+    step = 128 // dtype.itemsize  # channels of 128 bytes
     if arch == 90:
         for rows, columns, channels, warps, stages in (
             (128, 128, step // 2, 4, 7),
@@ -133,7 +135,7 @@ def search_rows(
         keys = min_distance.new_keys(n, n, p, z.device)
         both = (side.values, side.norms, side.values, side.norms)
         calls: dict[str, Call] = {}
-        configs = _configs(side)
+        configs = configs_of(arch_of(z.device), side.values.dtype, p, depth)
         for suffix in configs if variants else [""]:
             config, descriptors = configs[suffix]
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
