@@ -80,9 +80,7 @@ def run_part(device: torch.device, sizes: Sizes, part: int, parts: int) -> list[
     return checks
 
 
-def compilations(
-    sizes: Sizes, device: torch.device
-) -> list[Callable[[], Iterator[dict[str, Any]]]]:
+def compilations(sizes: Sizes, device: torch.device) -> list[partial[Iterator[dict[str, Any]]]]:
     """The later stages with few images, in parts that compile in processes of their own."""
     from lib import gpu_kernels, gpu_stages
 

@@ -50,6 +50,7 @@ def draw_images(folder: Path, counts: list[int]) -> Drawing:
         kind: tuple(folder / f"{kind}_{number:03d}.png" for number in range(count))
         for kind, count in counts_by_kind.items()
     }
+    folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count() or 1) as pool:
         for kind, paths in files.items():
             draw = partial(_draw, defective=kind == "defective")
