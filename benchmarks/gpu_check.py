@@ -267,7 +267,8 @@ class Run:
         from lib import gpu_programs
 
         if self.device.type == "cuda":
-            rows, reason = gpu_programs.profile(Path(__file__), seconds)
+            words = None if self.out is None else self.out / "gpu_profile.txt"
+            rows, reason = gpu_programs.profile(Path(__file__), seconds, words)
             self.keep("profile", rows)
             if reason is not None:
                 self.console.print(f"profile: not all was measured: {reason}")

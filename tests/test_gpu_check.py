@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -126,6 +127,39 @@ def test_the_profile_is_read() -> None:
     assert wide["stalls"] == {"wait": 2.5}
     with pytest.raises(ValueError, match="no table"):
         gpu_profile.read_rows("==ERROR== The user does not have permission")
+
+
+def put_ncu(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of the name ncu that prints what is wanted; the real one needs a GPU."""
+    path = folder / "ncu"
+    path.write_text("#!/bin/sh\n" + script, encoding="utf-8")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_profile_stage_reads_what_ncu_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "printed").write_text(NCU, encoding="utf-8")
+    put_ncu(tmp_path, f"cat {tmp_path / 'printed'}\nexit 3\n", monkeypatch)
+    rows, reason = gpu_programs.profile(Path("gpu_check.py"), 60, tmp_path / "words")
+    assert len(rows) == 2
+    assert reason is not None
+    assert reason.startswith("exit status 3")
+    assert not (tmp_path / "words").exists()
+
+
+def test_an_ncu_without_a_table_leaves_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ncu(tmp_path, "echo '==ERROR== no permission'\nexit 1\n", monkeypatch)
+    rows, reason = gpu_programs.profile(Path("gpu_check.py"), 60, tmp_path / "words")
+    assert rows == []
+    assert reason is not None
+    assert "==ERROR== no permission" in reason
+    assert (tmp_path / "words").read_text() == "==ERROR== no permission\n"
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert gpu_programs.profile(Path("gpu_check.py"), 60, None) == ([], "there is no ncu")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def command(ncu: str, script: Path) -> list[str]:
     metrics = [*COUNTERS, *(_STALL.format(name) for name in STALLS)]
     return [
         *(ncu, "--clock-control", "none", "--profile-from-start", "off"),
-        *("--kernel-name", f"regex:{KERNELS}", "--launch-count", str(LAUNCHES), "--kill", "yes"),
+        *("--kernel-name", f"regex:{KERNELS}", "--launch-count", str(LAUNCHES)),
         *("--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(metrics)),
         *(sys.executable, str(script), "--profiled"),
     ]

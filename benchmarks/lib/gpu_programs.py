@@ -47,8 +47,13 @@ def run_within(command: list[str], seconds: float) -> Output:
     return Output(printed, errors, f"exit status {process.returncode}: {words}")
 
 
-def profile(script: Path, seconds: float) -> tuple[list[dict[str, Any]], str | None]:
-    """The rows of ncu, and in a sentence why there are none, or not all."""
+def profile(
+    script: Path, seconds: float, words: Path | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of ncu, and in a sentence why there are none, or not all.
+
+    words: a file for what ncu printed, written where its table cannot be read.
+    """
     ncu = shutil.which("ncu")
     if ncu is None:
         return [], "there is no ncu"
@@ -56,6 +61,8 @@ def profile(script: Path, seconds: float) -> tuple[list[dict[str, Any]], str | N
     try:
         return gpu_profile.read_rows(output.printed), output.failure
     except ValueError as error:
+        if words is not None:
+            words.write_text(output.printed + output.errors, encoding="utf-8")
         said = [line for line in output.printed.splitlines() if line.startswith("==ERROR==")]
         return [], "; ".join([output.failure or str(error), *said[:3]])
 
