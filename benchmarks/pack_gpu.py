@@ -55,11 +55,14 @@ echo "PYTHONPATH=$pack/site python3 benchmarks/gpu_check.py$(
 
 def pack_wheels(arguments: argparse.Namespace) -> str | None:
     """Fetch the wheels; why some are missing, or None."""
+    from packaging.utils import canonicalize_name
+
     from lib import wheels
 
+    present: set[str]
     if arguments.have is not None:
         lines = arguments.have.read_text(encoding="utf-8").split()
-        present = {wheels.canonicalize_name(line.split("==")[0]) for line in lines}
+        present = {canonicalize_name(line.split("==")[0]) for line in lines}
     elif arguments.python is not None:
         present = wheels.installed_in(arguments.python)
     else:
@@ -183,23 +186,30 @@ def listing(folder: Path) -> list[tuple[str, int]]:
 def main() -> int:
     """Gather, list, check the size; the exit status."""
     parser = make_parser(__doc__)
-    parser.add_argument("--python", type=Path, help="interpreter of the version that runs there")
+    parser.add_argument("--python", help="interpreter of the version that runs there")
     parser.add_argument("--have", type=Path, help="file with what is installed there")
     parser.add_argument("--weights", type=Path, help=f"weights of {BACKBONE} (default: as usual)")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu_pack")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--limit", type=float, default=64.0, help="MiB in all (default 64)")
     arguments = parser.parse_args()
+    if arguments.python is not None:
+        found = shutil.which(arguments.python)
+        if found is None:
+            parser.error(f"--python {arguments.python}: no such interpreter here")
+        arguments.python = Path(found).absolute()
+    if arguments.out.exists() and not (arguments.out / "unpack.sh").is_file():
+        parser.error(f"--out {arguments.out}: no pack lies there; name a new folder")
     console = Console()
     shutil.rmtree(arguments.out, ignore_errors=True)
     arguments.out.mkdir(parents=True)
-    for part in arguments.parts:
-        reason = PARTS[part](arguments)
-        if reason is not None:
-            console.print(f"{part}: not all was gathered: {reason}")
     script = arguments.out / "unpack.sh"
     script.write_text(UNPACK, encoding="utf-8")
     script.chmod(0o755)
+    for part in arguments.parts:
+        reason = PARTS[part](arguments)
+        if reason is not None:
+            console.print(f"{part}: not all was gathered: {reason}", markup=False)
     return judge(listing(arguments.out), arguments.limit, arguments.out, console)
 
 

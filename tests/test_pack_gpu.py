@@ -71,6 +71,35 @@ def test_a_pack_beyond_the_limit_is_an_error(tmp_path: Path) -> None:
     assert "too large by 0.1 MiB" in console.export_text()
 
 
+@pytest.mark.parametrize("option", ["--python", "--out"])
+def test_a_folder_that_is_no_pack_stays_and_an_interpreter_must_be_there(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept" / "file"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    value = "no-such-python" if option == "--python" else str(kept.parent)
+    monkeypatch.setattr(sys, "argv", ["pack_gpu.py", "--parts", "golden", option, value])
+    with pytest.raises(SystemExit) as ended:
+        pack_gpu.main()
+    assert ended.value.code == 2
+    assert f"{option} {value}: no" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+
+
+def test_a_part_that_cannot_be_gathered_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pack"
+    options = ["--parts", "kernels", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["pack_gpu.py", *options])
+    for _ in range(2):  # a pack may be made anew
+        assert pack_gpu.main() == 0
+        printed = capsys.readouterr().out
+        assert "kernels: not all was gathered: --python names no interpreter" in printed
+        assert [path.name for path in out.iterdir()] == ["unpack.sh"]
+
+
 @pytest.mark.usefixtures("index")
 def test_the_pack_is_unpacked_without_a_network(tmp_path: Path) -> None:
     root, pack = tmp_path / "repository", tmp_path / "repository" / "gpu_pack"
