@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint gpu-check fuzz faults sanitize help clean
+.PHONY: demo test lint gpu-check gpu-pack fuzz faults sanitize help clean
 
 MINUTES ?= 10
 
@@ -17,7 +17,8 @@ help:
 	@echo "make faults    kills, full disks, damaged files, threads, signals: counts of what failed"
 	@echo "make sanitize  the native tests on a build for AddressSanitizer and UBSan"
 	@echo "make gpu-check  parity and speed of every operator on this machine's GPU"
-	@echo "make clean  remove $(VENV), build products and demo/"
+	@echo "make gpu-pack FOR=python3.12  gpu_pack/: what a GPU machine without a network lacks"
+	@echo "make clean  remove $(VENV), build products, demo/ and gpu_pack/"
 
 # Rebuilt when what is installed changes; Python sources are live (editable install).
 $(STAMP): pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
@@ -72,5 +73,10 @@ gpu-check:
 	  2>/dev/null; then $(PYTHON) benchmarks/gpu_check.py; \
 	else $(MAKE) $(STAMP) && $(BIN)/python benchmarks/gpu_check.py; fi
 
+# FOR is an interpreter here of the version that runs there: the CUDA kernels are built for it.
+FOR ?=
+gpu-pack: $(STAMP)
+	@$(BIN)/python benchmarks/pack_gpu.py $(if $(FOR),--python $(FOR))
+
 clean:
-	rm -rf $(VENV) build demo *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build demo gpu_pack *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

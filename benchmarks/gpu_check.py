@@ -5,7 +5,8 @@
 
 The check needs torch, triton, numpy and rich; neither network nor an installation. Its stages come
 in the order of what they are worth, and each writes gpu_STAGE.json when it ends, so that a run that
-is cut off leaves what it had measured:
+is cut off leaves what it had measured. A stage has a limit of its own and gets no more than is left
+of the whole check's minutes; one that is ended by it says so and keeps the rows it had:
 
     parity    every operator of every backend and `score_batch`, against fp64 and tests/golden
     search    the 16-bit search and the search in a subspace, beside products of cuBLAS
@@ -13,9 +14,9 @@ is cut off leaves what it had measured:
     memory    LNAMD, interval mean, rounding beside a copy
     msm       the mutual scoring by every backend and the official code; peak memory
     bank      one image against a bank of 200
-    variants  the search in other configs
+    images    `throughput.py`, from image files to maps; writes throughput_gpu.json
     profile   what ncu says of the largest kernels
-    images    `throughput.py`, from images to maps
+    variants  the search in other configs
 
 Parity runs in several processes at once, which also compile what later stages run; one failure
 ends the check before any speed. `lib/gpu_kernels.py` says what the work needs at least. The
@@ -25,17 +26,22 @@ verdicts compare figures with their limits; any FAIL makes the exit status 1.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.checkout import RESULTS
+from lib.gpu_verdicts import MINUTES, official_ratio, verdicts
 from lib.program import make_parser
 
 if TYPE_CHECKING:
@@ -44,106 +50,48 @@ if TYPE_CHECKING:
     from lib.gpu_parity import Check
     from lib.gpu_stages import Sizes
 
-MINUTES = 6.0
-STAGES: tuple[str, ...] = (
-    "parity",
-    "search",
-    "batch",
-    "memory",
-    "msm",
-    "bank",
-    "variants",
-    "profile",
-    "images",
-)
-PROCESSES = 10
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A figure beside its limit; a figure that is missing does not pass."""
-
-    what: str
-    value: float | None
-    limit: float
-    at_least: bool = True
-
-    @property
-    def passed(self) -> bool:
-        if self.value is None:
-            return False
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def __str__(self) -> str:
-        value = "not measured" if self.value is None else f"{self.value:.3g}"
-        sign = ">=" if self.at_least else "<="
-        verdict = "PASS" if self.passed else "FAIL"
-        return f"{verdict} {self.what} {value} ({sign} {self.limit:g})"
-
-
-def verdicts(rows: list[dict[str, Any]], device: str, minutes: float) -> list[Verdict]:
-    """The verdicts on the measured rows; seconds of whole jobs have limits on an H100 alone."""
-    named = {row["what"]: row for row in rows}
-
-    def figure(what: str, key: str) -> float | None:
-        return named.get(what, {}).get(key)
-
-    def ratio(slow: str, fast: str) -> float | None:
-        numerator, denominator = figure(slow, "seconds"), figure(fast, "seconds")
-        return None if numerator is None or denominator is None else numerator / denominator
-
-    found = [
-        Verdict(f"{row['what']}: share of the product", row["of_product"], 0.75)
-        for row in rows
-        if row["what"].startswith("search, ") and "float16" in row["what"] and row.get("usual")
-    ] or [Verdict("16-bit search: share of the product", None, 0.75)]
-    for precision in ("exact", "fast"):
-        times = ratio(f"msm, torch {precision}", f"msm, triton {precision}")
-        found.append(Verdict(f"msm {precision}: times as fast as unfused", times, 1.5))
-    found += [
-        Verdict(f"{what}: share of the copy", figure(what, "of_copy"), 0.8)
-        for what in ("LNAMD, 3 degrees", "interval mean, [N, P, M]", "interval mean, [N, M, P]")
-    ]
-    peak = figure("peak memory of msm", "of_plan")
-    off = None if peak is None else abs(peak - 1)
-    found.append(Verdict("peak memory: off the plan by", off, 0.05, at_least=False))
-    if "H100" in device:
-        for precision, limit in (("exact", 1.0), ("fast", 3.0)):
-            seconds = figure(f"score_batch, {precision}", "seconds")
-            found.append(Verdict(f"score_batch {precision}: seconds", seconds, limit, False))
-        what = "one image against a bank"
-        found.append(Verdict(f"{what}: seconds", figure(what, "seconds"), 0.03, False))
-    return [*found, Verdict("this check: minutes", minutes, MINUTES, at_least=False)]
-
-
-def official_ratio(rows: list[dict[str, Any]]) -> float | None:
-    """Time a pair of images of the official mutual scoring, divided by that of exact Triton."""
-    key = "microseconds_a_pair"
-    pair: dict[str, float] = {row["what"]: row[key] for row in rows if key in row}
-    official = pair.get("msm, official (cdist)")
-    ours = pair.get("large msm, triton exact", pair.get("msm, triton exact"))
-    return None if official is None or ours is None else official / ours
+# The stages in their order, and the seconds that each may take.
+LIMITS = {
+    "parity": 120.0,
+    "search": 40.0,
+    "batch": 60.0,
+    "memory": 20.0,
+    "msm": 40.0,
+    "bank": 20.0,
+    "images": 90.0,
+    "profile": 75.0,
+    "variants": 75.0,
+}
+STAGES = tuple(LIMITS)
+RESERVE = 5.0  # seconds for the end of the check: verdicts, files
+PROCESSES = 14
 
 
 def run_part(device: torch.device, sizes: Sizes, part: int, parts: int) -> list[Check]:
     """The checks of one process; on a GPU it also compiles kernels of later stages."""
-    from dataclasses import replace
-
     from lib import gpu_parity
 
     every: list[Callable[[], Iterator[Check]]] = gpu_parity.tasks(device, large=sizes.side >= 16)
     checks = [check for task in every[part::parts] for check in task()]
     if device.type == "cuda":
-        small = replace(sizes, images=3, few=3, runs=1)
-        stages = ("search", "batch", "memory", "msm", "bank", "variants")
-        for stage in stages[(part - len(every)) % parts :: parts]:
-            for _ in stage_rows(stage, small, device):
+        for compile_rows in compilations(sizes, device)[(part - len(every)) % parts :: parts]:
+            for _ in compile_rows():
                 pass
     return checks
 
 
-def parity(device: torch.device, sizes: Sizes, quick: bool) -> list[Check]:
-    """All checks, on a GPU in PROCESSES processes."""
+def compilations(sizes: Sizes, device: torch.device) -> list[partial[Iterator[dict[str, Any]]]]:
+    """The later stages with few images, in parts that compile in processes of their own."""
+    from lib import gpu_kernels, gpu_stages
+
+    small = replace(sizes, images=3, few=3, runs=1)
+    variants = [partial(gpu_stages.variants_stage, small, device, [s]) for s in gpu_kernels.SPACES]
+    stages = ("batch", "memory", "msm", "bank", "images")  # the search is among the variants
+    return [*variants, *(partial(stage_rows, stage, small, device) for stage in stages)]
+
+
+def parity(device: torch.device, sizes: Sizes, quick: bool, seconds: float) -> list[Check]:
+    """All checks, on a GPU in PROCESSES processes; one that takes longer than `seconds` fails."""
     from lib.gpu_parity import Check
 
     if device.type != "cuda":
@@ -153,14 +101,38 @@ def parity(device: torch.device, sizes: Sizes, quick: bool) -> list[Check]:
         subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, text=True)
         for k in range(PROCESSES)
     ]
-    found = []
+    found, end = [], time.perf_counter() + seconds
     for k, process in enumerate(running):
-        output, _ = process.communicate()
+        try:
+            output, _ = process.communicate(timeout=max(0.1, end - time.perf_counter()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
         if process.returncode != 0:
             found.append(Check(f"process {k} of the parity checks ended early", float("nan"), 0.0))
             continue
         found += [Check(*fields) for fields in json.loads(output.splitlines()[-1])]
     return found
+
+
+class OverLimit(BaseException):
+    """A stage took longer than its seconds; it is no Exception, which code within might catch."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise OverLimit in the code within when `seconds` have passed; between calls, not inside."""
+
+    def stop(*_: object) -> None:
+        raise OverLimit
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def stage_rows(stage: str, sizes: Sizes, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -174,6 +146,7 @@ def stage_rows(stage: str, sizes: Sizes, device: torch.device) -> Iterator[dict[
         "msm": gpu_stages.msm_stage,
         "bank": gpu_stages.bank_stage,
         "variants": gpu_stages.variants_stage,
+        "images": gpu_stages.images_stage,
     }
     yield from measure[stage](sizes, device)
 
@@ -191,13 +164,13 @@ def main() -> int:
         "--images", type=shlex.split, default=[], help="more arguments of throughput.py, one string"
     )
     parser.add_argument("--part", type=int, help="one of the processes of the parity stage")
-    parser.add_argument("--profiled", action="store_true", help="one exact msm, for the profiler")
+    parser.add_argument("--profiled", action="store_true", help="what the profiler looks at")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when the kernels are imported
     import torch
 
-    from lib import gpu_stages
+    from lib import gpu_profile, gpu_stages
 
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -209,7 +182,7 @@ def main() -> int:
         print(json.dumps([[each.what, each.error, each.limit] for each in checks]))
         return 0
     if arguments.profiled:
-        gpu_stages.profiled(sizes, device)
+        gpu_profile.profiled(sizes, device)
         return 0
     out = arguments.out or (RESULTS if device.type == "cuda" else None)
     return Run(device, sizes, out, arguments.images).check(arguments.stages, arguments.quick)
@@ -234,19 +207,32 @@ class Run:
         """Everything, in order; nothing is timed after a failure of parity."""
         for stage in stages:
             begin = time.perf_counter()
+            seconds = self.seconds_for(stage)
+            if seconds <= 0:
+                self.console.print(f"stage {stage}: left out, the check's minutes are spent")
+                continue
             if stage == "parity":
-                if not self.parity_holds(quick):
+                if not self.parity_holds(quick, seconds):
                     return 1
-            elif stage in ("profile", "images"):
-                self.run_program(stage)
+            elif stage == "profile":
+                self.profile(seconds)
+            elif stage == "images":
+                self.throughput(seconds)
             else:
-                self.measure(stage)
+                self.measure(stage, seconds)
             self.console.print(f"stage {stage}: {time.perf_counter() - begin:.0f} s")
         return self.judge(stages)
 
-    def parity_holds(self, quick: bool) -> bool:
+    def seconds_for(self, stage: str) -> float:
+        """The seconds that a stage may take now; without a GPU there is no limit."""
+        if self.device.type != "cuda":
+            return math.inf
+        spent = time.perf_counter() - self.start
+        return min(LIMITS[stage], 60 * MINUTES - RESERVE - spent)
+
+    def parity_holds(self, quick: bool, seconds: float) -> bool:
         """Run the parity stage; whether every check passed."""
-        checks = parity(self.device, self.sizes, quick)
+        checks = parity(self.device, self.sizes, quick, seconds)
         failures = [each for each in checks if not each.passed]
         for failure in failures:
             error, limit = failure.error, failure.limit
@@ -256,28 +242,48 @@ class Run:
         self.write("parity", [asdict(each) | {"passed": each.passed} for each in checks])
         return not failures
 
-    def measure(self, stage: str) -> None:
+    def measure(self, stage: str, seconds: float) -> None:
         """Measure a stage in this process, show its rows, write its file."""
+        rows: list[dict[str, Any]] = []
+        try:
+            with limited(seconds) if seconds < math.inf else nullcontext():
+                for row in stage_rows(stage, self.sizes, self.device):
+                    rows.append(row)  # noqa: PERF402  (what there is remains at the limit)
+        except OverLimit:
+            self.console.print(f"stage {stage}: ended at its limit of {seconds:.0f} s")
+        self.keep(stage, rows)
+
+    def keep(self, stage: str, rows: list[dict[str, Any]]) -> None:
+        """Show the rows of a stage and write its file."""
         from lib import gpu_kernels
 
-        rows = list(stage_rows(stage, self.sizes, self.device))
         if rows:
             gpu_kernels.show(rows)
             self.rows += rows
             self.write(stage, rows)
 
-    def run_program(self, stage: str) -> None:
-        """Run ncu or throughput.py, which write their own files."""
-        from lib import gpu_stages
+    def profile(self, seconds: float) -> None:
+        """Run ncu, show its figures, write their file."""
+        from lib import gpu_programs
 
-        if self.device.type != "cuda" or self.out is None:
-            return
-        if stage == "profile":
-            kernels = "find_nearest|list_candidates|min_distance|few_channels|candidates"
-            self.console.print(gpu_stages.profile(Path(__file__), self.out, kernels))
-        else:
+        if self.device.type == "cuda":
+            words = None if self.out is None else self.out / "gpu_profile.txt"
+            rows, reason = gpu_programs.profile(Path(__file__), seconds, words)
+            self.keep("profile", rows)
+            if reason is not None:
+                self.console.print(f"profile: not all was measured: {reason}")
+
+    def throughput(self, seconds: float) -> None:
+        """Run throughput.py, which writes a file of its own."""
+        from lib import gpu_programs
+
+        if self.device.type == "cuda" and self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
             path = self.out / "throughput_gpu.json"
-            self.console.print(gpu_stages.throughput(path, self.images))
+            output = gpu_programs.throughput(path, self.images, seconds)
+            self.console.print(output.printed, markup=False, highlight=False)
+            if output.failure is not None:
+                self.console.print(f"images: not all was measured: {output.failure}")
 
     def judge(self, stages: tuple[str, ...]) -> int:
         """Print and write the verdicts; the exit status."""

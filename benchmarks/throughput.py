@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lib.drawn_images import draw_images
 from lib.official import OFFICIAL, count_lowest, mean_of_lowest
 from lib.program import add_json, make_parser
 from lib.results import peak_memory, settings_of, write_results
@@ -29,7 +30,6 @@ from musc_fast import MuSc, ops, reference
 from musc_fast.backends import resolve
 from musc_fast.datasets.find_images import find_images
 from musc_fast.datasets.read_images import read_image
-from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.features.extraction import BatchFeatures
 from musc_fast.scoring import score_batch
 from musc_fast.settings import PRECISIONS
@@ -38,57 +38,70 @@ from musc_fast.settings import PRECISIONS
 def main() -> None:
     """Measure, print a table, write JSON."""
     arguments = parse_arguments()
-    musc = MuSc(
-        arguments.backbone,
-        image_size=arguments.size,
-        weights=arguments.weights,
-        device=arguments.device,
-        recipe=arguments.recipe,
-        engine=arguments.engine,
-        feature_precision=arguments.feature_precision,
-        batch_size=arguments.batch_size,
-        backend=arguments.backend,
-        precision=arguments.precision,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        paths = image_paths(arguments.images, arguments.n, Path(folder))
-        features = musc.extract(paths)
-        error = parity(musc, features)
-        stages = []
-        for _ in range(arguments.runs):
-            stages.append(stage_seconds(musc, paths))
-            stages[-1]["score_batch"] = scoring_seconds(musc, features)
-            if arguments.official:
-                stages[-1].update(official_seconds(musc, features))
+        batches = image_batches(arguments.images, arguments.n, Path(folder))
+        musc = MuSc(
+            arguments.backbone,
+            image_size=arguments.size,
+            weights=arguments.weights,
+            device=arguments.device,
+            recipe=arguments.recipe,
+            engine=arguments.engine,
+            feature_precision=arguments.feature_precision,
+            batch_size=arguments.batch_size,
+            backend=arguments.backend,
+            precision=arguments.precision,
+        )
+        rows: list[dict[str, Any]] = []
+        batch_settings: list[dict[str, Any]] = []
+        for paths in batches:
+            found, facts = measure(musc, paths, arguments.runs, official=arguments.official)
+            rows += found
+            batch_settings.append(facts)
+            settings = {
+                **settings_of(arguments),
+                "image_size": musc.backbone.image_size,
+                "weights": musc.backbone.source,
+                "engine": musc.backbone.engine,
+                "feature_precision": musc.backbone.precision,
+                "batches": batch_settings,
+                **peak_memory(),
+            }
+            write_results(arguments.json, settings, rows)  # after each batch: a cut leaves some
+
+
+def measure(
+    musc: MuSc, paths: list[Path], runs: int, *, official: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure a batch and print a table; its rows, and its shape and largest error."""
+    features = musc.extract(paths)
+    error = parity(musc, features)
+    stages = []
+    for _ in range(runs):
+        stages.append(stage_seconds(musc, paths))
+        stages[-1]["score_batch"] = scoring_seconds(musc, features)
+        if official:
+            stages[-1].update(official_seconds(musc, features))
     timings = {name: Timing(tuple(run[name] for run in stages)) for name in stages[0]}
     shape = shape_of(musc, features)
     rows = make_rows(timings, shape)
-    memory = peak_memory()
-    backend = resolve(arguments.backend, musc.backbone.device).name
-    title = f"{arguments.backbone}, N = {shape['N']}, P = {shape['P']}, C = {shape['C']}, "
-    title += f"{shape['steps']} layer-degrees, backend {backend}, {arguments.precision} "
+    backend = resolve(musc.settings.backend, musc.backbone.device).name
+    title = f"{musc.backbone.spec.name}, N = {shape['N']}, P = {shape['P']}, C = {shape['C']}, "
+    title += f"{shape['steps']} layer-degrees, backend {backend}, {musc.settings.precision} "
     title += f"(max error {error:.1e})"
     console = Console()
     console.print(make_table(title, timings, rows))
-    console.print(", ".join(f"{name} {value:.2f}" for name, value in memory.items()))
-    settings = {
-        **settings_of(arguments),
-        "image_size": musc.backbone.image_size,
-        "weights": musc.backbone.source,
-        "engine": musc.backbone.engine,
-        "feature_precision": musc.backbone.precision,
-        "shape": shape,
-        "max_error": error,
-        **memory,
-    }
-    write_results(arguments.json, settings, rows)
+    console.print(", ".join(f"{name} {value:.2f}" for name, value in peak_memory().items()))
+    return rows, {"shape": shape, "max_error": error}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--backbone", default="dinov2-vit-s-14")
     parser.add_argument("--weights", type=Path, help="a local weight file")
-    parser.add_argument("--n", type=int, default=48, help="images (default 48)")
+    parser.add_argument(
+        "--n", type=int, nargs="+", default=[48], help="images, of one batch or more (default 48)"
+    )
     parser.add_argument("--size", type=int, help="image side (default: the backbone's own)")
     parser.add_argument("--images", type=Path, help="folder of images (default: the drawn sample)")
     parser.add_argument("--backend", default="auto")
@@ -104,12 +117,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def image_paths(folder: Path | None, n: int, scratch: Path) -> list[Path]:
-    """`n` images of a folder, repeated where it has fewer; without a folder, of the sample."""
+def image_batches(folder: Path | None, counts: list[int], scratch: Path) -> list[list[Path]]:
+    """For each count that many images of a folder, repeated where it has fewer.
+
+    Without a folder they are those of the drawn sample, drawn below `scratch`.
+    """
     if folder is None:
-        return [s.path for s in draw_sample(scratch, count=n, defects=max(1, n // 4))]
+        drawing = draw_images(scratch, counts)
+        return [drawing.first(n) for n in counts]
     paths = find_images([folder])
-    return [paths[k % len(paths)] for k in range(n)]
+    return [[paths[k % len(paths)] for k in range(n)] for n in counts]
 
 
 def parity(musc: MuSc, features: BatchFeatures, images: int = 4) -> float:
@@ -216,6 +233,7 @@ def make_rows(timings: dict[str, Timing], shape: dict[str, int]) -> list[dict[st
     work = 2 * n * (n - 1) * p * p * c * steps
     return [
         {
+            "images": n,
             "stage": name,
             "median_s": timing.median,
             "runs_s": timing.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from lib.drawn_images import draw_images
+from musc_fast.datasets.sample.draw import draw_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -35,6 +39,48 @@ def test_the_table_lists_the_programs_and_the_result_files() -> None:
     assert [link for link in links if not (FOLDER / link).is_file()] == []
     named = {Path(link).name for link in links if link.startswith("results/")}
     assert named == {path.name for path in (FOLDER / "results").glob("*.json")}
+
+
+def test_images_drawn_by_all_cores_are_those_of_the_sample(tmp_path: Path) -> None:
+    drawing = draw_images(tmp_path / "cores", [2, 5])
+    for count in (2, 5):
+        sample = draw_sample(tmp_path / str(count), count=count, defects=1)
+        found = drawing.first(count)
+        assert [path.read_bytes() for path in found] == [s.path.read_bytes() for s in sample]
+
+
+@pytest.mark.slow
+def test_throughput_needs_no_package_that_images_and_weights_do_not(tmp_path: Path) -> None:
+    """From files to maps, without the readers of other formats and models, and any network."""
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file
+
+    model = timm.create_model("vit_small_patch14_dinov2.lvd142m", pretrained=False)
+    half = {name: each.half().contiguous() for name, each in model.state_dict().items()}
+    save_file(half, tmp_path / "weights.safetensors")
+    absent = ("imagecodecs", "open_clip", "onnx", "openvino", "psutil", "jinja2", "sklearn")
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); "
+    code += (
+        f"sys.argv[0] = {str(FOLDER / 'throughput.py')!r}; sys.path.insert(0, {str(FOLDER)!r}); "
+    )
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    options = ["--n", "2", "3", "--size", "28", "--runs", "1", "--device", "cpu"]
+    options += ["--backend", "torch", "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options, "--weights", str(tmp_path / "weights.safetensors")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    rows = document["results"]
+    assert {row["images"] for row in rows} == {2, 3}
+    assert {"end to end", "score_batch", "reading"} <= {row["stage"] for row in rows}
+    assert all(row["median_s"] > 0 for row in rows)
+    assert [each["shape"]["N"] for each in document["settings"]["batches"]] == [2, 3]
+    assert all(each["max_error"] <= 1e-5 for each in document["settings"]["batches"])
 
 
 @pytest.mark.slow

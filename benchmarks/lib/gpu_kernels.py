@@ -25,7 +25,7 @@ The official code does 2 N (N-1) P^2 C operations (no symmetry) and stores each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,6 +48,13 @@ from .synthetic import draw_tokens
 from .timing import Call, Timing, time_on_device
 
 Row = dict[str, Any]
+Space = tuple[torch.dtype, int | None]  # of operands, and their width: None for all channels
+
+USUAL: tuple[Space, ...] = ((torch.float16, None), (torch.int8, 128))
+SPACES: tuple[Space, ...] = (
+    *((dtype, None) for dtype in (torch.float16, torch.bfloat16, torch.int8)),
+    *((torch.int8, width) for width in (64, 128, 256)),
+)
 
 
 def _row(what: str, timing: Timing, **more: Any) -> Row:
@@ -70,28 +77,28 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _operands(z: Tensor, variants: bool) -> Iterator[rounded_images.RoundedImages]:
-    """The operands that are timed: all channels, and subspaces in int8."""
-    whole = [torch.float16, torch.bfloat16, torch.int8] if variants else [torch.float16]
-    if z.device.type != "cuda" and variants:
-        whole.remove(torch.bfloat16)  # Triton's interpreter multiplies it wrongly
-    spaces: list[tuple[torch.dtype, int | None]] = [(dtype, None) for dtype in whole]
-    sizes = (64, 128, 256) if variants else (128,)
-    spaces += [(torch.int8, m - 1) for m in sizes if 2 * m <= z.shape[2]]
-    for dtype, channels in spaces:
-        yield rounded_images.fit_space(z, None, dtype, channels).apply(z)
+def _operands(z: Tensor, spaces: Sequence[Space]) -> Iterator[rounded_images.RoundedImages]:
+    """The operands of `spaces` that this device and these channels have."""
+    for dtype, width in spaces:
+        # Triton's interpreter multiplies bfloat16 wrongly.
+        known = z.device.type == "cuda" or dtype != torch.bfloat16
+        if known and (width is None or 2 * width <= z.shape[2]):
+            channels = None if width is None else width - 1
+            yield rounded_images.fit_space(z, None, dtype, channels).apply(z)
 
 
-def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config, bool | None]]:
-    """Configs to compare, and whether to load by descriptors; first the one that `msm` takes."""
-    _, p, depth = side.values.shape
-    arch = arch_of(side.values.device)
-    usual = tiles.pick_config(arch, side.values.dtype, p, p, depth)
+def configs_of(
+    arch: int, dtype: torch.dtype, p: int, depth: int
+) -> dict[str, tuple[tiles.Config, bool | None]]:
+    """Configs to compare, and whether to load by descriptors; first the one that `msm` takes.
+
+    p, depth: the patches of an image and their channels.
+    """
+    usual = tiles.pick_config(arch, dtype, p, p, depth)
     found: dict[str, tuple[tiles.Config, bool | None]] = {"": (usual, None)}
     if depth <= resident.LARGEST_DEPTH or p <= 128:
         return found
-    size = side.values.element_size()
-    step = 128 // size  # channels of 128 bytes
+    step = 128 // dtype.itemsize  # channels of 128 bytes
     if arch == 90:
         for rows, columns, channels, warps, stages in (
             (128, 128, step // 2, 4, 7),
@@ -111,19 +118,24 @@ def _configs(side: rounded_images.RoundedImages) -> dict[str, tuple[tiles.Config
 
 
 def search_rows(
-    z: Tensor, limits: dict[str, float], runs: int, variants: bool = False
+    z: Tensor,
+    limits: dict[str, float],
+    runs: int,
+    spaces: Sequence[Space] = USUAL,
+    *,
+    variants: bool = False,
 ) -> Iterator[Row]:
-    """The search and its second pass: rates of executed operations.
+    """The search over operands of `spaces` and its second pass: rates of executed operations.
 
-    variants: for several configs, and also with all channels of bfloat16 and int8.
+    variants: for several configs.
     """
     n, p, _ = z.shape
-    for side in _operands(z, variants):
+    for side in _operands(z, spaces):
         depth, dtype = side.values.shape[2], name_of(side.values.dtype)
         keys = min_distance.new_keys(n, n, p, z.device)
         both = (side.values, side.norms, side.values, side.norms)
         calls: dict[str, Call] = {}
-        configs = _configs(side)
+        configs = configs_of(arch_of(z.device), side.values.dtype, p, depth)
         for suffix in configs if variants else [""]:
             config, descriptors = configs[suffix]
             calls[f"search, {dtype}, {depth} channels{suffix}"] = partial(
@@ -284,7 +296,7 @@ def memory_peak(z: Tensor) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    """Print a table of rows that have a "what" and numbers."""
+    """Print a table of rows that have a "what", numbers, and names with numbers."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if name not in ("what", "usual")]
     table = Table()
@@ -292,5 +304,11 @@ def show(rows: list[Row]) -> None:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(row["what"], *(f"{row[name]:.4g}" if name in row else "" for name in names))
+        table.add_row(row["what"], *(_shown(row.get(name)) for name in names))
     Console().print(table)
+
+
+def _shown(value: float | dict[str, float] | None) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:.2g}" for name, number in value.items())
+    return "" if value is None else f"{value:.4g}"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +13,6 @@ from torch import Tensor
 
 from musc_fast.bank import ReferenceBank
 from musc_fast.scoring import score_batch
-from musc_fast.settings import SearchOptions
 
 from . import gpu_kernels
 from .gpu_parity import runs_triton
@@ -49,8 +44,25 @@ def features(n: int, sizes: Sizes, device: torch.device) -> Tensor:
     return torch.nn.functional.normalize(tokens, dim=2)
 
 
-def search_stage(sizes: Sizes, device: torch.device, variants: bool = False) -> Iterator[Row]:
+def search_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     """Products of cuBLAS, and the search and its second pass beside them."""
+    yield from _searches(sizes, device, gpu_kernels.USUAL)
+
+
+def variants_stage(
+    sizes: Sizes, device: torch.device, spaces: Sequence[gpu_kernels.Space] = gpu_kernels.SPACES
+) -> Iterator[Row]:
+    """The search stage for several configs, and for the operands that `spaces` names."""
+    yield from _searches(sizes, device, spaces, variants=True)
+
+
+def _searches(
+    sizes: Sizes,
+    device: torch.device,
+    spaces: Sequence[gpu_kernels.Space],
+    *,
+    variants: bool = False,
+) -> Iterator[Row]:
     products = list(
         gpu_kernels.product_limits(8192 if device.type == "cuda" else 256, device, sizes.runs)
     )
@@ -58,12 +70,7 @@ def search_stage(sizes: Sizes, device: torch.device, variants: bool = False) -> 
     limits = {row["what"].split(", ")[1]: row["tera_operations"] for row in products}
     if runs_triton(device):
         z = features(sizes.few, sizes, device)
-        yield from gpu_kernels.search_rows(z, limits, sizes.runs, variants)
-
-
-def variants_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
-    """The search stage for several configs and operands."""
-    yield from search_stage(sizes, device, variants=True)
+        yield from gpu_kernels.search_rows(z, limits, sizes.runs, spaces, variants=variants)
 
 
 def memory_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
@@ -129,41 +136,15 @@ def bank_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     }
 
 
+def images_stage(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    """The mutual scoring with the channels of the backbone that throughput.py takes."""
+    z = features(sizes.few, replace(sizes, channels=384), device)
+    yield from gpu_kernels.large_msm_rows(z, sizes.runs)
+
+
 def images_that_fit(sizes: Sizes, device: torch.device) -> int:
     """How many images' layers, their pooled copies and the search fit half the free memory."""
     if device.type != "cuda":
         return sizes.images
     image = 4 * sizes.side**2 * sizes.channels * (sizes.layers + 5)
     return max(2, min(sizes.images, int(0.5 * torch.cuda.mem_get_info(device)[0] / image)))
-
-
-def profiled(sizes: Sizes, device: torch.device) -> None:
-    """One exact mutual scoring of few images, and one fast: what the profiler looks at."""
-    z, module = features(sizes.few, sizes, device), gpu_kernels.load_backend("triton")
-    for precision in ("exact", "fast"):
-        module.msm(z, None, 0, max(1, sizes.few // 4), SearchOptions(precision))
-
-
-def profile(script: Path, folder: Path, kernels: str) -> str:
-    """Have ncu look at `kernels` (a regular expression) in an msm; where its words are."""
-    ncu = shutil.which("ncu")
-    if ncu is None:
-        return "profile: not measured here: there is no ncu"
-    report = folder / "gpu_profile.txt"
-    command = [ncu, "--clock-control", "none", "--kernel-name", f"regex:{kernels}"]
-    command += ["--launch-count", "3", "--set", "full"]
-    command += [sys.executable, str(script), "--profiled"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    report.write_text(done.stdout + done.stderr, encoding="utf-8")
-    return f"profile: {report.name}" if done.returncode == 0 else f"profile: ncu failed: {report}"
-
-
-def throughput(json: Path, arguments: list[str]) -> str:
-    """Run `throughput.py` on the GPU; its output, or in a sentence why there is none."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "throughput.py")]
-    command += ["--device", "cuda", "--backend", "triton", "--json", str(json), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode == 0:
-        return done.stdout
-    reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-    return f"throughput.py: not measured here: {reason}"
