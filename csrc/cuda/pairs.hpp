@@ -9,12 +9,17 @@ namespace musc::cuda {
 // Image j of y is image `first` + j of `all`; keys are [N, all, P] int64, a key is
 // (squared distance of the rounded rows) << 32 | patch of y. With `triangle` x and y are the same
 // images, a pair i < j is multiplied once, and its columns give the keys of j against i.
+// The least distance of a patch of x to each kRange patches of an image of y, a range, tells the
+// second pass where to look.
+constexpr int kRange = 128;
+
 struct Pairs {
   const int8_t* x;
   const int8_t* y;
   const int32_t* x_norms;  // [N, P] squared norms
   const int32_t* y_norms;  // [M, Q]
   int64_t* keys;
+  uint16_t* least;  // [N, all, ceil(Q / kRange), P] upper halves of float32 distances; may be null
   int images;         // N
   int others;         // M
   int patches;        // P
@@ -25,7 +30,8 @@ struct Pairs {
   bool triangle;
 };
 
-// Candidates within limits [N, all, P] (squared distances; below 0: none wanted), without winners.
+// Candidates of x within limits [N, all, P] (squared distances; below 0: none wanted), but for the
+// winners. `least` of the pairs says where they may be; an image is none of its own where i = j.
 struct Candidates {
   const float* limits;
   uint64_t* count;    // how many there are, also of those beyond `room`

@@ -3,13 +3,15 @@
 1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
    `find_nearest` (that of `few_channels` in a subspace) finds the nearest candidate of every
    (patch, image): the winner.
-2. Bounds on the distance decide which images can enter the interval mean of a patch. For these
-   images alone, `recompute_winners` takes the winner's distance from the original rows.
+2. Only some images enter the interval mean of a patch. `recompute_winners` takes the distance of
+   the winners of those that are nearest by the search (in a subspace), or of all that bounds cannot
+   exclude, from the original rows. The k-th least of these distances bounds the mean's.
 3. An exact search: `list_candidates` lists every candidate that the certificate of the rounding
-   cannot exclude against the winner's distance, and `recompute` lowers the distance by these (in a
-   subspace, by those of them that float16 rows of all channels cannot exclude either). The
-   result is the least sum((x - y)^2), float32, over all patches of an image, so it depends neither
-   on the rounding nor on the chunk nor on the order of launches. A fast search ends with step 2.
+   cannot exclude against this bound and the winner's distance, and `recompute` lowers the distance
+   by these (in a subspace, by those of them that float16 rows of all channels cannot exclude
+   either). Distances that enter the mean are the least sum((x - y)^2), float32, over all patches of
+   an image, so they depend neither on the rounding nor on the chunk nor on the order of launches.
+   A fast search ends with step 2.
 
 Memory beyond input and output: the rounded images, 16 bytes a (patch, image) of the chunk, and room
 for lists; `planning` chooses the chunk. Rows in host memory stay there and pass in blocks (`rows`).
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,26 +69,29 @@ class _Chunk:
 
     rows: [n, P, C], the original rows.
     keys: [n, M, P] int64, the winners (`kernels.min_distance`).
+    least: of `few_channels.new_least`, or None.
     squared: [n, M, P] float32, squared distances after step 2; +inf where none is known.
     """
 
     first: int
     rows: Tensor
     keys: Tensor
+    least: Tensor | None
     squared: Tensor
 
     def part(self, first: int, last: int) -> _Chunk:
         """Images first to last - 1, numbered as all queries are, sharing memory."""
         part = slice(first - self.first, last - self.first)
-        return _Chunk(first, self.rows[part], self.keys[part], self.squared[part])
+        least = None if self.least is None else self.least[part]
+        return _Chunk(first, self.rows[part], self.keys[part], least, self.squared[part])
 
 
 class Search:
     """Squared distances of z [N, P, C] to references [M, Q, C], or to itself, chunk by chunk.
 
     references: may be rounded already.
-    k_max: only the k_max nearest images of a patch are wanted, others may stay +inf; None wants
-        all.
+    k_max: only the distances of the k_max nearest images of a patch are wanted, for others may
+        stand any that is not less, or +inf; None wants all.
     exact: distances are certified.
     memory_limit: bytes beyond input and output; None takes a share of the free memory.
     space, plan: the rounding and the chunks; None chooses them.
@@ -125,7 +131,9 @@ class Search:
                 channels=z.shape[2],
                 symmetric=self.symmetric,
                 kept=kept is not None,
+                ranges=few_channels.count_ranges(spaces.coarse, others[1], device) if exact else 0,
             )
+            self._ranges = shape.ranges
             if plan is None:
                 limit = limit_of(device, memory_limit)
                 plan, spaces = _plan(shape, spaces, limit, z, references)
@@ -177,17 +185,24 @@ class Search:
         keys = new_keys(last - first, count, patches, self.query_rows.device)
         x, rows = self.queries.rounded.images(first, last), self.query_rows.images(first, last)
         few = x.values.shape[2] <= LARGEST_DEPTH and self.exact
-        find = few_channels.find_nearest if few else find_nearest
+        least = few_channels.new_least(keys, self._ranges)
+        find = partial(few_channels.find_nearest, least=least) if few else find_nearest
         for span in self._spans(first, last):
             y = self.references.rounded.images(span.first, span.last)
             find(x.values, x.norms, y.values, y.norms, keys, span.first, triangle=span.triangle)
         squared = torch.empty(keys.shape, dtype=torch.float32, device=keys.device)
-        return _Chunk(first, rows, keys, squared)
+        return _Chunk(first, rows, keys, least, squared)
 
     def _recompute_winners(self, chunk: _Chunk) -> None:
-        """Step 2: the squared distances of the winners that matter, +inf for the others."""
+        """Step 2: the squared distances of winners that matter, +inf for the others.
+
+        With fine rows only the winners of the k_max nearest images by the search are taken, whose
+        distances bound those of the mean; others that may matter become candidates (`_limits`),
+        which fine rows mostly exclude. Without, all that the bounds do not exclude.
+        """
         x = self._queries(chunk)
         rounded = x.rounded
+        certified = self.exact and (x.fine is None or self.references.fine is None)
         kth = None
         if self.k_max is not None:  # `squared` holds the bounds until it is filled
             bound_distances(
@@ -200,7 +215,7 @@ class Search:
                 self.error,
                 rounded.scale,
                 integers=rounded.exact,
-                bound=self.exact,
+                bound=certified,
             )
             kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
         for start, block in self.reference_rows.blocks():
@@ -216,7 +231,7 @@ class Search:
                 rounded.scale,
                 start,
                 integers=rounded.exact,
-                certified=self.exact,
+                certified=certified,
             )
 
     def _limits(self, chunk: _Chunk) -> Tensor:
@@ -227,7 +242,7 @@ class Search:
         rounded = self._queries(chunk).rounded
         limits = torch.empty_like(chunk.squared)
         kth = None
-        if self.k_max is not None:  # distances of winners bound better than the search did
+        if self.k_max is not None:  # the distances of winners bound those that enter the mean
             kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
         set_limits(
             chunk.keys,
@@ -265,6 +280,7 @@ class Search:
             self.plan.room,
             span.first,
             triangle=span.triangle,
+            least=chunk.least,
         )
         if count <= self.plan.room:
             fine = None
