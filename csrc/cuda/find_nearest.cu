@@ -49,10 +49,10 @@ __device__ inline uint16_t upper_half(int squared) {
   return static_cast<uint16_t>(__float_as_int(static_cast<float>(squared)) >> 16);
 }
 
-// Lowers a warp's part of `keys` (of the block's rows, in shared memory) to the packed minima over a
-// range of columns, which it resets. A row is always the same lane's.
-// first: of the thread's rows; row 0 of the block is `first_of_block`. macro: the column that packed
-// indices count from. least: of the range, or null.
+// Lowers a warp's part of `keys` (of the block's rows, in shared memory) to the packed minima over
+// a range of columns, which it resets. A row is always the same lane's.
+// first: of the thread's rows; row 0 of the block is `first_of_block`. macro: the column that
+// packed indices count from. least: of the range, or null.
 template <int K>
 __device__ inline void store_rows(int (&best)[Shape<K>::kRowsHeld], const int32_t* norms,
                                   int64_t* keys, uint16_t* least, int first, int first_of_block,
@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   int* column_terms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
   int* column_best = column_terms + padded;  // [kWarps, padded]: atomics would take turns
   // Of the block's rows, for this segment alone.
-  int64_t* row_keys = reinterpret_cast<int64_t*>(column_terms + (1 + (kTriangle ? S::kWarps : 0)) * padded);
+  int64_t* row_keys =
+      reinterpret_cast<int64_t*>(column_best + (kTriangle ? S::kWarps * padded : 0));
   for (int row = threadIdx.x; row < S::kRows; row += S::kThreads) row_keys[row] = INT64_MAX;
   const int32_t* y_norms =
       pairs.y_norms + static_cast<int64_t>(place.j) * pairs.other_patches + place.first_column;

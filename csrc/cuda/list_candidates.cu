@@ -1,16 +1,15 @@
 // Second pass over few channels: every candidate whose distance lies within the limit of its patch.
 //
 // The first pass has stored the least distance of each patch to each range of 128 patches of an
-// image (`Pairs::least`). A patch and a range are looked at where that lies within the limit: about
-// one and a half ranges of an image that matters. A block takes a range of an image of y, gathers
-// the patches of many images of x that ask for it, 128 at a time, and multiplies these alone.
+// image (`Pairs::least`). A patch asks for the ranges where that lies within its limit: about one
+// and a half of an image that matters. A block takes a range of an image of y, gathers the patches
+// of many images of x that ask for it, and multiplies these alone, 128 at a time.
 //
 // Work: 6 bytes are read a patch, image and range; a patch that asks costs 128 K multiplications,
 // K bytes, a key, and three integer operations an entry of its row.
 
 #include <climits>
 #include <cstdint>
-#include <cstdlib>
 
 #include "tile.cuh"
 
@@ -22,7 +21,7 @@ constexpr int kTile = 128;     // patches of x at a time
 constexpr int kLooks = 6;      // patches that a thread looks at at a time
 constexpr int kGathered = kTile + kLooks * kThreads;
 constexpr int kImages = 32;       // of x that a block takes
-constexpr int kPatchBits = 26;    // of a code: image << kPatchBits | patch, image from the block's first
+constexpr int kPatchBits = 26;    // of a code: image (from the block's first) << kPatchBits | patch
 constexpr int kListed = 256;      // candidates of a warp in shared memory
 constexpr int kNever = 1 << 29;   // a norm and (negative) a limit that no distance reaches
 constexpr float kLargest = 1 << 25;  // above any squared distance
@@ -37,17 +36,8 @@ __device__ inline Work work_of(const Pairs& pairs) {
   const int block = static_cast<int>(blockIdx.x);
   Work work;
   work.first_column = block % ranges * kRange;
-#ifdef MUSC_ORDERS
-  if (pairs.first >> 20) {
-    const int parts = (pairs.images + kImages - 1) / kImages;
-    work.first_image = block / ranges % parts * kImages;
-    work.j = block / ranges / parts;
-  } else
-#endif
-  {
-    work.j = block / ranges % pairs.others;
-    work.first_image = block / ranges / pairs.others * kImages;
-  }
+  work.j = block / ranges % pairs.others;
+  work.first_image = block / ranges / pairs.others * kImages;
   work.last_image = min(work.first_image + kImages, pairs.images);
   return work;
 }
@@ -67,7 +57,7 @@ struct List {
 
 // Slot of patch 0 of image `image` (from the block's first) against image j.
 __device__ inline int64_t slot_of(const Pairs& pairs, const Work& work, int image) {
-  return (static_cast<int64_t>(work.first_image + image) * pairs.all + (pairs.first & 0xfffff) + work.j) *
+  return (static_cast<int64_t>(work.first_image + image) * pairs.all + pairs.first + work.j) *
          pairs.patches;
 }
 
@@ -100,8 +90,8 @@ __device__ inline int gather(const Gathered& gathered, const Pairs& pairs,
   const int64_t slots = slot_of(pairs, work, image);
   const int ranges = (pairs.other_patches + kRange - 1) / kRange;
   const float* limits = candidates.limits + slots;
-  const uint16_t* least =
-      pairs.least + slots * ranges + static_cast<int64_t>(work.first_column / kRange) * pairs.patches;
+  const uint16_t* least = pairs.least + slots * ranges +
+                          static_cast<int64_t>(work.first_column / kRange) * pairs.patches;
   float limit[kLooks];
   unsigned asking[kLooks];
   int total = 0;
@@ -165,7 +155,8 @@ struct Asking {
               *reinterpret_cast<const uint32_t*>(x + step * 32 + half * 16 + 4 * t);
       const float limit = fminf(gathered.limits[inside ? begin + row : begin], kLargest);
       limits[r] = inside ? static_cast<int>(limit) - pairs.x_norms[at] : -kNever;
-      const int column = static_cast<int>(pairs.keys[slot_of(pairs, work, image) + p]) - work.first_column;
+      const int winner = static_cast<int>(pairs.keys[slot_of(pairs, work, image) + p]);
+      const int column = winner - work.first_column;
       const bool own = column >= 0 && column < kRange && column % 8 / 2 == t;
       const uint32_t bit = 0x80000000u >> (8 * r + column % 32 / 8 * 2 + column % 2);
 #pragma unroll
@@ -227,7 +218,8 @@ __global__ void __launch_bounds__(kThreads, K <= 128 ? 4 : 3)
   int* norms = reinterpret_cast<int*>(memory + kStagesHeld * S::kStageBytes);
   int2* entries = reinterpret_cast<int2*>(norms + kRange);
   int* codes = reinterpret_cast<int*>(entries + kThreads / 32 * kListed);
-  const Gathered gathered{codes, reinterpret_cast<float*>(codes + kGathered), codes + 2 * kGathered};
+  float* limits = reinterpret_cast<float*>(codes + kGathered);
+  const Gathered gathered{codes, limits, codes + 2 * kGathered};
   const Work work = work_of(pairs);
   const int64_t y = static_cast<int64_t>(work.j) * pairs.other_patches;
 #pragma unroll
@@ -263,7 +255,8 @@ __global__ void __launch_bounds__(kThreads, K <= 128 ? 4 : 3)
 template <int K>
 cudaError_t launch(const Pairs& pairs, const Candidates& candidates, cudaStream_t stream) {
   const int ranges = (pairs.other_patches + kRange - 1) / kRange;
-  const long long blocks = static_cast<long long>((pairs.images + kImages - 1) / kImages) * pairs.others * ranges;
+  const long long parts = (pairs.images + kImages - 1) / kImages;
+  const long long blocks = parts * pairs.others * ranges;
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT_MAX || pairs.patches >= 1 << kPatchBits) return cudaErrorInvalidConfiguration;
   const int bytes = kRange * K + 4 * (kRange + 2 * kGathered + 1) + 8 * kThreads / 32 * kListed;
@@ -271,13 +264,7 @@ cudaError_t launch(const Pairs& pairs, const Candidates& candidates, cudaStream_
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-#ifdef MUSC_ORDERS
-  Pairs ordered = pairs;
-  if (getenv("MUSC_ORDER")) ordered.first |= 1 << 20;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(ordered, candidates);
-#else
   kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(pairs, candidates);
-#endif
   return cudaGetLastError();
 }
 

@@ -122,6 +122,7 @@ CASES = [
     ((2, 2, 270, 270), 64, True, 20),
     ((2, 2, 80, 80), 256, True, 127),
     ((1, 2, 17, 200), 256, False, 20),
+    ((35, 1, 9, 5), 64, False, 20),  # two blocks of images of the second pass
 ]
 
 

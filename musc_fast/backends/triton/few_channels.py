@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...kernels import candidates, min_distance_few_channels
-from ..rounded_images import RoundingSpace
 from .cuda_kernels import cuda_kernels, current_stream
 
 CHANNELS = (64, 128, 256)
@@ -30,12 +29,14 @@ def takes_cuda_kernels(x: Tensor, y: Tensor) -> bool:
     )
 
 
-def count_ranges(space: RoundingSpace, patches: int, device: torch.device) -> int:
+def count_ranges(dtype: torch.dtype, depth: int, patches: int, device: torch.device) -> int:
     """Ranges of an image of `patches` patches that the first pass stores distances to; or none.
 
     The CUDA kernels store, for each patch and image, the least distance to each range of patches.
+
+    dtype, depth: of the values of a row.
     """
-    takes = space.dtype == torch.int8 and space.depth in CHANNELS
+    takes = dtype == torch.int8 and depth in CHANNELS
     module = cuda_kernels(device) if takes else None
     return 0 if module is None else -(-patches // module.RANGE)
 

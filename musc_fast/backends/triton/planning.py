@@ -3,7 +3,7 @@
 Beyond input and output the search needs memory for
 
 - the rounded images: K bytes or 2 K a patch, and 12 bytes of norms and bounds; for a search in a
-  subspace, 2 C + 4 bytes of float16 rows too;
+  subspace, 2 C + 2 K + 8 bytes of float16 rows too, in all channels and in the subspace;
 - for a chunk of query images, 16 bytes a (patch, image): key, squared distance and limit; where
   CUDA kernels search, 2 bytes more for each range of patches;
 - the list of candidates;

@@ -122,6 +122,7 @@ class Search:
                 rounding = RowRounding(spaces.coarse)
             if not exact:
                 spaces = spaces.without_fine()
+            coarse = spaces.coarse
             others = kept.rows.shape if kept else (z if references is None else references).shape
             shape = planning.Shape(
                 images=z.shape[0],
@@ -131,7 +132,9 @@ class Search:
                 channels=z.shape[2],
                 symmetric=self.symmetric,
                 kept=kept is not None,
-                ranges=few_channels.count_ranges(spaces.coarse, others[1], device) if exact else 0,
+                ranges=few_channels.count_ranges(coarse.dtype, coarse.depth, others[1], device)
+                if exact
+                else 0,
             )
             self._ranges = shape.ranges
             if plan is None:
@@ -144,16 +147,19 @@ class Search:
                 rows = Rows(references, device, plan.block)
                 self.references = Side.of(references, spaces, rows, rounding)
         self.query_rows, self.reference_rows = self.queries.rows, self.references.rows
-        self.error = self._error()
+        rounded, few = self.queries.rounded, self.queries.few
+        norms = self.queries.norm, self.references.norm
+        self.error = self._error(*norms, rounded.error_factor() * rounded.scale**2)
+        if few is not None:
+            norms = self.queries.few_norm, self.references.few_norm
+            self.few_error = self._error(*norms, 4 * rounded.basis_error * few.scale**2)
 
-    def _error(self) -> Tensor:
-        """e of the certificate, [1] float32 on the device, rounded up."""
-        rounded = self.queries.rounded
-        squared = self.queries.norm.amax()
+    def _error(self, norm: Tensor, other: Tensor, factor: float) -> Tensor:
+        """e of the certificate, [1] float32 on the device, rounded up: factor (|x| + |y|)^2."""
+        squared = norm.amax()
         if not self.symmetric:
-            squared = torch.maximum(squared, self.references.norm.amax())
-        factor = rounded.error_factor() * 4 * rounded.scale**2 * (1 + 8 * UNIT)
-        return squared.double().mul_(factor).float().view(1)
+            squared = torch.maximum(squared, other.amax())
+        return squared.double().mul_(factor * 4 * (1 + 8 * UNIT)).float().view(1)
 
     def chunks(self) -> Iterator[tuple[int, int, Tensor]]:
         """(first, last, squared distances [last - first, M, P] float32) of each chunk."""
@@ -283,11 +289,14 @@ class Search:
             least=chunk.least,
         )
         if count <= self.plan.room:
-            fine = None
+            fine = few = None
             if queries.fine is not None and references.fine is not None:
                 fine = queries.fine, references.fine
+            if queries.few is not None and references.few is not None:
+                few = queries.few, references.few, self.few_error
+            listed = slots, patches, chunk.squared
             for start, block in self.reference_rows.blocks():
-                recompute(chunk.rows, block, slots, patches, chunk.squared, start, fine=fine)
+                recompute(chunk.rows, block, *listed, start, fine=fine, few=few)
             return
         del slots, patches  # the list is too short (many ties): take fewer pairs at a time
         for begin, end, smaller in _halves(chunk.first, last, span):
