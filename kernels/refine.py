@@ -20,10 +20,10 @@ are looked at before: what they lose is mostly the rounding to int8 by which the
 listed. Of drawn tokens with the spectrum of real ones `few` rows leave a quarter of the candidates
 of a subspace of 128, and `fine` rows 3%.
 
-Memory: a candidate takes 12 bytes of the list and two gathered rows, 8 C bytes; with `few` rows of
-K values 4 K bytes, then 4 C bytes of `fine` rows and 8 C where the bounds do not exclude it. Floor
-on an H100 for C = 1024, K = 128, from L2 at 5.7 TB/s: 40e6 candidates 58 ms without; with both
-kinds of rows 4 ms, 0.29 ms for each percent that the first leave and 0.58 ms for each percent left.
+Memory: a candidate takes 12 bytes of the list, 4 K bytes of `few` rows of K values, 4 C of `fine`
+rows where those do not exclude it, 8 C where neither does. Floor on an H100 for C = 1024, K = 128,
+from L2 at 5.7 TB/s: 40e6 candidates 58 ms without such rows; with both 4 ms, 0.29 ms for each
+percent that the first leave and 0.58 ms for each percent that is left.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -54,19 +54,8 @@ class Config:
 class FineRows:
     """Rows rounded in all channels: |x - y| >= scale |values_x - values_y| - both errors.
 
+    In a subspace it is at least root(scale^2 |values_x - values_y|^2 - e) less both errors.
     values: [N, P, F] float16; errors: [N, P] float32.
-    """
-
-    values: Tensor
-    errors: Tensor
-    scale: float
-
-
-@dataclass(frozen=True)
-class FewRows:
-    """Rows rounded in a subspace: |x - y| >= root(scale^2 |values_x - values_y|^2 - e) - errors.
-
-    values: [N, P, K] float16; errors: [N, P] float32.
     """
 
     values: Tensor
@@ -102,6 +91,15 @@ def squared_distances(
         difference = x - y
         total = tl.fma(difference, difference, total)
     return _sum_rows(total, BLOCK_L, BLOCK_C, STAGES)
+
+
+@triton.jit
+def _may_lower(out, listed, distance, errors, C):
+    """Whether a sum over C channels for rows `distance` less `errors` apart may be below `out`."""
+    unit: tl.constexpr = 2.0**-24
+    lower = tl.maximum(distance - errors * (1 + 2 * unit), 0.0)
+    lower = lower * lower * (1 - (C + 8) * unit)  # the sum is off by C u
+    return lower <= tl.load(out, mask=listed, other=0).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["COUNT", "M", "P", "Q", "FIRST", "IMAGES"])
@@ -162,13 +160,10 @@ def _refine_kernel(
         apart = x.to(tl.float32) - y.to(tl.float32)
         square = tl.sum(apart * apart, axis=1) * (1 - (FEW + 8) * unit)
         square = square * FEW_SCALE * FEW_SCALE - tl.load(few_error_ptr)
+        distance = tl.sqrt_rn(tl.maximum(square, 0.0)) * (1 - 8 * unit)
         errors = tl.load(x_few_error_ptr + x_at, mask=listed, other=0.0)
         errors += tl.load(y_few_error_ptr + y_at, mask=listed, other=0.0)
-        lower = tl.sqrt_rn(tl.maximum(square, 0.0)) * (1 - 8 * unit) - errors * (1 + 2 * unit)
-        lower = tl.maximum(lower, 0.0)
-        lower = lower * lower * (1 - (C + 8) * unit)
-        best = tl.load(out_ptr + slot, mask=listed, other=0).to(tl.float32, bitcast=True)
-        listed = listed & (lower <= best)
+        listed = listed & _may_lower(out_ptr + slot, listed, distance, errors, C)
     if FILTER:
         total = tl.zeros([BLOCK_L, BLOCK_F], tl.float32)
         for start in range(0, F, BLOCK_F):
@@ -181,12 +176,8 @@ def _refine_kernel(
         distance = tl.sqrt_rn(tl.sum(total, axis=1)) * FINE_SCALE
         errors = tl.load(x_fine_error_ptr + x_at, mask=listed, other=0.0)
         errors += tl.load(y_fine_error_ptr + y_at, mask=listed, other=0.0)
-        # Sums of float32 are off by F u here, and by C u in the distance that is passed over.
-        lower = distance * (1 - (F + 8) * unit) - errors * (1 + 2 * unit)
-        lower = tl.maximum(lower, 0.0)
-        lower = lower * lower * (1 - (C + 8) * unit)
-        best = tl.load(out_ptr + slot, mask=listed, other=0).to(tl.float32, bitcast=True)
-        listed = listed & (lower <= best)
+        distance *= 1 - (F + 8) * unit  # sums of float32 are off by F u
+        listed = listed & _may_lower(out_ptr + slot, listed, distance, errors, C)
     if tl.max(listed.to(tl.int32), axis=0) > 0:
         x_row = x_ptr + x_at * C
         y_row = y_ptr + ((j - FIRST) * Q + q) * C
@@ -203,7 +194,7 @@ def recompute(
     first: int = 0,
     *,
     fine: tuple[FineRows, FineRows] | None = None,
-    few: tuple[FewRows, FewRows, Tensor] | None = None,
+    few: tuple[FineRows, FineRows, Tensor] | None = None,
 ) -> None:
     """Lower `out` [N, M, P] float32 to the squared distances of the listed candidates.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...kernels.project import project_rows, split_basis
 from ...kernels.quantise import quantise_rows
-from ...kernels.refine import FewRows, FineRows
+from ...kernels.refine import FineRows
 from ..rounded_images import RoundedImages, RoundingSpace
 from .rows import Rows
 
@@ -109,7 +109,7 @@ class Side:
     rows: Rows
     rounded: RoundedImages
     fine: FineRows | None
-    few: FewRows | None
+    few: FineRows | None
     error: Tensor
     residual: Tensor
     norm: Tensor
@@ -124,9 +124,12 @@ class Side:
             rounded = coarse.apply(z, rounding)
             few_norms = rounded.norms
         else:
-            *parts, few_values, few_norms, few_errors = coarse.round(z, rounding.with_few)
-            rounded = RoundedImages(*parts, coarse.scale, coarse.basis_error)
-            few = FewRows(few_values, few_errors, few_scale(coarse))
+            found = coarse.round(z, rounding.with_few)
+            values, norms, errors, residuals, few_values, few_norms, few_errors = found
+            rounded = RoundedImages(
+                values, norms, errors, residuals, coarse.scale, coarse.basis_error
+            )
+            few = FineRows(few_values, few_errors, few_scale(coarse))
         return Side(
             rows,
             rounded,
@@ -145,7 +148,7 @@ class Side:
         if fine is not None:
             fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
         if few is not None:
-            few = FewRows(few.values[part], few.errors[part], few.scale)
+            few = FineRows(few.values[part], few.errors[part], few.scale)
         return Side(
             rows or self.rows,
             self.rounded.images(first, last),
@@ -178,7 +181,7 @@ class Side:
         if fine is not None:
             fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
         if few is not None:
-            few = FewRows(larger(few.values), larger(few.errors), few.scale)
+            few = FineRows(larger(few.values), larger(few.errors), few.scale)
         bounds = (self.error, self.residual, self.norm, self.few_norm)
         return Side(self.rows, rounded, fine, few, *map(larger, bounds))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from musc_fast.backends.rounded_images import RoundedImages, fit_space
 from musc_fast.kernels.bounds import bound_distances, set_limits
 from musc_fast.kernels.min_distance import TRUNCATION, decode_keys, find_nearest, new_keys
-from musc_fast.kernels.refine import FewRows, FineRows, recompute
+from musc_fast.kernels.refine import FineRows, recompute
 from musc_fast.kernels.winners import recompute_winners
 
 N, M, P, Q, C = 2, 3, 5, 7, 72
@@ -157,7 +157,7 @@ def test_rows_in_a_subspace_change_no_bit() -> None:
     y[2, 4] = x[1, 1] + 1e-4
     space = fit_space(x, y, torch.float16, 31)
     rounded = [space.apply(each) for each in (x, y)]
-    rows = [FewRows(r.values, r.rounding_error, r.scale) for r in rounded]
+    rows = [FineRows(r.values, r.rounding_error, r.scale) for r in rounded]
     largest = max(each.largest() for each in rounded)
     error = torch.tensor([4 * space.basis_error * (2 * largest) ** 2])
     slots = torch.arange(N * M * P).repeat_interleave(Q)
@@ -172,7 +172,7 @@ def test_rows_in_a_subspace_change_no_bit() -> None:
     bound -= rows[0].errors[:, None, :, None] + rows[1].errors[None, :, None]
     assert bool((bound <= truth).all())
     # Rows far from the truth are passed over, so the filter is at work.
-    far = FewRows(rows[1].values + 3, rows[1].errors, rows[1].scale)
+    far = FineRows(rows[1].values + 3, rows[1].errors, rows[1].scale)
     untouched = torch.full_like(plain, 1e-6)
     recompute(x, y, slots, q, untouched, few=(rows[0], far, error))
     assert torch.equal(untouched, torch.full_like(plain, 1e-6))
