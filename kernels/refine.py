@@ -153,12 +153,12 @@ def _refine_kernel(
     x_at = i * P + p
     y_at = j * Q + q
     if FEW > 0:
-        value = tl.arange(0, BLOCK_FEW)
-        mask = listed[:, None] & (value < FEW)[None, :]
-        x = tl.load(x_few_ptr + (x_at * FEW)[:, None] + value[None, :], mask=mask, other=0.0)
-        y = tl.load(y_few_ptr + (y_at * FEW)[:, None] + value[None, :], mask=mask, other=0.0)
-        apart = x.to(tl.float32) - y.to(tl.float32)
-        square = tl.sum(apart * apart, axis=1) * (1 - (FEW + 8) * unit)
+        place = tl.arange(0, BLOCK_FEW)  # names of their own: a loop below fixes the others' shapes
+        held = listed[:, None] & (place < FEW)[None, :]
+        x_part = tl.load(x_few_ptr + (x_at * FEW)[:, None] + place[None, :], mask=held, other=0.0)
+        y_part = tl.load(y_few_ptr + (y_at * FEW)[:, None] + place[None, :], mask=held, other=0.0)
+        few_apart = x_part.to(tl.float32) - y_part.to(tl.float32)
+        square = tl.sum(few_apart * few_apart, axis=1) * (1 - (FEW + 8) * unit)
         square = square * FEW_SCALE * FEW_SCALE - tl.load(few_error_ptr)
         distance = tl.sqrt_rn(tl.maximum(square, 0.0)) * (1 - 8 * unit)
         errors = tl.load(x_few_error_ptr + x_at, mask=listed, other=0.0)
