@@ -207,6 +207,10 @@ def refine_launch(channels: int, *, fine: bool = True, **fixed: int) -> Launch:
     arguments |= {"slot_ptr": "*i64", "q_ptr": "*i32", "out_ptr": "*i32", "F": "i32:16"}
     if fine:
         arguments |= {"x_fine_ptr": "*fp16", "y_fine_ptr": "*fp16"}
+    if fine:
+        arguments |= {"x_few_ptr": "*fp16", "y_few_ptr": "*fp16"}
+    few = 128 if fine else 0
+    arguments |= {"FEW_SCALE": "fp32", "FEW": few, "BLOCK_FEW": max(few, 1)}
     arguments |= {"FINE_SCALE": "fp32", "FILTER": fine, "BLOCK_F": config.BLOCK_F}
     arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
     arguments |= {"STAGES": config.BLOCK_C.bit_length() - 1}

@@ -3,8 +3,8 @@
     s[i, j, p] = squared distance of the rounded rows, decoded from the key and in true units
     upper = root(t s + e + 4 r_x r_y) + slack, root widened by its rounding; slack = rho_x + rho_y
     lower = root(s - e) - slack
-    limit = ((1 + C u) d + slack)^2 + e in the units of the search, d the winner's distance,
-            or -inf where the image cannot enter the mean
+    limit = ((1 + C u) d + slack)^2 + e in the units of the search, d the lesser of the winner's
+            distance and of the bound on those that enter the mean, or -inf where the image cannot
 
 keys: [N, M, P] int64 of `min_distance`, whose float distances may be low by a factor of t =
 `min_distance.TRUNCATION` (1 for int8). rho_x, r_x: [N, P] float32, rounding errors and norms of
@@ -115,8 +115,14 @@ def _limit_kernel(
     if SELECT:
         key = tl.load(key_ptr + i * M * P + at, mask=inside, other=0)
         searched = searched_distance(key, SCALE_SQUARED, INTEGERS)
-        kth = tl.sqrt_rn(tl.load(kth_ptr + i * P + p, mask=inside, other=0.0))
-        wanted = wanted & (lower_bound(searched, error, slack) <= kth * (1 + 8 * unit))
+        most = tl.load(kth_ptr + i * P + p, mask=inside, other=0.0)
+        kth = tl.sqrt_rn(most) * (1 + 8 * unit)
+        unknown = inside & (squared == float("inf")) & (searched < float("inf"))
+        wanted = (wanted | unknown) & (lower_bound(searched, error, slack) <= kth)
+        # A winner whose distance is unknown is a candidate like others, if nearer than the bound.
+        tl.store(key_ptr + i * M * P + at, key | 0x7FFFFFFF, mask=unknown & wanted)
+        tl.store(squared_ptr + i * M * P + at, most, mask=unknown & wanted)
+        squared = tl.minimum(squared, most)
     distance = tl.sqrt_rn(squared) * STRETCH + slack
     limit = (distance * distance + error) * SHRINK
     limit = tl.where(wanted, limit, float("-inf"))
@@ -178,7 +184,9 @@ def set_limits(
     """Fill limits [N, M, P] float32: the largest search distance of a candidate to be recomputed.
 
     squared: [N, M, P], the winners' squared distances, +inf where the winner was passed over.
-    kth: [N, P], the k-th least of `squared` over the images; None wants all images.
+    kth: [N, P], the k-th least of `squared` over the images; None wants all images searched. Where
+        a winner was passed over and its image can enter the mean, `squared` becomes kth, which the
+        image must go below to enter, and the key names no patch then, so that all are candidates.
     channels: C of the original rows.
     """
     images, count, patches = keys.shape

@@ -15,13 +15,15 @@ a list has a part in it. So a distance has the same bits wherever it is computed
 
 A candidate that a closer rounding excludes is passed over: with rows rounded to `fine` 16-bit
 values of all channels, their distance less both rounding errors is a lower bound; where it exceeds
-what out holds already, the candidate cannot lower the minimum. Of drawn tokens with the spectrum of
-real ones 3% of the candidates of a subspace of 128 are left.
+what out holds already, the candidate cannot lower the minimum. `few` 16-bit values in a subspace
+are looked at before: what they lose is mostly the rounding to int8 by which the candidate was
+listed. Of drawn tokens with the spectrum of real ones `few` rows leave a quarter of the candidates
+of a subspace of 128, and `fine` rows 3%.
 
-Memory: a candidate takes 12 bytes of the list and two gathered rows, 8 C bytes; with `fine` rows
-4 C bytes, and 8 C more where the bound does not exclude it. Floor on an H100 for C = 1024, from L2
-at 5.7 TB/s: 40e6 candidates 58 ms without, 29 ms with `fine` rows and 0.58 ms for each percent
-left.
+Memory: a candidate takes 12 bytes of the list, 4 K bytes of `few` rows of K values, 4 C of `fine`
+rows where those do not exclude it, 8 C where neither does. Floor on an H100 for C = 1024, K = 128,
+from L2 at 5.7 TB/s: 40e6 candidates 58 ms without such rows; with both 4 ms, 0.29 ms for each
+percent that the first leave and 0.58 ms for each percent that is left.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -52,6 +54,7 @@ class Config:
 class FineRows:
     """Rows rounded in all channels: |x - y| >= scale |values_x - values_y| - both errors.
 
+    In a subspace it is at least root(scale^2 |values_x - values_y|^2 - e) less both errors.
     values: [N, P, F] float16; errors: [N, P] float32.
     """
 
@@ -90,6 +93,15 @@ def squared_distances(
     return _sum_rows(total, BLOCK_L, BLOCK_C, STAGES)
 
 
+@triton.jit
+def _may_lower(out, listed, distance, errors, C):
+    """Whether a sum over C channels for rows `distance` less `errors` apart may be below `out`."""
+    unit: tl.constexpr = 2.0**-24
+    lower = tl.maximum(distance - errors * (1 + 2 * unit), 0.0)
+    lower = lower * lower * (1 - (C + 8) * unit)  # the sum is off by C u
+    return lower <= tl.load(out, mask=listed, other=0).to(tl.float32, bitcast=True)
+
+
 @triton.jit(do_not_specialize=["COUNT", "M", "P", "Q", "FIRST", "IMAGES"])
 def _refine_kernel(
     x_ptr,
@@ -101,6 +113,11 @@ def _refine_kernel(
     y_fine_ptr,
     x_fine_error_ptr,
     y_fine_error_ptr,
+    x_few_ptr,
+    y_few_ptr,
+    x_few_error_ptr,
+    y_few_error_ptr,
+    few_error_ptr,
     COUNT,
     M,
     P,
@@ -110,7 +127,10 @@ def _refine_kernel(
     FIRST,
     IMAGES,
     FINE_SCALE,
+    FEW_SCALE,
     FILTER: tl.constexpr,
+    FEW: tl.constexpr,
+    BLOCK_FEW: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_F: tl.constexpr,
@@ -118,7 +138,8 @@ def _refine_kernel(
 ):
     """Lower out by BLOCK_L candidates; y holds the images FIRST to FIRST + IMAGES - 1 of M.
 
-    FILTER: pass over candidates by the fine rows, which hold all M images.
+    FILTER: pass over candidates by the fine rows, which hold all M images. FEW: first by rows of so
+    many values, if any, in a subspace.
     """
     unit: tl.constexpr = 2.0**-24
     at = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
@@ -130,8 +151,20 @@ def _refine_kernel(
     i = slot // P // M
     listed = listed & (j >= FIRST) & (j < FIRST + IMAGES)
     x_at = i * P + p
+    y_at = j * Q + q
+    if FEW > 0:
+        place = tl.arange(0, BLOCK_FEW)  # names of their own: a loop below fixes the others' shapes
+        held = listed[:, None] & (place < FEW)[None, :]
+        x_part = tl.load(x_few_ptr + (x_at * FEW)[:, None] + place[None, :], mask=held, other=0.0)
+        y_part = tl.load(y_few_ptr + (y_at * FEW)[:, None] + place[None, :], mask=held, other=0.0)
+        few_apart = x_part.to(tl.float32) - y_part.to(tl.float32)
+        square = tl.sum(few_apart * few_apart, axis=1) * (1 - (FEW + 8) * unit)
+        square = square * FEW_SCALE * FEW_SCALE - tl.load(few_error_ptr)
+        distance = tl.sqrt_rn(tl.maximum(square, 0.0)) * (1 - 8 * unit)
+        errors = tl.load(x_few_error_ptr + x_at, mask=listed, other=0.0)
+        errors += tl.load(y_few_error_ptr + y_at, mask=listed, other=0.0)
+        listed = listed & _may_lower(out_ptr + slot, listed, distance, errors, C)
     if FILTER:
-        y_at = j * Q + q
         total = tl.zeros([BLOCK_L, BLOCK_F], tl.float32)
         for start in range(0, F, BLOCK_F):
             value = start + tl.arange(0, BLOCK_F)
@@ -143,12 +176,8 @@ def _refine_kernel(
         distance = tl.sqrt_rn(tl.sum(total, axis=1)) * FINE_SCALE
         errors = tl.load(x_fine_error_ptr + x_at, mask=listed, other=0.0)
         errors += tl.load(y_fine_error_ptr + y_at, mask=listed, other=0.0)
-        # Sums of float32 are off by F u here, and by C u in the distance that is passed over.
-        lower = distance * (1 - (F + 8) * unit) - errors * (1 + 2 * unit)
-        lower = tl.maximum(lower, 0.0)
-        lower = lower * lower * (1 - (C + 8) * unit)
-        best = tl.load(out_ptr + slot, mask=listed, other=0).to(tl.float32, bitcast=True)
-        listed = listed & (lower <= best)
+        distance *= 1 - (F + 8) * unit  # sums of float32 are off by F u
+        listed = listed & _may_lower(out_ptr + slot, listed, distance, errors, C)
     if tl.max(listed.to(tl.int32), axis=0) > 0:
         x_row = x_ptr + x_at * C
         y_row = y_ptr + ((j - FIRST) * Q + q) * C
@@ -165,6 +194,7 @@ def recompute(
     first: int = 0,
     *,
     fine: tuple[FineRows, FineRows] | None = None,
+    few: tuple[FineRows, FineRows, Tensor] | None = None,
 ) -> None:
     """Lower `out` [N, M, P] float32 to the squared distances of the listed candidates.
 
@@ -174,12 +204,15 @@ def recompute(
     q: [L] int32 or int64, the patch of image j.
     fine: closer roundings of the queries and of all M references, in one space; None takes every
         candidate.
+    few: rows in a subspace, which are looked at first, and e, [1] float32.
     """
     count = slots.shape[0]
     if count == 0:
         return
     config = pick_config(x.shape[2])
     x_fine, y_fine = fine or (None, None)
+    x_few, y_few, few_error = few or (None, None, None)
+    width = 0 if x_few is None else x_few.values.shape[2]
     _refine_kernel[(triton.cdiv(count, config.BLOCK_L),)](
         x,
         y,
@@ -190,6 +223,11 @@ def recompute(
         out if y_fine is None else y_fine.values,
         out if x_fine is None else x_fine.errors,
         out if y_fine is None else y_fine.errors,
+        out if x_few is None else x_few.values,
+        out if y_few is None else y_few.values,
+        out if x_few is None else x_few.errors,
+        out if y_few is None else y_few.errors,
+        out if few_error is None else few_error,
         count,
         out.shape[1],
         x.shape[1],
@@ -199,7 +237,10 @@ def recompute(
         first,
         y.shape[0],
         0.0 if x_fine is None else x_fine.scale,
+        0.0 if x_few is None else x_few.scale,
         FILTER=fine is not None,
+        FEW=width,
+        BLOCK_FEW=next_power_of_2(max(width, 1)),
         BLOCK_L=config.BLOCK_L,
         BLOCK_C=config.BLOCK_C,
         BLOCK_F=config.BLOCK_F,

@@ -55,6 +55,7 @@ SPACES: tuple[Space, ...] = (
     *((dtype, None) for dtype in (torch.float16, torch.bfloat16, torch.int8)),
     *((torch.int8, width) for width in (64, 128, 256)),
 )
+_HALF_ASK = "few channels: second pass, half of the patches"
 
 
 def _row(what: str, timing: Timing, **more: Any) -> Row:
@@ -119,7 +120,7 @@ def configs_of(
 
 def search_rows(
     z: Tensor,
-    limits: dict[str, float],
+    products: dict[str, float],
     runs: int,
     spaces: Sequence[Space] = USUAL,
     *,
@@ -127,6 +128,7 @@ def search_rows(
 ) -> Iterator[Row]:
     """The search over operands of `spaces` and its second pass: rates of executed operations.
 
+    products: the rates of products by dtype.
     variants: for several configs.
     """
     n, p, _ = z.shape
@@ -165,18 +167,40 @@ def search_rows(
             same = torch.where(torch.isinf(wanted), 0.0, found - wanted).abs().max()
             if not float(same) <= allowed:
                 raise SystemExit(f"{name}: off by {float(same):.1e}, allowed {allowed:.1e}")
-        least = torch.full(keys.shape, -torch.inf, device=z.device)
-        least[..., ::64] = 0.0  # a patch of every tile, so that every tile is multiplied
-        listing = few_channels.list_candidates if few else candidates.list_candidates
-        calls[f"{'few channels: ' if few else ''}second pass, {dtype}, {depth} channels"] = partial(
-            listing, *both, keys, least, 1 << 20, triangle=True
-        )
+        assert wanted is not None
+        calls |= _second_pass(side, keys, wanted, few=few)
         work = n * (n - 1) * p * p * depth / 1e12
         for name, timing in time_on_device(calls, z.device, runs).items():
+            if name == _HALF_ASK:  # how much it multiplies depends on the data
+                yield _row(f"{name}, {dtype}, {depth} channels", timing)
+                continue
             rate = work / timing.median
-            row = _row(name, timing, tera_operations=rate, of_product=rate / limits[dtype])
+            row = _row(name, timing, tera_operations=rate, of_product=rate / products[dtype])
             # "usual" marks the config that the library itself takes at this shape.
             yield row | ({"usual": 1} if name == next(iter(calls)) else {})
+
+
+def _second_pass(
+    side: rounded_images.RoundedImages, keys: Tensor, found: Tensor, *, few: bool
+) -> dict[str, Call]:
+    """The second pass; found [N, N, P]: the squared distances that the keys hold."""
+    both = (side.values, side.norms, side.values, side.norms)
+    _, p, depth = side.values.shape
+    limits = torch.full(keys.shape, -torch.inf, device=keys.device)
+    if not few:
+        limits[..., ::64] = 0.0  # a patch of every tile, so that every tile is multiplied
+        arguments = (*both, keys, limits, 1 << 20)
+        call = partial(candidates.list_candidates, *arguments, triangle=True)
+        return {f"second pass, {name_of(side.values.dtype)}, {depth} channels": call}
+    # For as many patches as in a search: the CUDA kernels multiply no others.
+    limits[..., ::2] = torch.where(torch.isinf(found), -torch.inf, 1.05 * found)[..., ::2]
+    ranges = few_channels.count_ranges(side.values.dtype, depth, p, keys.device)
+    least = few_channels.new_least(keys, ranges)
+    few_channels.find_nearest(*both, keys, triangle=True, least=least)
+    arguments = (*both, keys, limits, 1 << 24)
+    return {
+        _HALF_ASK: partial(few_channels.list_candidates, *arguments, triangle=True, least=least)
+    }
 
 
 def memory_rows(

@@ -9,14 +9,15 @@ namespace musc::cuda {
 namespace {
 
 Pairs make_pairs(uintptr_t x, uintptr_t y, uintptr_t x_norms, uintptr_t y_norms, uintptr_t keys,
-                 int images, int others, int patches, int other_patches, int channels, int all,
-                 int first, bool triangle) {
+                 uintptr_t least, int images, int others, int patches, int other_patches,
+                 int channels, int all, int first, bool triangle) {
   Pairs pairs;
   pairs.x = pointer<const int8_t>(x);
   pairs.y = pointer<const int8_t>(y);
   pairs.x_norms = pointer<const int32_t>(x_norms);
   pairs.y_norms = pointer<const int32_t>(y_norms);
   pairs.keys = pointer<int64_t>(keys);
+  pairs.least = pointer<uint16_t>(least);
   pairs.images = images;
   pairs.others = others;
   pairs.patches = patches;
@@ -71,9 +72,10 @@ void call_recompute_winners(uintptr_t x, uintptr_t y, uintptr_t keys, uintptr_t 
 PYBIND11_MODULE(_C_cuda, module) {
   py::class_<Pairs>(module, "Pairs", "Images against images: csrc/cuda/pairs.hpp.")
       .def(py::init(&make_pairs), py::kw_only(), py::arg("x"), py::arg("y"), py::arg("x_norms"),
-           py::arg("y_norms"), py::arg("keys"), py::arg("images"), py::arg("others"),
-           py::arg("patches"), py::arg("other_patches"), py::arg("channels"), py::arg("all"),
-           py::arg("first"), py::arg("triangle"));
+           py::arg("y_norms"), py::arg("keys"), py::arg("least"), py::arg("images"),
+           py::arg("others"), py::arg("patches"), py::arg("other_patches"), py::arg("channels"),
+           py::arg("all"), py::arg("first"), py::arg("triangle"));
+  module.attr("RANGE") = kRange;
   module.def(
       "find_nearest",
       [](const Pairs& pairs, uintptr_t stream) {

@@ -9,6 +9,7 @@
 // Work a pair of images: 2 P Q K operations on the tensor cores, 4 integer operations an entry.
 
 #include <climits>
+#include <cstdint>
 
 #include "tile.cuh"
 
@@ -35,15 +36,27 @@ __device__ inline int (&first_of(int (&values)[kFrom]))[kCount] {
   return reinterpret_cast<int(&)[kCount]>(values);
 }
 
-__device__ inline void lower(int64_t* key, int squared, int index) {
-  const long long value = static_cast<long long>(squared) << 32 | static_cast<unsigned>(index);
-  atomicMin(reinterpret_cast<long long*>(key), value);
+__device__ inline int64_t make_key(int squared, int index) {
+  return static_cast<int64_t>(squared) << 32 | static_cast<unsigned>(index);
 }
 
-// Lowers the keys of a warp's rows to the packed minima over a macro of columns, which it resets.
+__device__ inline void lower(int64_t* key, int64_t value) {
+  atomicMin(reinterpret_cast<long long*>(key), static_cast<long long>(value));
+}
+
+// What `least` holds of a squared distance, which is less than 2^24: rounded down.
+__device__ inline uint16_t upper_half(int squared) {
+  return static_cast<uint16_t>(__float_as_int(static_cast<float>(squared)) >> 16);
+}
+
+// Lowers a warp's part of `keys` (of the block's rows, in shared memory) to the packed minima over
+// a range of columns, which it resets. A row is always the same lane's.
+// first: of the thread's rows; row 0 of the block is `first_of_block`. macro: the column that
+// packed indices count from. least: of the range, or null.
 template <int K>
 __device__ inline void store_rows(int (&best)[Shape<K>::kRowsHeld], const int32_t* norms,
-                                  int64_t* keys, int first, int patches, int macro) {
+                                  int64_t* keys, uint16_t* least, int first, int first_of_block,
+                                  int patches, int macro) {
   constexpr int kHeld = Shape<K>::kRowsHeld, kLeft = kHeld / 4, kBits = Shape<K>::kBits;
   const int lane = threadIdx.x % 32;
   halve<kHeld>(best, 1);
@@ -52,9 +65,12 @@ __device__ inline void store_rows(int (&best)[Shape<K>::kRowsHeld], const int32_
 #pragma unroll
   for (int k = 0; k < kLeft; ++k) {
     const int row = first + Shape<K>::row_offset(held + k);
-    if (row < patches && best[k] != INT_MAX)
-      lower(keys + row, (best[k] >> kBits) + norms[row],
-            macro + (best[k] & (Shape<K>::kMacro - 1)));
+    if (row < patches && best[k] != INT_MAX) {
+      const int squared = (best[k] >> kBits) + norms[row];
+      int64_t& key = keys[row - first_of_block];
+      key = min(key, make_key(squared, macro + (best[k] & (Shape<K>::kMacro - 1))));
+      if (least != nullptr) least[row] = upper_half(squared);
+    }
   }
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) best[k] = INT_MAX;
@@ -85,6 +101,10 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   const int padded = (columns + S::kStageColumns - 1) / S::kStageColumns * S::kStageColumns;
   int* column_terms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
   int* column_best = column_terms + padded;  // [kWarps, padded]: atomics would take turns
+  // Of the block's rows, for this segment alone.
+  int64_t* row_keys =
+      reinterpret_cast<int64_t*>(column_best + (kTriangle ? S::kWarps * padded : 0));
+  for (int row = threadIdx.x; row < S::kRows; row += S::kThreads) row_keys[row] = INT64_MAX;
   const int32_t* y_norms =
       pairs.y_norms + static_cast<int64_t>(place.j) * pairs.other_patches + place.first_column;
   for (int q = threadIdx.x; q < padded; q += S::kThreads) {
@@ -107,8 +127,11 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
   }
   static_assert(S::kColumnsHeld == 8);
   int* own_column = column_best + static_cast<int>(threadIdx.x) / 32 * padded + column_of_lane();
-  int64_t* keys = pairs.keys +
-                  (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
+  const int64_t pair = static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j;
+  const int ranges = (pairs.other_patches + kRange - 1) / kRange;
+  uint16_t* least = pairs.least;  // of the first range of the segment
+  if (least != nullptr)
+    least += (pair * ranges + place.first_column / kRange) * pairs.patches;
   const int group = static_cast<int>(threadIdx.x) / 128;
   const bool busy = place.first_row + 128 * group < pairs.patches;
   walk_columns<K>(
@@ -137,25 +160,38 @@ __global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks) find_ne
           best[2 * n + 1] = right;
         }
         if constexpr (kTriangle) own_column[column] = reduce_columns(best);
-        if ((column + S::kColumns) % S::kMacro == 0)
-          store_rows<K>(row_best, x_norms, keys, first, pairs.patches,
-                        place.first_column + column + S::kColumns - S::kMacro);
+        if ((column + S::kColumns) % kRange == 0 || column + S::kColumns == padded) {
+          store_rows<K>(row_best, x_norms, row_keys, least, first, place.first_row, pairs.patches,
+                        place.first_column + column / S::kMacro * S::kMacro);
+          if (least != nullptr) least += pairs.patches;
+        }
       });
-  const int macro = (padded - 1) / S::kMacro * S::kMacro;
-  if (busy && padded % S::kMacro != 0)
-    store_rows<K>(row_best, x_norms, keys, first, pairs.patches, place.first_column + macro);
+  __syncthreads();
+  for (int row = threadIdx.x; row < S::kRows; row += S::kThreads)
+    if (row_keys[row] != INT64_MAX)
+      lower(pairs.keys + pair * pairs.patches + place.first_row + row, row_keys[row]);
   if constexpr (kTriangle) {
-    __syncthreads();
-    int64_t* other_keys =
-        pairs.keys +
-        (static_cast<int64_t>(place.j) * pairs.all + pairs.first + place.i) * pairs.other_patches +
-        place.first_column;
-    const int groups = min(S::kGroups, (pairs.patches - place.first_row + 127) / 128);
+    const int64_t other_pair = static_cast<int64_t>(place.j) * pairs.all + pairs.first + place.i;
+    int64_t* other_keys = pairs.keys + other_pair * pairs.other_patches + place.first_column;
+    uint16_t* other_least = pairs.least;  // rows are columns of the other: ranges alike
+    if (other_least != nullptr)
+      other_least += (other_pair * ranges + place.first_row / kRange) * pairs.other_patches +
+                     place.first_column;
     for (int q = threadIdx.x; q < columns; q += S::kThreads) {
-      int best = INT_MAX;
-      for (int warp = 0; warp < 4 * groups; ++warp) best = min(best, column_best[warp * padded + q]);
-      lower(other_keys + q, (best >> S::kBits) + y_norms[q],
-            place.first_row + (best & (S::kMacro - 1)));
+      int64_t key = INT64_MAX;
+#pragma unroll
+      for (int group = 0; group < S::kGroups; ++group) {
+        if (place.first_row + 128 * group >= pairs.patches) break;
+        int best = INT_MAX;
+#pragma unroll
+        for (int warp = 0; warp < 4; ++warp)
+          best = min(best, column_best[(4 * group + warp) * padded + q]);
+        const int squared = (best >> S::kBits) + y_norms[q];
+        key = min(key, make_key(squared, place.first_row + (best & (S::kMacro - 1))));
+        if (other_least != nullptr)
+          other_least[static_cast<int64_t>(group) * pairs.other_patches + q] = upper_half(squared);
+      }
+      lower(other_keys + q, key);
     }
   }
 }
@@ -169,7 +205,7 @@ cudaError_t launch(const Pairs& pairs, cudaStream_t stream) {
   constexpr int kUnit = Shape<K>::kStageColumns;
   const int padded = (columns + kUnit - 1) / kUnit * kUnit;
   const int rows = 1 + (kTriangle ? Shape<K>::kWarps : 0);  // of `padded` integers
-  const int bytes = kStages * Shape<K>::kStageBytes + 4 * rows * padded;
+  const int bytes = kStages * Shape<K>::kStageBytes + 4 * rows * padded + 8 * Shape<K>::kRows;
   const auto kernel = find_nearest_kernel<K, kTriangle>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -1,257 +1,284 @@
 // Second pass over few channels: every candidate whose distance lies within the limit of its patch.
 //
-// The products are those of the first pass. Of each, |y|^2 - 2 d enters the minimum of its row and
-// |x|^2 - 2 d that of its column, over the few entries that a thread holds; where a minimum is
-// within a limit, which is rare, the thread looks at the entries one by one and lists those that
-// are not the winner. Lists gather in shared memory and go out through one counter, many at a time.
+// The first pass has stored the least distance of each patch to each range of 128 patches of an
+// image (`Pairs::least`). A patch asks for the ranges where that lies within its limit: about one
+// and a half of an image that matters. A block takes a range of an image of y, gathers the patches
+// of many images of x that ask for it, and multiplies these alone, 128 at a time.
+//
+// Work: 6 bytes are read a patch, image and range; a patch that asks costs 128 K multiplications,
+// K bytes, a key, and three integer operations an entry of its row.
 
 #include <climits>
+#include <cstdint>
 
 #include "tile.cuh"
 
 namespace musc::cuda {
 namespace {
 
-constexpr int kListed = 256;  // candidates of a warp in shared memory
+constexpr int kThreads = 128;  // a group of four warps
+constexpr int kTile = 128;     // patches of x at a time
+constexpr int kLooks = 6;      // patches that a thread looks at at a time
+constexpr int kGathered = kTile + kLooks * kThreads;
+constexpr int kImages = 32;       // of x that a block takes
+constexpr int kPatchBits = 26;    // of a code: image (from the block's first) << kPatchBits | patch
+constexpr int kListed = 256;      // candidates of a warp in shared memory
+constexpr int kNever = 1 << 29;   // a norm and (negative) a limit that no distance reaches
+constexpr float kLargest = 1 << 25;  // above any squared distance
 
-// A warp's list: [kListed] in shared memory; an entry is row << 12 | column << 1 | whether the column
-// asks. Where the list is full, entries go out at once.
+// What a block takes: images `first_image` to `last_image` - 1 of x, a range of image j of y.
+struct Work {
+  int j, first_image, last_image, first_column;
+};
+
+__device__ inline Work work_of(const Pairs& pairs) {
+  const int ranges = (pairs.other_patches + kRange - 1) / kRange;
+  const int block = static_cast<int>(blockIdx.x);
+  Work work;
+  work.first_column = block % ranges * kRange;
+  work.j = block / ranges % pairs.others;
+  work.first_image = block / ranges / pairs.others * kImages;
+  work.last_image = min(work.first_image + kImages, pairs.images);
+  return work;
+}
+
+// The patches of x that a block has gathered, in shared memory.
+struct Gathered {
+  int* codes;     // [kGathered]
+  float* limits;  // [kGathered]
+  int* appended;  // how many were gathered in all
+};
+
+// A warp's list of (code, patch of y) in shared memory.
 struct List {
-  uint32_t* entries;
+  int2* entries;  // [kListed]
   int count = 0;  // the same in all lanes
 };
 
-// Where the candidates of a block go.
-struct Target {
-  const Candidates* candidates;
-  int64_t row_slots;     // slot of patch 0 of image i against j
-  int64_t column_slots;  // slot of patch 0 of image j against i
-  int first_row, first_column;
+// Slot of patch 0 of image `image` (from the block's first) against image j.
+__device__ inline int64_t slot_of(const Pairs& pairs, const Work& work, int image) {
+  return (static_cast<int64_t>(work.first_image + image) * pairs.all + pairs.first + work.j) *
+         pairs.patches;
+}
 
-  __device__ void store(unsigned long long at, uint32_t entry) const {
-    if (at >= static_cast<unsigned long long>(candidates->room)) return;
-    const int row = first_row + static_cast<int>(entry >> 12);
-    const int column = first_column + static_cast<int>(entry >> 1 & 2047);
-    candidates->slots[at] = entry & 1 ? column_slots + column : row_slots + row;
-    candidates->patches[at] = entry & 1 ? row : column;
+// Sends a warp's list out.
+__device__ inline void flush(List& list, const Pairs& pairs, const Candidates& candidates,
+                             const Work& work) {
+  __syncwarp();
+  const int lane = threadIdx.x % 32;
+  unsigned long long base = 0;
+  if (lane == 0)
+    base = atomicAdd(reinterpret_cast<unsigned long long*>(candidates.count),
+                     static_cast<unsigned long long>(list.count));
+  base = __shfl_sync(kAllLanes, base, 0);
+  for (int k = lane; k < list.count; k += 32) {
+    if (base + k >= static_cast<unsigned long long>(candidates.room)) break;
+    const int2 entry = list.entries[k];
+    candidates.slots[base + k] =
+        slot_of(pairs, work, entry.x >> kPatchBits) + (entry.x & ((1 << kPatchBits) - 1));
+    candidates.patches[base + k] = entry.y;
   }
+  list.count = 0;
+  __syncwarp();
+}
 
-  // Places for `count` entries.
-  __device__ unsigned long long reserve(int count) const {
-    return atomicAdd(reinterpret_cast<unsigned long long*>(candidates->count),
-                     static_cast<unsigned long long>(count));
+// Appends those of image `image`'s patches from `from` on, kLooks a thread, that ask for the range.
+// held: how many the block has, `before` of all that it ever had. Returns how many it has then.
+__device__ inline int gather(const Gathered& gathered, const Pairs& pairs,
+                             const Candidates& candidates, const Work& work, int image, int from,
+                             int held, int before) {
+  const int64_t slots = slot_of(pairs, work, image);
+  const int ranges = (pairs.other_patches + kRange - 1) / kRange;
+  const float* limits = candidates.limits + slots;
+  const uint16_t* least = pairs.least + slots * ranges +
+                          static_cast<int64_t>(work.first_column / kRange) * pairs.patches;
+  float limit[kLooks];
+  unsigned asking[kLooks];
+  int total = 0;
+#pragma unroll
+  for (int k = 0; k < kLooks; ++k) {
+    const int p = from + k * kThreads + static_cast<int>(threadIdx.x);
+    limit[k] = p < pairs.patches ? limits[p] : -1.0f;
+    const int half = p < pairs.patches ? least[p] : 0;
+    asking[k] = limit[k] >= 0 && __int_as_float(half << 16) <= limit[k];
   }
-
-  // Puts an entry at place `at` of the list.
-  __device__ void add(const List& list, int at, int row, int column, bool asked_by_column) const {
-    const uint32_t entry = static_cast<uint32_t>(row) << 12 | static_cast<uint32_t>(column) << 1 |
-                           static_cast<uint32_t>(asked_by_column);
-    if (at < kListed)
-      list.entries[at] = entry;
-    else
-      store(reserve(1), entry);
+#pragma unroll
+  for (int k = 0; k < kLooks; ++k) {
+    asking[k] = __ballot_sync(kAllLanes, asking[k]);
+    total += __popc(asking[k]);
   }
+  __syncthreads();  // the patches of the last tile have been read
+  const int lane = threadIdx.x % 32;
+  int at = 0;
+  if (lane == 0) at = atomicAdd(gathered.appended, total);
+  at = held + __shfl_sync(kAllLanes, at, 0) - before;
+#pragma unroll
+  for (int k = 0; k < kLooks; ++k) {
+    if (asking[k] >> lane & 1) {
+      const int place = at + __popc(asking[k] & ((1u << lane) - 1));
+      gathered.codes[place] =
+          image << kPatchBits | (from + k * kThreads + static_cast<int>(threadIdx.x));
+      gathered.limits[place] = limit[k];
+    }
+    at += __popc(asking[k]);
+  }
+  __syncthreads();
+  return held + *gathered.appended - before;
+}
 
-  // Sends a warp's list out if it holds more than `few`.
-  __device__ void flush(List& list, int few) const {
-    const int count = min(list.count, kListed);
-    if (count <= few) return;
-    __syncwarp();
-    const int lane = threadIdx.x % 32;
-    const unsigned long long base = __shfl_sync(kAllLanes, lane == 0 ? reserve(count) : 0ull, 0);
-    for (int k = lane; k < count; k += 32) store(base + k, list.entries[k]);
-    list.count = 0;
-    __syncwarp();
+// A thread's four rows of a tile.
+template <int K>
+struct Asking {
+  Rows<K> rows;
+  int limits[4];         // the largest |y|^2 - 2 d within the limit
+  uint32_t winners[4];   // by 32 columns: a bit for each of the thread's entries
+
+  // The gathered patches from `begin` on, of which `count` are taken.
+  __device__ void load(const Gathered& gathered, const Pairs& pairs, const Work& work, int begin,
+                       int count) {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int s = 0; s < 4; ++s) winners[s] = 0;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int row = Shape<K>::first_row() + Shape<K>::row_offset(r);
+      const bool inside = row < count;
+      const int code = gathered.codes[inside ? begin + row : begin];
+      const int image = code >> kPatchBits, p = code & ((1 << kPatchBits) - 1);
+      const int64_t at = static_cast<int64_t>(work.first_image + image) * pairs.patches + p;
+      const int8_t* x = pairs.x + at * K;
+#pragma unroll
+      for (int step = 0; step < Shape<K>::kSteps; ++step)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          rows.values[r / 2][step][2 * half + r % 2] =
+              *reinterpret_cast<const uint32_t*>(x + step * 32 + half * 16 + 4 * t);
+      const float limit = fminf(gathered.limits[inside ? begin + row : begin], kLargest);
+      limits[r] = inside ? static_cast<int>(limit) - pairs.x_norms[at] : -kNever;
+      const int winner = static_cast<int>(pairs.keys[slot_of(pairs, work, image) + p]);
+      const int column = winner - work.first_column;
+      const bool own = column >= 0 && column < kRange && column % 8 / 2 == t;
+      const uint32_t bit = 0x80000000u >> (8 * r + column % 32 / 8 * 2 + column % 2);
+#pragma unroll
+      for (int s = 0; s < 4; ++s) winners[s] |= own && column / 32 == s ? bit : 0u;
+    }
   }
 };
 
-// Sum of `value` over the lanes below this one; `total` becomes that over all lanes.
-__device__ inline int sum_below(int value, int& total) {
-  const int lane = threadIdx.x % 32;
-  int sum = value;
+// Lists the entries of a tile that are within the limits of their rows.
+template <int K>
+__device__ inline void list_tile(const Asking<K>& asking, const int8_t* stages, const int* norms,
+                                 const int* codes, List& list, const Pairs& pairs,
+                                 const Candidates& candidates, const Work& work) {
+  using S = Shape<K>;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  Products<K> products = {};
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int below = __shfl_sync(kAllLanes, sum, (lane - step) & 31);
-    if (lane >= step) sum += below;
+  for (int s = 0; s < kRange / S::kColumns; ++s) {
+    const int column = s * S::kColumns;
+    multiply_tile<K>(products, asking.rows,
+                     shared_address(stages + column / S::kStageColumns * S::kStageBytes),
+                     column % S::kStageColumns);
+    int2 norm[S::NT];
+#pragma unroll
+    for (int n = 0; n < S::NT; ++n)
+      norm[n] = *reinterpret_cast<const int2*>(norms + column + n * 8 + 2 * t);
+    uint32_t beyond = 0;  // entry c of row r: bit 31 - (8 r + c)
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int n = 0; n < S::NT; ++n) {
+        const int(&d)[4] = products[r / 2][n];
+        const int left = 2 * d[r % 2 * 2] - norm[n].x + asking.limits[r];
+        const int right = 2 * d[r % 2 * 2 + 1] - norm[n].y + asking.limits[r];
+        beyond = __funnelshift_l(static_cast<uint32_t>(left), beyond, 1);  // appends the sign
+        beyond = __funnelshift_l(static_cast<uint32_t>(right), beyond, 1);
+      }
+    uint32_t within = ~beyond & ~asking.winners[s];
+    for (unsigned have; (have = __ballot_sync(kAllLanes, within != 0)) != 0;) {
+      if (list.count > kListed - 32) flush(list, pairs, candidates, work);
+      if (within != 0) {
+        const int bit = __clz(static_cast<int>(within)), r = bit / 8, c = bit % 8;
+        within &= ~(0x80000000u >> bit);
+        list.entries[list.count + __popc(have & ((1u << lane) - 1))] = {
+            codes[S::first_row() + S::row_offset(r)],
+            work.first_column + column + c / 2 * 8 + 2 * t + c % 2};
+      }
+      list.count += __popc(have);
+    }
   }
-  total = __shfl_sync(kAllLanes, sum, 31);
-  return sum - value;
 }
 
-// The largest |y|^2 - 2 d within `limit` on |x|^2 + |y|^2 - 2 d, for |x|^2 = norm.
-__device__ inline int term_limit(float limit, int norm) {
-  if (!(limit >= 0)) return INT_MIN;
-  return static_cast<int>(fminf(limit, 1073741824.0f)) - norm;
-}
-
-template <int K, bool kTriangle>
-__global__ void __launch_bounds__(Shape<K>::kThreads, Shape<K>::kBlocks)
+template <int K>
+__global__ void __launch_bounds__(kThreads, K <= 128 ? 4 : 3)
     list_candidates_kernel(const Pairs pairs, const Candidates candidates) {
   using S = Shape<K>;
+  constexpr int kStagesHeld = kRange / S::kStageColumns;
   extern __shared__ __align__(1024) int8_t memory[];
-  const Place place = place_of(pairs, S::kRows);
-  const int columns = place.last_column - place.first_column;
-  const int padded = (columns + S::kStageColumns - 1) / S::kStageColumns * S::kStageColumns;
-  int* column_norms = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
-  int* column_limits = column_norms + padded;
-  int* column_winners = column_limits + padded;  // counted from the block's first row
-  int* row_winners = column_winners + padded;    // counted from the segment's first column
-  uint32_t* entries = reinterpret_cast<uint32_t*>(row_winners + S::kRows);
-  const int t = threadIdx.x % 4, warp = threadIdx.x / 32;
-  const int64_t row_slots =
-      (static_cast<int64_t>(place.i) * pairs.all + pairs.first + place.j) * pairs.patches;
-  const int64_t column_slots =
-      (static_cast<int64_t>(place.j) * pairs.all + pairs.first + place.i) * pairs.other_patches;
-  const Target target{&candidates, row_slots, column_slots, place.first_row, place.first_column};
-  List list{entries + warp * kListed};
-  const int32_t* y_norms = pairs.y_norms + static_cast<int64_t>(place.j) * pairs.other_patches;
-  bool wanted = false;
-  for (int at = threadIdx.x; at < padded; at += S::kThreads) {
-    const int q = place.first_column + at;
-    const int norm = at < columns ? y_norms[q] : INT_MAX;
-    column_norms[at] = norm;
-    column_limits[at] = kTriangle && at < columns
-                            ? term_limit(candidates.limits[column_slots + q], norm)
-                            : INT_MIN;
-    wanted |= column_limits[at] != INT_MIN;
-    column_winners[at] = kTriangle && at < columns
-                             ? static_cast<int>(pairs.keys[column_slots + q]) - place.first_row
-                             : -1;
+  int* norms = reinterpret_cast<int*>(memory + kStagesHeld * S::kStageBytes);
+  int2* entries = reinterpret_cast<int2*>(norms + kRange);
+  int* codes = reinterpret_cast<int*>(entries + kThreads / 32 * kListed);
+  float* limits = reinterpret_cast<float*>(codes + kGathered);
+  const Gathered gathered{codes, limits, codes + 2 * kGathered};
+  const Work work = work_of(pairs);
+  const int64_t y = static_cast<int64_t>(work.j) * pairs.other_patches;
+#pragma unroll
+  for (int s = 0; s < kStagesHeld; ++s)
+    copy_stage<K, kThreads>(memory + s * S::kStageBytes, pairs.y + y * K,
+                            work.first_column + s * S::kStageColumns, pairs.other_patches);
+  const int q = work.first_column + static_cast<int>(threadIdx.x);
+  norms[threadIdx.x] = q < pairs.other_patches ? pairs.y_norms[y + q] : kNever;
+  if (threadIdx.x == 0) *gathered.appended = 0;
+  wait_for_copies<0>();
+  publish_shared_memory();
+  __syncthreads();
+  List list{entries + static_cast<int>(threadIdx.x) / 32 * kListed};
+  int held = 0, before = 0;
+  for (int image = 0; image < work.last_image - work.first_image; ++image) {
+    for (int from = 0; from < pairs.patches; from += kLooks * kThreads) {
+      const int after = gather(gathered, pairs, candidates, work, image, from, held, before);
+      before += after - held;
+      const bool last = image + 1 == work.last_image - work.first_image &&
+                        from + kLooks * kThreads >= pairs.patches;
+      for (held = after; held >= (last ? 1 : kTile);) {
+        const int count = min(held, kTile);
+        held -= count;
+        Asking<K> asking;
+        asking.load(gathered, pairs, work, held, count);
+        list_tile<K>(asking, memory, norms, gathered.codes + held, list, pairs, candidates, work);
+      }
+    }
   }
-  for (int at = threadIdx.x; at < S::kRows; at += S::kThreads) {
-    const int row = place.first_row + at;
-    row_winners[at] = row < pairs.patches ? static_cast<int>(pairs.keys[row_slots + row]) -
-                                                place.first_column
-                                          : -1;
-  }
-  const int block_row = S::first_row(), first = place.first_row + block_row;
-  const int32_t* x_norms = pairs.x_norms + static_cast<int64_t>(place.i) * pairs.patches;
-  int row_norms[S::kRowsHeld], row_limits[S::kRowsHeld];
-#pragma unroll
-  for (int r = 0; r < S::kRowsHeld; ++r) {
-    const int row = first + S::row_offset(r);
-    const bool inside = row < pairs.patches;
-    row_norms[r] = inside ? x_norms[row] : INT_MAX;
-    row_limits[r] = inside ? term_limit(candidates.limits[row_slots + row], row_norms[r]) : INT_MIN;
-    wanted |= row_limits[r] != INT_MIN;
-  }
-  if (!__syncthreads_or(wanted)) return;
-  Rows<K> rows;
-  rows.load(pairs.x + static_cast<int64_t>(place.i) * pairs.patches * K, first, pairs.patches);
-  walk_columns<K>(
-      rows, pairs.y + static_cast<int64_t>(place.j) * pairs.other_patches * K, place, memory,
-      place.first_row + warp / 4 * 128 < pairs.patches,
-      [&](const Products<K>& products, int column) {
-        int row_least[S::kRowsHeld];
-        uint32_t asking_rows = 0, asking_columns = 0;
-#pragma unroll
-        for (int r = 0; r < S::kRowsHeld; ++r) row_least[r] = INT_MAX;
-#pragma unroll
-        for (int n = 0; n < S::NT; ++n) {
-          const int at = column + n * 8 + 2 * t;
-          const int2 norm = *reinterpret_cast<const int2*>(column_norms + at);
-          const int2 limit = *reinterpret_cast<const int2*>(column_limits + at);
-          int left = INT_MAX, right = INT_MAX;
-#pragma unroll
-          for (int m = 0; m < S::MT; ++m) {
-            const int(&d)[4] = products[m][n];
-            row_least[2 * m] = __vimin3_s32(row_least[2 * m], norm.x - 2 * d[0], norm.y - 2 * d[1]);
-            row_least[2 * m + 1] =
-                __vimin3_s32(row_least[2 * m + 1], norm.x - 2 * d[2], norm.y - 2 * d[3]);
-            if constexpr (kTriangle) {
-              left = __vimin3_s32(left, row_norms[2 * m] - 2 * d[0], row_norms[2 * m + 1] - 2 * d[2]);
-              right =
-                  __vimin3_s32(right, row_norms[2 * m] - 2 * d[1], row_norms[2 * m + 1] - 2 * d[3]);
-            }
-          }
-          if constexpr (kTriangle)
-            asking_columns |= (left <= limit.x ? 1u << 2 * n : 0u) | (right <= limit.y ? 2u << 2 * n : 0u);
-        }
-#pragma unroll
-        for (int r = 0; r < S::kRowsHeld; ++r)
-          asking_rows |= row_least[r] <= row_limits[r] ? 1u << r : 0u;
-        const uint32_t asking = __reduce_or_sync(kAllLanes, asking_rows | asking_columns << 16);
-        if (asking == 0) return;
-        // One bit an entry, so that the code that lists an entry exists once.
-        uint32_t of_rows = 0, of_columns = 0;
-#pragma unroll
-        for (int r = 0; r < S::kRowsHeld; ++r) {
-          if (!(asking >> r & 1)) continue;
-          const int winner = row_winners[block_row + S::row_offset(r)];
-#pragma unroll
-          for (int c = 0; c < S::kColumnsHeld; ++c) {
-            const int at = column + c / 2 * 8 + 2 * t + c % 2;
-            const int d = products[r / 2][c / 2][r % 2 * 2 + c % 2];
-            if (column_norms[at] - 2 * d <= row_limits[r] && at != winner)
-              of_rows |= 1u << (r * S::kColumnsHeld + c);
-          }
-        }
-#pragma unroll
-        for (int c = 0; c < S::kColumnsHeld; ++c) {
-          if (!(asking >> (16 + c) & 1)) continue;
-          const int at = column + c / 2 * 8 + 2 * t + c % 2;
-          const int limit = column_limits[at], winner = column_winners[at];
-#pragma unroll
-          for (int r = 0; r < S::kRowsHeld; ++r) {
-            const int d = products[r / 2][c / 2][r % 2 * 2 + c % 2];
-            if (row_norms[r] - 2 * d <= limit && block_row + S::row_offset(r) != winner)
-              of_columns |= 1u << (r * S::kColumnsHeld + c);
-          }
-        }
-        if (!__any_sync(kAllLanes, of_rows | of_columns)) return;
-        int total;
-        int place_in_list = list.count + sum_below(__popc(of_rows) + __popc(of_columns), total);
-        for (uint32_t left = of_rows; left; left &= left - 1) {
-          const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int at = column + 2 * t + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
-          target.add(list, place_in_list++, block_row + S::row_offset(bit / S::kColumnsHeld), at,
-                     false);
-        }
-        for (uint32_t left = of_columns; left; left &= left - 1) {
-          const int bit = __ffs(static_cast<int>(left)) - 1;
-          const int at = column + 2 * t + bit % S::kColumnsHeld / 2 * 8 + bit % 2;
-          target.add(list, place_in_list++, block_row + S::row_offset(bit / S::kColumnsHeld), at,
-                     true);
-        }
-        list.count += total;
-        target.flush(list, kListed / 2);
-      });
-  target.flush(list, 0);
+  if (list.count > 0) flush(list, pairs, candidates, work);
 }
 
-template <int K, bool kTriangle>
+template <int K>
 cudaError_t launch(const Pairs& pairs, const Candidates& candidates, cudaStream_t stream) {
-  const long long blocks = count_blocks(pairs, Shape<K>::kRows);
+  const int ranges = (pairs.other_patches + kRange - 1) / kRange;
+  const long long parts = (pairs.images + kImages - 1) / kImages;
+  const long long blocks = parts * pairs.others * ranges;
   if (blocks == 0) return cudaSuccess;
-  if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
-  const int columns = pairs.other_patches < kSegment ? pairs.other_patches : kSegment;
-  constexpr int kUnit = Shape<K>::kStageColumns;
-  const int padded = (columns + kUnit - 1) / kUnit * kUnit;
-  const int bytes = kStages * Shape<K>::kStageBytes + 4 * (3 * padded + Shape<K>::kRows + Shape<K>::kWarps * kListed);
-  const auto kernel = list_candidates_kernel<K, kTriangle>;
+  if (blocks > INT_MAX || pairs.patches >= 1 << kPatchBits) return cudaErrorInvalidConfiguration;
+  const int bytes = kRange * K + 4 * (kRange + 2 * kGathered + 1) + 8 * kThreads / 32 * kListed;
+  const auto kernel = list_candidates_kernel<K>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(blocks), Shape<K>::kThreads, bytes, stream>>>(pairs, candidates);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(pairs, candidates);
   return cudaGetLastError();
-}
-
-template <bool kTriangle>
-cudaError_t launch_channels(const Pairs& pairs, const Candidates& candidates, cudaStream_t stream) {
-  switch (pairs.channels) {
-    case 64: return launch<64, kTriangle>(pairs, candidates, stream);
-    case 128: return launch<128, kTriangle>(pairs, candidates, stream);
-    case 256: return launch<256, kTriangle>(pairs, candidates, stream);
-    default: return cudaErrorInvalidValue;
-  }
 }
 
 }  // namespace
 
 int list_candidates(const Pairs& pairs, const Candidates& candidates, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
-  return pairs.triangle ? launch_channels<true>(pairs, candidates, on)
-                        : launch_channels<false>(pairs, candidates, on);
+  if (pairs.least == nullptr) return cudaErrorInvalidValue;
+  switch (pairs.channels) {
+    case 64: return launch<64>(pairs, candidates, on);
+    case 128: return launch<128>(pairs, candidates, on);
+    case 256: return launch<256>(pairs, candidates, on);
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace musc::cuda

@@ -1,5 +1,5 @@
 // The product of 128 patches of x by 32 patches of y on the integer tensor cores of Hopper, and the
-// walk of a block over all patches of an image of y.
+// walk of a block of the first pass over all patches of an image of y.
 //
 // A group of four warps keeps its 128 patches of x in registers, for all patches of y. Patches of y
 // pass through shared memory in stages, copied asynchronously, in the layout of
@@ -93,12 +93,12 @@ __device__ inline int chunk_offset(int row, int chunk) {
 }
 
 // Copies the rows of a stage of y from `column` on into `stage`, zeros beyond `last`.
-template <int K>
+template <int K, int kThreads = Shape<K>::kThreads>
 __device__ inline void copy_stage(int8_t* stage, const int8_t* y, int column, int last) {
-  constexpr int kCopies = Shape<K>::kStageColumns * Shape<K>::kChunks / Shape<K>::kThreads;
+  constexpr int kCopies = Shape<K>::kStageColumns * Shape<K>::kChunks / kThreads;
 #pragma unroll
   for (int copy = 0; copy < kCopies; ++copy) {
-    const int at = copy * Shape<K>::kThreads + static_cast<int>(threadIdx.x);
+    const int at = copy * kThreads + static_cast<int>(threadIdx.x);
     const int row = at / Shape<K>::kChunks, chunk = at % Shape<K>::kChunks;
     const bool inside = column + row < last;
     const int8_t* from = y + static_cast<int64_t>(inside ? column + row : 0) * K + chunk * 16;

@@ -140,6 +140,16 @@ class RoundingSpace:
 
         rounding: called in place of `round_rows`, with the same arguments and results.
         """
+        values, norms, rounding_error, residual_norm = self.round(z, rounding)
+        return RoundedImages(
+            values, norms, rounding_error, residual_norm, self.scale, self.basis_error
+        )
+
+    def round(self, z: Tensor, rounding: Rounding | None = None) -> list[Tensor]:
+        """The results of `rounding`, [R, ...] each, for the rows of z [N, P, C]: [N, P, ...] each.
+
+        Some images are rounded at a time.
+        """
         n, p, c = z.shape
         device = self.mean.device
         each, room = 4 * c, _GROUP_BYTES
@@ -159,13 +169,10 @@ class RoundingSpace:
                 results = [part.new_empty((n, p, *part.shape[1:])) for part in parts]
             for result, part in zip(results, parts, strict=True):
                 result[first : first + group] = part.view(-1, p, *part.shape[1:])
-        values, norms, rounding_error, residual_norm = results
-        return RoundedImages(
-            values, norms, rounding_error, residual_norm, self.scale, self.basis_error
-        )
+        return results
 
 
-Rounding = Callable[[RoundingSpace, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+Rounding = Callable[[RoundingSpace, Tensor], tuple[Tensor, ...]]
 
 
 def fit_space(

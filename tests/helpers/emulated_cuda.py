@@ -41,7 +41,7 @@ class Pairs(ctypes.Structure):
     """`Pairs` of csrc/cuda/pairs.hpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "x_norms", "y_norms", "keys")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "x_norms", "y_norms", "keys", "least")),
         *((name, ctypes.c_int) for name in ("images", "others", "patches", "other_patches")),
         *((name, ctypes.c_int) for name in ("channels", "all", "first")),
         ("triangle", ctypes.c_bool),
@@ -131,6 +131,7 @@ def make_pairs(
     y: NDArray[np.int8],
     norms: tuple[NDArray[np.int32], NDArray[np.int32]],
     keys: NDArray[np.int64],
+    least: NDArray[np.uint16] | None,
     *,
     first: int,
     triangle: bool,
@@ -138,6 +139,7 @@ def make_pairs(
     """The arguments for x [N, P, K] against y [M, Q, K] and keys [N, ALL, P]."""
     return Pairs(
         *(address(each) for each in (x, y, *norms, keys)),
+        None if least is None else address(least),
         *(x.shape[0], y.shape[0], x.shape[1], y.shape[1], x.shape[2], keys.shape[1], first),
         triangle,
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 UNSET = 2**63 - 1
+RANGE = 128  # patches of the other image that share an entry of `least`
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,17 @@ class Case:
             np.square(each, dtype=np.int32).sum(2, dtype=np.int32) for each in (x, y)
         )
         self.keys = self.new_keys()
+        ranges = -(-y.shape[1] // RANGE)
+        self.least = np.full((len(x), self.all, ranges, x.shape[1]), 0xFFFF, np.uint16)
+
+    def right_least(self) -> NDArray[np.uint16]:
+        """The least distance to each range, float32 rounded down to its upper half."""
+        least = np.full_like(self.least, 0xFFFF)
+        for i, j in self.pairs():
+            for r in range(least.shape[2]):
+                found = self.squared[i, j][:, r * RANGE : (r + 1) * RANGE].min(1)
+                least[i, self.first + j, r] = found.astype(np.float32).view(np.uint32) >> 16
+        return least
 
     def new_keys(self) -> NDArray[np.int64]:
         return np.full((len(self.x), self.all, self.x.shape[1]), UNSET, np.int64)
@@ -77,7 +89,9 @@ class Case:
 
     def arguments(self) -> Any:
         made = emulated_cuda.make_pairs(
-            self.x, self.y, self.norms, self.keys, first=self.first, triangle=self.triangle
+            *(self.x, self.y, self.norms, self.keys, self.least),
+            first=self.first,
+            triangle=self.triangle,
         )
         return ctypes.byref(made)
 
@@ -108,6 +122,7 @@ CASES = [
     ((2, 2, 270, 270), 64, True, 20),
     ((2, 2, 80, 80), 256, True, 127),
     ((1, 2, 17, 200), 256, False, 20),
+    ((35, 1, 9, 5), 64, False, 20),  # two blocks of images of the second pass
 ]
 
 
@@ -122,6 +137,7 @@ def test_keys_and_candidates(
     case = Case(shape, channels, triangle=triangle, largest=largest)
     assert kernels.nearest(case.arguments()) == 0
     np.testing.assert_array_equal(case.keys, case.right_keys())
+    np.testing.assert_array_equal(case.least, case.right_least())
     limits = case.limits()
     right = case.right_candidates(limits)
     for room in (100_000, 7):

@@ -24,8 +24,8 @@ class KeptReferences:
     The space of the search is fitted to the images, and fitted anew when their number has doubled
     or as many have been replaced as there is room for. The space decides the speed alone. For each
     patch of the capacity 4 C bytes of the row are held, K + 12 bytes rounded, and in a subspace
-    2 C + 4 bytes of float16 rows. Only rows are kept where the images lie in host memory and are
-    searched by a GPU, and where the rest does not fit its memory.
+    2 C + 2 K + 8 bytes of float16 rows. Only rows are kept where the images lie in host memory and
+    are searched by a GPU, and where the rest does not fit its memory.
 
     search: `operators.msm`, for references that may be rounded.
     """

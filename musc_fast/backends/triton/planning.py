@@ -3,8 +3,9 @@
 Beyond input and output the search needs memory for
 
 - the rounded images: K bytes or 2 K a patch, and 12 bytes of norms and bounds; for a search in a
-  subspace, 2 C + 4 bytes of float16 rows too;
-- for a chunk of query images, 16 bytes a (patch, image): key, squared distance and limit;
+  subspace, 2 C + 2 K + 8 bytes of float16 rows too, in all channels and in the subspace;
+- for a chunk of query images, 16 bytes a (patch, image): key, squared distance and limit; where
+  CUDA kernels search, 2 bytes more for each range of patches;
 - the list of candidates;
 - for rows in host memory, two blocks of these rows and the rows of the chunk.
 
@@ -22,6 +23,7 @@ from ...errors import InputError
 GROUP_BYTES = 128 << 20  # of images that LNAMD takes at a time, and the least list aimed at
 BLOCK_BYTES = 256 << 20  # of streamed rows
 _PAIR = 16  # bytes a (patch, image) of a chunk: int64 key, float32 distance and limit
+_RANGE = 2  # bytes a (patch, range) of a chunk
 _LISTED = 12  # bytes a candidate: int64 slot, int32 patch
 _SAMPLES = 7 * 4 * 8192  # bytes a channel: copies of the sample that bases and scales are fitted to
 _ROUNDING = 4 * (64 << 20)  # four copies of the rows that are rounded at a time
@@ -35,6 +37,7 @@ class Shape:
 
     symmetric: the images are searched in themselves; then M = N and Q = P.
     kept: the M images are rounded already; their memory is no part of a plan.
+    ranges: of an image of M, of `few_channels.count_ranges`.
     """
 
     images: int
@@ -44,6 +47,7 @@ class Shape:
     channels: int
     symmetric: bool
     kept: bool = False
+    ranges: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ def rounded_bytes(shape: Shape, row_bytes: int) -> int:
 
 def image_bytes(shape: Shape) -> int:
     """Bytes that a query image of a chunk needs."""
-    return _PAIR * shape.others * shape.patches
+    return (_PAIR + _RANGE * shape.ranges) * shape.others * shape.patches
 
 
 def least_room(shape: Shape) -> int:

@@ -3,13 +3,15 @@
 1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
    `find_nearest` (that of `few_channels` in a subspace) finds the nearest candidate of every
    (patch, image): the winner.
-2. Bounds on the distance decide which images can enter the interval mean of a patch. For these
-   images alone, `recompute_winners` takes the winner's distance from the original rows.
+2. Only some images enter the interval mean of a patch. `recompute_winners` takes the distance of
+   the winners of those that are nearest by the search (in a subspace), or of all that bounds cannot
+   exclude, from the original rows. The k-th least of these distances bounds the mean's.
 3. An exact search: `list_candidates` lists every candidate that the certificate of the rounding
-   cannot exclude against the winner's distance, and `recompute` lowers the distance by these (in a
-   subspace, by those of them that float16 rows of all channels cannot exclude either). The
-   result is the least sum((x - y)^2), float32, over all patches of an image, so it depends neither
-   on the rounding nor on the chunk nor on the order of launches. A fast search ends with step 2.
+   cannot exclude against this bound and the winner's distance, and `recompute` lowers the distance
+   by these (in a subspace, by those of them that float16 rows of all channels cannot exclude
+   either). Distances that enter the mean are the least sum((x - y)^2), float32, over all patches of
+   an image, so they depend neither on the rounding nor on the chunk nor on the order of launches.
+   A fast search ends with step 2.
 
 Memory beyond input and output: the rounded images, 16 bytes a (patch, image) of the chunk, and room
 for lists; `planning` chooses the chunk. Rows in host memory stay there and pass in blocks (`rows`).
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,26 +69,29 @@ class _Chunk:
 
     rows: [n, P, C], the original rows.
     keys: [n, M, P] int64, the winners (`kernels.min_distance`).
+    least: of `few_channels.new_least`, or None.
     squared: [n, M, P] float32, squared distances after step 2; +inf where none is known.
     """
 
     first: int
     rows: Tensor
     keys: Tensor
+    least: Tensor | None
     squared: Tensor
 
     def part(self, first: int, last: int) -> _Chunk:
         """Images first to last - 1, numbered as all queries are, sharing memory."""
         part = slice(first - self.first, last - self.first)
-        return _Chunk(first, self.rows[part], self.keys[part], self.squared[part])
+        least = None if self.least is None else self.least[part]
+        return _Chunk(first, self.rows[part], self.keys[part], least, self.squared[part])
 
 
 class Search:
     """Squared distances of z [N, P, C] to references [M, Q, C], or to itself, chunk by chunk.
 
     references: may be rounded already.
-    k_max: only the k_max nearest images of a patch are wanted, others may stay +inf; None wants
-        all.
+    k_max: only the distances of the k_max nearest images of a patch are wanted, for others may
+        stand any that is not less, or +inf; None wants all.
     exact: distances are certified.
     memory_limit: bytes beyond input and output; None takes a share of the free memory.
     space, plan: the rounding and the chunks; None chooses them.
@@ -116,6 +122,7 @@ class Search:
                 rounding = RowRounding(spaces.coarse)
             if not exact:
                 spaces = spaces.without_fine()
+            coarse = spaces.coarse
             others = kept.rows.shape if kept else (z if references is None else references).shape
             shape = planning.Shape(
                 images=z.shape[0],
@@ -125,7 +132,11 @@ class Search:
                 channels=z.shape[2],
                 symmetric=self.symmetric,
                 kept=kept is not None,
+                ranges=few_channels.count_ranges(coarse.dtype, coarse.depth, others[1], device)
+                if exact
+                else 0,
             )
+            self._ranges = shape.ranges
             if plan is None:
                 limit = limit_of(device, memory_limit)
                 plan, spaces = _plan(shape, spaces, limit, z, references)
@@ -136,16 +147,19 @@ class Search:
                 rows = Rows(references, device, plan.block)
                 self.references = Side.of(references, spaces, rows, rounding)
         self.query_rows, self.reference_rows = self.queries.rows, self.references.rows
-        self.error = self._error()
+        rounded, few = self.queries.rounded, self.queries.few
+        norms = self.queries.norm, self.references.norm
+        self.error = self._error(*norms, rounded.error_factor() * rounded.scale**2)
+        if few is not None:
+            norms = self.queries.few_norm, self.references.few_norm
+            self.few_error = self._error(*norms, 4 * rounded.basis_error * few.scale**2)
 
-    def _error(self) -> Tensor:
-        """e of the certificate, [1] float32 on the device, rounded up."""
-        rounded = self.queries.rounded
-        squared = self.queries.norm.amax()
+    def _error(self, norm: Tensor, other: Tensor, factor: float) -> Tensor:
+        """e of the certificate, [1] float32 on the device, rounded up: factor (|x| + |y|)^2."""
+        squared = norm.amax()
         if not self.symmetric:
-            squared = torch.maximum(squared, self.references.norm.amax())
-        factor = rounded.error_factor() * 4 * rounded.scale**2 * (1 + 8 * UNIT)
-        return squared.double().mul_(factor).float().view(1)
+            squared = torch.maximum(squared, other.amax())
+        return squared.double().mul_(factor * 4 * (1 + 8 * UNIT)).float().view(1)
 
     def chunks(self) -> Iterator[tuple[int, int, Tensor]]:
         """(first, last, squared distances [last - first, M, P] float32) of each chunk."""
@@ -177,17 +191,24 @@ class Search:
         keys = new_keys(last - first, count, patches, self.query_rows.device)
         x, rows = self.queries.rounded.images(first, last), self.query_rows.images(first, last)
         few = x.values.shape[2] <= LARGEST_DEPTH and self.exact
-        find = few_channels.find_nearest if few else find_nearest
+        least = few_channels.new_least(keys, self._ranges)
+        find = partial(few_channels.find_nearest, least=least) if few else find_nearest
         for span in self._spans(first, last):
             y = self.references.rounded.images(span.first, span.last)
             find(x.values, x.norms, y.values, y.norms, keys, span.first, triangle=span.triangle)
         squared = torch.empty(keys.shape, dtype=torch.float32, device=keys.device)
-        return _Chunk(first, rows, keys, squared)
+        return _Chunk(first, rows, keys, least, squared)
 
     def _recompute_winners(self, chunk: _Chunk) -> None:
-        """Step 2: the squared distances of the winners that matter, +inf for the others."""
+        """Step 2: the squared distances of winners that matter, +inf for the others.
+
+        With fine rows only the winners of the k_max nearest images by the search are taken, whose
+        distances bound those of the mean; others that may matter become candidates (`_limits`),
+        which fine rows mostly exclude. Without, all that the bounds do not exclude.
+        """
         x = self._queries(chunk)
         rounded = x.rounded
+        certified = self.exact and (x.fine is None or self.references.fine is None)
         kth = None
         if self.k_max is not None:  # `squared` holds the bounds until it is filled
             bound_distances(
@@ -200,7 +221,7 @@ class Search:
                 self.error,
                 rounded.scale,
                 integers=rounded.exact,
-                bound=self.exact,
+                bound=certified,
             )
             kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
         for start, block in self.reference_rows.blocks():
@@ -216,7 +237,7 @@ class Search:
                 rounded.scale,
                 start,
                 integers=rounded.exact,
-                certified=self.exact,
+                certified=certified,
             )
 
     def _limits(self, chunk: _Chunk) -> Tensor:
@@ -227,7 +248,7 @@ class Search:
         rounded = self._queries(chunk).rounded
         limits = torch.empty_like(chunk.squared)
         kth = None
-        if self.k_max is not None:  # distances of winners bound better than the search did
+        if self.k_max is not None:  # the distances of winners bound those that enter the mean
             kth = select_kth(chunk.squared.transpose(1, 2), self.k_max)
         set_limits(
             chunk.keys,
@@ -265,13 +286,17 @@ class Search:
             self.plan.room,
             span.first,
             triangle=span.triangle,
+            least=chunk.least,
         )
         if count <= self.plan.room:
-            fine = None
+            fine = few = None
             if queries.fine is not None and references.fine is not None:
                 fine = queries.fine, references.fine
+            if queries.few is not None and references.few is not None:
+                few = queries.few, references.few, self.few_error
+            listed = slots, patches, chunk.squared
             for start, block in self.reference_rows.blocks():
-                recompute(chunk.rows, block, slots, patches, chunk.squared, start, fine=fine)
+                recompute(chunk.rows, block, *listed, start, fine=fine, few=few)
             return
         del slots, patches  # the list is too short (many ties): take fewer pairs at a time
         for begin, end, smaller in _halves(chunk.first, last, span):

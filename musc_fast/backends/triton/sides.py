@@ -23,8 +23,15 @@ class RowRounding:
             self._basis = split_basis(space.basis, space.basis_error)
             self._no_mean = torch.zeros(space.depth, dtype=torch.float32, device=space.mean.device)
 
-    def __call__(self, space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, space: RoundingSpace, rows: Tensor) -> tuple[Tensor, ...]:
         """Rows [R, C] -> values [R, K], norms, rounding errors and residual norms, [R] each."""
+        return self._round(space, rows, few=False)
+
+    def with_few(self, space: RoundingSpace, rows: Tensor) -> tuple[Tensor, ...]:
+        """And values, norms and errors of the same components in float16, at `few_scale`."""
+        return self._round(space, rows, few=True)
+
+    def _round(self, space: RoundingSpace, rows: Tensor, *, few: bool) -> tuple[Tensor, ...]:
         rows = rows.contiguous()
         if space.basis is None:
             values, norms, errors = quantise_rows(
@@ -37,10 +44,21 @@ class RowRounding:
         values, norms, errors = quantise_rows(
             rows, self._no_mean, space.dtype, space.scale, space.depth, spread=space.spread
         )
-        return values, norms, errors.add_(projection_errors), residual_norm
+        found = (values, norms, errors.add_(projection_errors), residual_norm)
+        if not few:
+            return found
+        values, norms, errors = quantise_rows(
+            rows, self._no_mean, torch.float16, few_scale(space), space.depth, spread=False
+        )
+        return *found, values, norms, errors.add_(projection_errors)
 
 
-def round_rows(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def few_scale(space: RoundingSpace) -> float:
+    """What a float16 value of 1 stands for beside int8 values of `space`: about the largest."""
+    return 127 * space.scale
+
+
+def round_rows(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, ...]:
     """`rounded_images.round_rows` by kernels."""
     return RowRounding(space)(space, rows)
 
@@ -61,58 +79,85 @@ class Spaces:
         """With fine rows where the search is in a subspace."""
         return Spaces(coarse, None if coarse.basis is None else coarse.fine())
 
+    @property
+    def few(self) -> bool:
+        """Whether float16 rows in the coarse space too exclude candidates first."""
+        return self.fine is not None and self.coarse.dtype == torch.int8
+
     def without_fine(self) -> Spaces:
         return replace(self, fine=None)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of the values of a row, and of the error of its fine values."""
+        """Bytes of the values of a row, and of the errors of its float16 values."""
         size = self.coarse.depth * self.coarse.dtype.itemsize
-        return size if self.fine is None else size + 2 * self.fine.depth + 4
+        if self.fine is not None:
+            size += 2 * self.fine.depth + 4
+        return size + 2 * self.coarse.depth + 4 if self.few else size
 
 
 @dataclass(frozen=True)
 class Side:
     """Images [N, P, C] of a search.
 
-    rounded: in the coarse space; fine: in the fine one, or None.
-    error, residual, norm: [N], the largest rounding error, residual's norm and squared norm of the
-        rounded rows of each image.
+    rounded: in the coarse space; fine: in the fine one, or None; few: in float16 in the coarse one,
+        or None.
+    error, residual, norm, few_norm: [N], the largest rounding error, residual's norm and squared
+        norm of the rounded rows of each image, and of `few` (`norm` without).
     """
 
     rows: Rows
     rounded: RoundedImages
     fine: FineRows | None
+    few: FineRows | None
     error: Tensor
     residual: Tensor
     norm: Tensor
+    few_norm: Tensor
 
     @staticmethod
     def of(z: Tensor, spaces: Spaces, rows: Rows, rounding: RowRounding | None = None) -> Side:
         """The images z [N, P, C], rounded on the device of the spaces."""
-        rounded = spaces.coarse.apply(z, rounding or RowRounding(spaces.coarse))
+        rounding, coarse = rounding or RowRounding(spaces.coarse), spaces.coarse
+        few = None
+        if not spaces.few:
+            rounded = coarse.apply(z, rounding)
+            few_norms = rounded.norms
+        else:
+            found = coarse.round(z, rounding.with_few)
+            values, norms, errors, residuals, few_values, few_norms, few_errors = found
+            rounded = RoundedImages(
+                values, norms, errors, residuals, coarse.scale, coarse.basis_error
+            )
+            few = FineRows(few_values, few_errors, few_scale(coarse))
         return Side(
             rows,
             rounded,
             None if spaces.fine is None else _fine_rows(z, spaces.fine),
+            few,
             rounded.rounding_error.amax(dim=1),
             rounded.residual_norm.amax(dim=1),
             rounded.norms.amax(dim=1),
+            few_norms.amax(dim=1),
         )
 
     def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
         """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
         part = slice(first, last)
-        fine = self.fine
+        fine, few = self.fine, self.few
         if fine is not None:
             fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
+        if few is not None:
+            few = FineRows(few.values[part], few.errors[part], few.scale)
         return Side(
             rows or self.rows,
             self.rounded.images(first, last),
             fine,
+            few,
             self.error[part],
             self.residual[part],
             self.norm[part],
+            self.few_norm[part],
         )
 
     def with_room(self, capacity: int) -> Side:
@@ -132,11 +177,13 @@ class Side:
             rounding_error=larger(self.rounded.rounding_error),
             residual_norm=larger(self.rounded.residual_norm),
         )
-        fine = self.fine
+        fine, few = self.fine, self.few
         if fine is not None:
             fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
-        bounds = larger(self.error), larger(self.residual), larger(self.norm)
-        return Side(self.rows, rounded, fine, *bounds)
+        if few is not None:
+            few = FineRows(larger(few.values), larger(few.errors), few.scale)
+        bounds = (self.error, self.residual, self.norm, self.few_norm)
+        return Side(self.rows, rounded, fine, few, *map(larger, bounds))
 
     def put(self, first: int, other: Side) -> None:
         """Overwrite the images from `first` on by those of `other`, but for `rows`."""
@@ -145,16 +192,18 @@ class Side:
             mine[part] = new
 
     def _tensors(self) -> list[Tensor]:
-        rounded, fine = self.rounded, self.fine
+        rounded, fine, few = self.rounded, self.fine, self.few
         return [
             rounded.values,
             rounded.norms,
             rounded.rounding_error,
             rounded.residual_norm,
             *(() if fine is None else (fine.values, fine.errors)),
+            *(() if few is None else (few.values, few.errors)),
             self.error,
             self.residual,
             self.norm,
+            self.few_norm,
         ]
 
 

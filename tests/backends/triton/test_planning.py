@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from musc_fast.backends.triton.planning import Shape, least_room, plan_search, rounded_bytes
+from musc_fast.backends.triton.planning import (
+    Shape,
+    image_bytes,
+    least_room,
+    plan_search,
+    rounded_bytes,
+)
 from musc_fast.errors import InputError
 
 GIB = 2**30
@@ -39,6 +47,12 @@ def test_4000_images_fit_24_gigabytes() -> None:
     assert 12 * plan.room >= 4 * 16 * 4000 * 1369 - 12
     # The rows themselves (16 GB) would not have fitted beside them.
     assert plan.bytes + 4000 * rows > 24 * GIB
+
+
+def test_ranges_of_patches_take_two_bytes_each() -> None:
+    shape = batch(200, 1369, 1024)
+    ranged = replace(shape, ranges=11)
+    assert image_bytes(ranged) - image_bytes(shape) == 2 * 11 * 200 * 1369
 
 
 def test_a_small_batch_is_one_chunk() -> None:

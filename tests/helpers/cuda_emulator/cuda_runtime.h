@@ -238,5 +238,9 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __float2uint_rz(float value) {  // saturates; NaN gives 0
   return !(value > 0) ? 0u : value >= 4294967296.0f ? ~0u : static_cast<unsigned>(value);
 }
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {  // shift < 32
+  return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) << shift >> 32);
+}
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }

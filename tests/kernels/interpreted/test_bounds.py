@@ -73,9 +73,42 @@ def test_bounds_winners_and_limits(dtype: torch.dtype) -> None:
     set_limits(keys, found, found.amin(1), limits, *common, error, a.scale, C, integers=a.exact)
     kept = wanted & (lower <= found.amin(1).sqrt()[:, None])
     assert torch.equal(torch.isfinite(limits), kept)
-    exact = ((found.double().sqrt() + slack) ** 2 + e) / a.scale**2
+    nearest = found.amin(1, keepdim=True).expand_as(found)  # of the winners, none is nearer
+
+    def limits_of(squared: Tensor) -> Tensor:
+        return ((squared.double().sqrt() + slack) ** 2 + e) / a.scale**2
+
+    exact = limits_of(nearest)
     assert bool((limits[kept].double() >= exact[kept]).all())
     assert torch.allclose(limits[kept].double(), exact[kept], rtol=1e-4)
+    # Without a bound on those that enter the mean, every winner's own distance limits.
+    set_limits(keys, found, None, limits, *common, error, a.scale, C, integers=a.exact)
+    assert torch.equal(torch.isfinite(limits), wanted)
+    assert torch.allclose(limits[wanted].double(), limits_of(found)[wanted], rtol=1e-4)
+
+
+def test_a_winner_that_was_passed_over_becomes_a_candidate() -> None:
+    _, _, a, b, keys = searched(torch.int8)
+    before = keys.clone()
+    errors = (a.rounding_error, b.rounding_error.amax(1), torch.zeros(1))
+    squared, limits = torch.full((N, M, P), torch.inf), torch.empty(N, M, P)
+    squared[:, 0] = 1e6
+    squared[0, 0] = 1e-6  # no other image of query 0 comes so near
+    kth = squared.amin(1)
+    set_limits(keys, squared, kth, limits, *errors, a.scale, C, integers=True)
+    assert torch.equal(squared[1, 1], kth[1])  # what its candidates have to go below
+    assert bool((keys[1, 1] & 0x7FFFFFFF == 0x7FFFFFFF).all())
+    assert torch.equal(keys[1, 1] >> 32, before[1, 1] >> 32)
+    slack = errors[0][1] + errors[1][1]
+    limit = ((kth[1].double().sqrt() + slack) / a.scale) ** 2
+    assert torch.allclose(limits[1, 1].double(), limit, rtol=1e-4)
+    assert bool(torch.isinf(squared[:, 2]).all())  # of an image that was not searched
+    assert bool((limits[:, 2] == -torch.inf).all())
+    far = decode_keys(before, True)[0][0, 1].double().sqrt() * a.scale
+    far = far > 1e-3 + errors[0][0] + errors[1][1]
+    assert bool(far.any())
+    assert bool((limits[0, 1][far] == -torch.inf).all())
+    assert torch.equal(keys[0, 1][far], before[0, 1][far])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -118,3 +151,34 @@ def test_fine_rows_change_no_bit() -> None:
     assert torch.equal(untouched, torch.full_like(plain, 1e-6))
     recompute(x, y, slots, q, best, fine=(fine[0], far))
     assert torch.equal(best, plain)
+
+
+def test_rows_in_a_subspace_change_no_bit() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(k, p, C, generator=generator) for k, p in ((N, P), (M, Q)))
+    y[2, 4] = x[1, 1] + 1e-4
+    space = fit_space(x, y, torch.float16, 31)
+    rounded = [space.apply(each) for each in (x, y)]
+    rows = [FineRows(r.values, r.rounding_error, r.scale) for r in rounded]
+    largest = max(each.largest() for each in rounded)
+    error = torch.tensor([4 * space.basis_error * (2 * largest) ** 2])
+    slots = torch.arange(N * M * P).repeat_interleave(Q)
+    q = torch.arange(Q).repeat(N * M * P)
+    plain, filtered = (torch.full((N, M, P), torch.inf) for _ in range(2))
+    recompute(x, y, slots, q, plain)
+    recompute(x, y, slots, q, filtered, few=(rows[0], rows[1], error))
+    assert torch.equal(plain, filtered)
+    truth = torch.cdist(x.double()[:, None], y.double()[None])
+    apart = rows[0].values.double()[:, None, :, None] - rows[1].values.double()[None, :, None]
+    bound = (apart.square().sum(-1) * space.scale**2 - error.double()).clamp_min(0).sqrt()
+    bound -= rows[0].errors[:, None, :, None] + rows[1].errors[None, :, None]
+    assert bool((bound <= truth).all())
+    # Rows far from the truth are passed over, so the filter is at work.
+    far = FineRows(rows[1].values + 3, rows[1].errors, rows[1].scale)
+    untouched = torch.full_like(plain, 1e-6)
+    recompute(x, y, slots, q, untouched, few=(rows[0], far, error))
+    assert torch.equal(untouched, torch.full_like(plain, 1e-6))
+    # e and the errors widen the bound: with a great one nothing is passed over.
+    lowered = plain + 1
+    recompute(x, y, slots, q, lowered, few=(rows[0], far, torch.tensor([1e9])))
+    assert torch.equal(lowered, plain)
