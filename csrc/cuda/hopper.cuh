@@ -40,6 +40,8 @@ __device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
 }
 
 // Waits until the phase of this parity has ended.
+// For first runs of a kernel, MUSC_BOUNDED ends the wait after many tries: a fault then gives wrong
+// results and no hang. A trap instead would keep the compiler from using what `take_registers` gives.
 __device__ inline void wait_for(uint32_t barrier, uint32_t parity) {
   uint32_t ended = 0;
   for (int tries = 0;; ++tries) {
