@@ -92,6 +92,7 @@ PYBIND11_MODULE(_C_cuda, module) {
              py::arg("held"), py::arg("others"), py::arg("patches"), py::arg("other_patches"),
              py::arg("channels"), py::arg("first"), py::arg("scale_squared"), py::arg("integers"),
              py::arg("certified"), py::arg("stream"));
+  bind_find_nearest_16(module);
   bind_lnamd(module);
   bind_interval_mean(module);
 }

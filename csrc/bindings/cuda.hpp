@@ -20,7 +20,8 @@ inline void check(int error) {
     throw std::runtime_error(std::string("CUDA refused a launch: ") + describe_error(error));
 }
 
-// Add the functions of csrc/cuda/lnamd.hpp and csrc/cuda/interval_mean.hpp to the module.
+// Add the functions of csrc/cuda/{find_nearest_16,lnamd,interval_mean}.hpp to the module.
+void bind_find_nearest_16(pybind11::module_& module);
 void bind_lnamd(pybind11::module_& module);
 void bind_interval_mean(pybind11::module_& module);
 

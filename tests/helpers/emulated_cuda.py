@@ -19,12 +19,14 @@ EMULATOR = Path(__file__).with_name("cuda_emulator")
 _LAUNCH = re.compile(r"kernel<<<(.*?), (.*?), .*?, .*?>>>\((.*?)\);")
 _SHARED = re.compile(r"extern __shared__ __align__\(\d+\) int8_t memory\[\];")
 _DOORS = """
+#include "find_nearest_16.hpp"
 #include "interval_mean.hpp"
 #include "lnamd.hpp"
 #include "pairs.hpp"
 #include "winners.hpp"
 using namespace musc::cuda;
 extern "C" int nearest(const Pairs* pairs) { return find_nearest(*pairs, nullptr); }
+extern "C" int nearest_16(const Pairs16* pairs) { return find_nearest_16(*pairs, nullptr); }
 extern "C" int candidates(const Pairs* pairs, const Candidates* candidates) {
   return list_candidates(*pairs, *candidates, nullptr);
 }
@@ -46,6 +48,12 @@ class Pairs(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("channels", "all", "first")),
         ("triangle", ctypes.c_bool),
     ]
+
+
+class Pairs16(ctypes.Structure):
+    """`Pairs16` of csrc/cuda/find_nearest_16.hpp."""
+
+    _fields_ = [*Pairs._fields_, ("bfloat", ctypes.c_bool)]
 
 
 class Candidates(ctypes.Structure):

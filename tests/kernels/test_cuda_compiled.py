@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["find_nearest", "list_candidates"])
+@pytest.mark.parametrize("name", ["find_nearest", "find_nearest_16", "list_candidates"])
 def test_registers_and_products(name: str, tmp_path: Path) -> None:
     source = ROOT / "csrc" / "cuda" / f"{name}.cu"
     assert NVCC is not None

@@ -1,8 +1,8 @@
 """The certified search of a chunk of query images against all references, by Triton kernels.
 
 1. Rows are rounded (`backends.rounded_images`: float16, or int8 in a principal subspace), and
-   `find_nearest` (that of `few_channels` in a subspace) finds the nearest candidate of every
-   (patch, image): the winner.
+   `find_nearest` (of `all_channels`, or of `few_channels` in a subspace) finds the nearest
+   candidate of every (patch, image): the winner.
 2. Only some images enter the interval mean of a patch. `recompute_winners` takes the distance of
    the winners of those that are nearest by the search (in a subspace), or of all that bounds cannot
    exclude, from the original rows. The k-th least of these distances bounds the mean's.
@@ -29,12 +29,12 @@ from torch import Tensor
 from ...errors import InputError
 from ...kernels.bounds import bound_distances, set_limits
 from ...kernels.devices import arch_of, int8_gain
-from ...kernels.min_distance import find_nearest, new_keys
+from ...kernels.min_distance import new_keys
 from ...kernels.min_distance_few_channels import LARGEST_DEPTH
 from ...kernels.refine import recompute
 from ..products import ieee_products
 from ..rounded_images import UNIT, RoundingSpace, fit_space
-from . import few_channels, planning
+from . import all_channels, few_channels, planning
 from .device import limit_of, search_device
 from .rows import Rows, copied_bytes
 from .sides import RowRounding, Side, Spaces, round_rows
@@ -192,7 +192,7 @@ class Search:
         x, rows = self.queries.rounded.images(first, last), self.query_rows.images(first, last)
         few = x.values.shape[2] <= LARGEST_DEPTH and self.exact
         least = few_channels.new_least(keys, self._ranges)
-        find = partial(few_channels.find_nearest, least=least) if few else find_nearest
+        find = partial(few_channels.find_nearest, least=least) if few else all_channels.find_nearest
         for span in self._spans(first, last):
             y = self.references.rounded.images(span.first, span.last)
             find(x.values, x.norms, y.values, y.norms, keys, span.first, triangle=span.triangle)

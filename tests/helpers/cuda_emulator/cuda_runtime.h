@@ -20,6 +20,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct int2 {
   int x, y;
@@ -34,7 +35,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 struct Index {
   unsigned x;
 };
-inline Index threadIdx, blockIdx, blockDim;
+inline Index threadIdx, blockIdx, blockDim, gridDim;
 
 using cudaError_t = int;
 using cudaStream_t = void*;
@@ -42,6 +43,15 @@ constexpr int cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorInval
 constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 template <class Kernel>
 int cudaFuncSetAttribute(Kernel, int, int) {
+  return cudaSuccess;
+}
+constexpr int cudaDevAttrMultiProcessorCount = 16;
+inline int cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline int cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 3;  // multiprocessors: a block that stays on one takes several tiles
   return cudaSuccess;
 }
 inline int cudaGetLastError() { return cudaSuccess; }
@@ -53,7 +63,12 @@ using std::min;
 namespace emulator {
 
 constexpr int kLanes = 32;
-alignas(1024) inline int8_t shared_memory[1 << 18];
+constexpr int kLargestCluster = 2;
+constexpr int kSharedBytes = 1 << 18;
+alignas(1024) inline int8_t shared_memories[kLargestCluster][kSharedBytes];
+inline int8_t* shared_memory = shared_memories[0];  // of the block that runs
+inline int cluster = 1;                              // blocks that run together
+inline int rank;                                     // of the block that runs, in its cluster
 
 struct Barrier {
   int size = 0, count = 0, generation = 0;
@@ -74,8 +89,8 @@ struct Warp {
 
 inline std::vector<std::unique_ptr<Fiber>> fibers;
 inline std::vector<Warp> warps;
-inline Barrier block_barrier;
-inline int block_flag, running;
+inline Barrier block_barriers[kLargestCluster], cluster_barrier;
+inline int block_flags[kLargestCluster], running;
 inline jmp_buf scheduler;
 inline const std::function<void()>* body;
 
@@ -100,7 +115,7 @@ inline void wait(Barrier& barrier) {
   while (barrier.generation == generation) yield();
 }
 
-inline Warp& warp() { return warps[threadIdx.x / kLanes]; }
+inline Warp& warp() { return warps[running / kLanes]; }
 inline int lane() { return threadIdx.x % kLanes; }
 
 inline void enter() {
@@ -109,11 +124,14 @@ inline void enter() {
   yield();
 }
 
-inline void run_block(int threads) {
-  fibers.resize(threads);
-  warps.assign(threads / kLanes, Warp{});
+// Runs the blocks of a cluster, the first of which is `first`.
+inline void run_cluster(unsigned first, int threads) {
+  const int all = cluster * threads;
+  fibers.resize(all);
+  warps.assign(all / kLanes, Warp{});
   for (Warp& each : warps) each.barrier.size = kLanes;
-  block_barrier = Barrier{threads, 0, 0};
+  for (Barrier& each : block_barriers) each = Barrier{threads, 0, 0};
+  cluster_barrier = Barrier{all, 0, 0};
   for (auto& fiber : fibers) {
     if (!fiber) fiber = std::make_unique<Fiber>();
     fiber->started = fiber->done = false;
@@ -123,12 +141,16 @@ inline void run_block(int threads) {
     fiber->context.uc_link = nullptr;  // it never returns
     makecontext(&fiber->context, reinterpret_cast<void (*)()>(enter), 0);
   }
-  std::memset(shared_memory, 0x5a, sizeof shared_memory);  // a read of unwritten memory shows
+  // A read of unwritten memory shows.
+  std::memset(shared_memories, 0x5a, sizeof shared_memories);
   for (bool left = true; left;) {
     left = false;
-    for (running = 0; running < threads; ++running) {
+    for (running = 0; running < all; ++running) {
       if (fibers[running]->done) continue;
-      threadIdx.x = static_cast<unsigned>(running);
+      rank = running / threads;
+      shared_memory = shared_memories[rank];
+      blockIdx.x = first + static_cast<unsigned>(rank);
+      threadIdx.x = static_cast<unsigned>(running % threads);
       resume(*fibers[running]);
       left = true;
     }
@@ -138,7 +160,8 @@ inline void run_block(int threads) {
 inline void launch(unsigned blocks, int threads, const std::function<void()>& kernel) {
   body = &kernel;
   blockDim.x = static_cast<unsigned>(threads);
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run_block(threads);
+  gridDim.x = blocks;
+  for (unsigned first = 0; first < blocks; first += cluster) run_cluster(first, threads);
 }
 
 template <class T>
@@ -161,14 +184,15 @@ T replace(T* at, U value) {
 
 }  // namespace emulator
 
-inline void __syncthreads() { emulator::wait(emulator::block_barrier); }
+inline void __syncthreads() { emulator::wait(emulator::block_barriers[emulator::rank]); }
 inline void __syncwarp() { emulator::wait(emulator::warp().barrier); }
 inline int __syncthreads_or(int value) {
-  if (threadIdx.x == 0) emulator::block_flag = 0;
+  int& flag = emulator::block_flags[emulator::rank];
+  if (threadIdx.x == 0) flag = 0;
   __syncthreads();
-  emulator::block_flag |= value;
+  flag |= value;
   __syncthreads();
-  const int found = emulator::block_flag;
+  const int found = flag;
   __syncthreads();
   return found;
 }
