@@ -200,8 +200,11 @@ def _pointers(kernel: Any) -> dict[str, str | int | bool]:
     return arguments | {"C": "i32:16"}
 
 
-def refine_launch(channels: int, *, fine: bool = True, **fixed: int) -> Launch:
-    """The recomputation of listed candidates; `fine`: those that float16 rows do not exclude."""
+def refine_launch(channels: int, *, fine: bool = True, few: int = 128, **fixed: int) -> Launch:
+    """The recomputation of listed candidates; `fine`: those that float16 rows do not exclude.
+
+    few: values of the rows in a subspace that come before fine rows.
+    """
     config = refine.pick_config(channels)
     arguments = _pointers(refine._refine_kernel)
     arguments |= {"slot_ptr": "*i64", "q_ptr": "*i32", "out_ptr": "*i32", "F": "i32:16"}
@@ -209,13 +212,13 @@ def refine_launch(channels: int, *, fine: bool = True, **fixed: int) -> Launch:
         arguments |= {"x_fine_ptr": "*fp16", "y_fine_ptr": "*fp16"}
     if fine:
         arguments |= {"x_few_ptr": "*fp16", "y_few_ptr": "*fp16"}
-    few = 128 if fine else 0
+    few = few if fine else 0
     arguments |= {"FEW_SCALE": "fp32", "FEW": few, "BLOCK_FEW": max(few, 1)}
     arguments |= {"FINE_SCALE": "fp32", "FILTER": fine, "BLOCK_F": config.BLOCK_F}
     arguments |= {"BLOCK_L": config.BLOCK_L, "BLOCK_C": config.BLOCK_C}
     arguments |= {"STAGES": config.BLOCK_C.bit_length() - 1}
     return Launch(
-        f"refinement{' by fine rows' if fine else ''}, {channels} channels",
+        f"refinement{f' by fine rows and {few} values' if fine else ''}, {channels} channels",
         refine._refine_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},
@@ -299,7 +302,8 @@ def launches(arch: int) -> Iterator[Launch]:
     for channels in (128, 1024):
         yield quantise_launch(channels, torch.int8)
     yield quantise_launch(1024, torch.float16)
-    yield refine_launch(1024)
+    for few in (64, 128, 256):
+        yield refine_launch(1024, few=few)
     yield refine_launch(1024, fine=False)
     yield winner_launch(1024)
     yield bounds_launch(limits=False)

@@ -136,6 +136,11 @@ def test_projection(rows: int, width: int) -> None:
         assert "wgmma.mma_async" in found.ptx
 
 
+@pytest.mark.parametrize("few", [64, 128, 256])
+def test_refinement_by_rows_in_a_subspace(few: int) -> None:
+    check(static_report.refine_launch(1024, few=few).compile(90))
+
+
 def test_rows_are_gathered_wide() -> None:
     for launch in (static_report.winner_launch(1024), static_report.refine_launch(1024)):
         assert "LDG.E.128" in launch.compile(90).sass()
