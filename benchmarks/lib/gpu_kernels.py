@@ -36,7 +36,7 @@ from rich.table import Table
 from torch import Tensor
 
 from musc_fast.backends import rounded_images
-from musc_fast.backends.triton import few_channels, streaming
+from musc_fast.backends.triton import all_channels, few_channels, streaming
 from musc_fast.kernels import candidates, min_distance, quantise, tiles
 from musc_fast.kernels import min_distance_few_channels as resident
 from musc_fast.kernels.devices import arch_of
@@ -136,7 +136,12 @@ def search_rows(
         depth, dtype = side.values.shape[2], name_of(side.values.dtype)
         keys = min_distance.new_keys(n, n, p, z.device)
         both = (side.values, side.norms, side.values, side.norms)
+        few = depth <= resident.LARGEST_DEPTH
         calls: dict[str, Call] = {}
+        if not few and all_channels.takes_cuda_kernel(side.values, side.values):
+            calls[f"search, {dtype}, {depth} channels, CUDA C++"] = partial(
+                all_channels.find_nearest, *both, keys, triangle=True
+            )
         configs = configs_of(arch_of(z.device), side.values.dtype, p, depth)
         for suffix in configs if variants else [""]:
             config, descriptors = configs[suffix]
@@ -148,7 +153,6 @@ def search_rows(
                 config=config,
                 descriptors=descriptors,
             )
-        few = depth <= resident.LARGEST_DEPTH
         if few:
             calls[f"few channels: search, {depth} channels"] = partial(
                 few_channels.find_nearest, *both, keys, triangle=True

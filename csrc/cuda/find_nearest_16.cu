@@ -179,7 +179,7 @@ cudaError_t launch(const Pairs16& pairs, cudaStream_t stream) {
                          S::kThreads, S::kBytes, stream, x, y, work);
 }
 
-using Usual = Shape16<256, 4, 2, 2, 8>;
+using Usual = Shape16<256, 4, 2, 0, 8>;
 
 template <bool kBfloat>
 cudaError_t launch_usual(const Pairs16& pairs, cudaStream_t stream) {

@@ -53,7 +53,10 @@ class Pairs(ctypes.Structure):
 class Pairs16(ctypes.Structure):
     """`Pairs16` of csrc/cuda/find_nearest_16.hpp."""
 
-    _fields_ = [*Pairs._fields_, ("bfloat", ctypes.c_bool)]
+    _fields_ = [
+        *(field for field in Pairs._fields_ if field[0] != "least"),
+        ("bfloat", ctypes.c_bool),
+    ]
 
 
 class Candidates(ctypes.Structure):

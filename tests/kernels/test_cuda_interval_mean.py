@@ -51,6 +51,9 @@ def awkward_rows(m: int) -> Tensor:
     x[6] = x[6].abs() * 1e-42  # below the normal numbers
     x[7, : m // 2] = 3e38
     x[8, -1] = math.inf
+    x[10] = x[10].abs()
+    x[10, 1:3] = math.inf
+    x[11] = torch.where(x[11] < 0, math.inf, 0.5)  # ties before the infinite
     x[9, : m // 2] = x[9, 0]
     return x
 
@@ -105,6 +108,23 @@ def test_a_batch(kernels: ctypes.CDLL, transposed: bool) -> None:
     x = x.transpose(1, 2) if transposed else x
     wanted = reference.interval_mean(x.double(), 1, 6)
     assert (run(kernels, x, 1, 6) - wanted).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("layout", ["fours", "gaps", "rows", "columns"])
+@pytest.mark.parametrize("m", [20, 300])
+def test_many_rows(kernels: ctypes.CDLL, layout: str, m: int) -> None:
+    """More rows than the blocks hold at a time, so that the next ones arrive during a search."""
+    x = torch.randn(3, 150, m + 4, generator=torch.Generator().manual_seed(m))
+    x[1, ::7] = math.inf
+    if layout == "rows":
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    x = {"gaps": x[..., :m], "columns": x[..., 1:-1]}.get(layout, x)
+    ranked = x.double().sort(2).values
+    found = run(kernels, x, 2, 9)
+    wanted = ranked[..., 2:9].mean(2)
+    assert torch.equal(torch.isinf(found), torch.isinf(wanted))
+    assert (found - wanted)[torch.isfinite(wanted)].abs().max() < 1e-6
+    assert torch.equal(run(kernels, x, 8, 9, kth=True).double(), ranked[..., 8])
 
 
 def test_more_columns_are_refused(kernels: ctypes.CDLL) -> None:

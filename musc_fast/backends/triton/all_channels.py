@@ -1,7 +1,7 @@
 """The search over all channels: a CUDA C++ kernel for 16-bit rows where built, else Triton's.
 
-The CUDA kernel (`csrc/cuda/find_nearest_16.cu`) is compiled for sm_90 and tested by an emulator; it
-has not run on a GPU yet. Both pack keys alike, and take the smaller index of equal distances.
+The CUDA kernel is `csrc/cuda/find_nearest_16.cu`. Both pack keys alike, and take the smaller index
+of equal distances; sums of products may be rounded otherwise, within the same bound.
 """
 
 from __future__ import annotations

@@ -268,3 +268,6 @@ inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {  
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __vimin3_s32(int a, int b, int c) { return std::min({a, b, c}); }
+inline int __viaddmax_s32(int a, int b, int c) {  // the sum wraps around
+  return std::max(static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b)), c);
+}
