@@ -1,7 +1,8 @@
 """The rounding with which the certified search on a GPU should be quickest.
 
-The costs are those of an H100 by its data sheet. Only their ratios matter, and only to speed. All
-estimates are made on the device; their results come to the host in one copy.
+The costs are those of an H100: of the CUDA kernels as measured, of Triton's by the data sheet. Only
+their ratios matter, and only to speed. All estimates are made on the device; their results come to
+the host in one copy.
 """
 
 from __future__ import annotations
@@ -26,14 +27,31 @@ from ..rounded_images import (
     principal_directions,
     second_order,
 )
+from .cuda_kernels import cuda_kernels
 
-# Seconds: two thirds of the peak, 16 operations an entry of the epilogue, gathers through L2.
-_OPERATION = 1 / 0.65e15  # in 16 bits
-_EPILOGUE = 16 / 28e12
-_BYTE = 1 / 2.5e12
 _RECOMPUTED = 0.4  # share of the images of a patch whose candidates are recomputed
 _PROJECTION = 5e-4  # error of a projected row, a share of its norm
 _STANDS, _REMEMBERED = 2, 32  # searches that a choice stands for, and shapes
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a search by a family of kernels.
+
+    operation: in 16 bits. epilogue: of an entry. byte: of a gathered row. passes: over the entries
+    of a search in a subspace.
+    """
+
+    operation: float
+    epilogue: float
+    byte: float
+    passes: float
+
+
+# Two thirds of the peak, 16 operations an entry of the epilogue, gathers through L2.
+TRITON = Costs(1 / 0.65e15, 16 / 28e12, 1 / 2.5e12, passes=2.0)
+# The second pass of these multiplies a fifth of the entries (docs/gpu.md).
+CUDA = Costs(1 / 0.78e15, 2.8e-13, 1 / 4.5e12, passes=1.2)
 
 
 @dataclass(frozen=True)
@@ -107,9 +125,10 @@ def choose_space(
         for option in options
     ]
     *figures, (entry, *_) = torch.stack([*fits, largest.expand(4)]).tolist()
+    costs = TRITON if cuda_kernels(device) is None else CUDA
     best, best_cost = 0, math.inf
     for index, (option, figure) in enumerate(zip(options, figures, strict=True)):
-        cost = _cost(option, figure[0], references.shape[1], z.shape[2], int8_gain)
+        cost = _cost(option, figure[0], references.shape[1], z.shape[2], int8_gain, costs)
         if cost < best_cost:
             best, best_cost = index, cost
     option, (_, scale, centre, error) = options[best], figures[best]
@@ -163,16 +182,21 @@ def _options(channels: int, int8_gain: float) -> list[Option]:
     ]
 
 
-def _cost(option: Option, survivors: float, patches: int, channels: int, int8_gain: float) -> float:
-    """Seconds a (patch, image): two products, and the candidates that are left.
+def _cost(
+    option: Option, survivors: float, patches: int, channels: int, int8_gain: float, costs: Costs
+) -> float:
+    """Seconds a (patch, image): the passes over all pairs, and the candidates that are left.
 
-    In a subspace float16 rows of all channels exclude nearly all candidates.
+    All channels are searched twice by Triton's kernels. In a subspace float16 rows of all channels
+    exclude nearly all candidates.
     """
+    passes, gathered = costs.passes, 4 * channels
+    if option.size is None:
+        costs, passes, gathered = TRITON, TRITON.passes, 8 * channels
     depth = padded(channels if option.size is None else option.size + 1)
-    operation = _OPERATION / (int8_gain if option.dtype == torch.int8 else 1)
-    cost = 2 * patches * (2 * depth * operation + _EPILOGUE)
-    gathered = (8 if option.size is None else 4) * channels
-    return cost + _RECOMPUTED * survivors * gathered * _BYTE
+    operation = costs.operation / (int8_gain if option.dtype == torch.int8 else 1)
+    cost = passes * patches * (2 * depth * operation + costs.epilogue)
+    return cost + _RECOMPUTED * survivors * gathered * costs.byte
 
 
 def _try_option(
