@@ -41,6 +41,8 @@ TINY: dict[str, tuple[str, bool]] = {
     "throughput.py": (f"--backbone {DINO} --n 4 --size 56 --runs 1 --official", True),
 }
 WITHOUT_RESULTS = {"scaling.py"}
+# These need no pictures, but other files of the checkout: an extension that is built, stored scores.
+IN_PLACE = {"kernels.py", "thresholds.py"}
 
 pytestmark = pytest.mark.slow
 
@@ -81,8 +83,7 @@ def test_it_runs_and_writes_its_results(name: str, programs: Path, tmp_path: Pat
         pytest.skip("anomalib is not installed")
     if name == "static_report.py" and importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
-    # kernels.py needs no pictures; the extension that it builds lies below the true checkout.
-    folder = ROOT / "benchmarks" if name == "kernels.py" else programs
+    folder = ROOT / "benchmarks" if name in IN_PLACE else programs
     command = [sys.executable, str(folder / name), *arguments.split()]
     if name not in WITHOUT_RESULTS:
         command += ["--json", str(tmp_path / "results.json")]
