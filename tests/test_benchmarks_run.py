@@ -41,7 +41,7 @@ TINY: dict[str, tuple[str, bool]] = {
     "throughput.py": (f"--backbone {DINO} --n 4 --size 56 --runs 1 --official", True),
 }
 WITHOUT_RESULTS = {"scaling.py"}
-# These need no pictures, but other files of the checkout: an extension that is built, stored scores.
+# These need no pictures, but other files of the checkout: a built extension, stored scores.
 IN_PLACE = {"kernels.py", "thresholds.py"}
 
 pytestmark = pytest.mark.slow
