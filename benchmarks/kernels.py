@@ -21,6 +21,7 @@ def main() -> None:
     """Measure, print tables, write JSON."""
     parser = make_parser(__doc__)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="CPU: tiny sizes: does it run at all?")
     parser.add_argument("--large", action="store_true", help="CPU: also N = 64")
     parser.add_argument("--scaling", action="store_true", help="CPU: the rate over N = 8 to 128")
     parser.add_argument("--triton", action="store_true", help="the Triton kernels on a CPU too")
@@ -33,8 +34,11 @@ def main() -> None:
     device = torch.device(arguments.device)
     if device.type == "cpu" and not arguments.triton:
         from lib import cpu_kernels
+        from lib.real_images import load_cases, tiny_cases
 
-        settings, results = cpu_kernels.measure(arguments.large, arguments.scaling, arguments.runs)
+        sizes = cpu_kernels.QUICK if arguments.quick else cpu_kernels.USUAL
+        cases = tiny_cases() if arguments.quick else load_cases(arguments.large)
+        settings, results = cpu_kernels.measure(cases, sizes, arguments.scaling, arguments.runs)
     else:
         from lib import gpu_kernels, gpu_parity, gpu_stages
 

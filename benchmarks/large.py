@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lib.program import add_json, make_parser
-from lib.results import write_results
+from lib.results import anonymous_bytes, write_results
 from musc_fast import score_batch
 
 PATCHES, CHANNELS = 196, 64
@@ -107,12 +107,6 @@ def score_file(file: Path, limit: int, checkpoint: str) -> None:
     )
     seconds = perf_counter() - start
     print(seconds, max(samples) - before, float(scores.patch_scores.double().sum()))
-
-
-def anonymous_bytes() -> int:
-    """Bytes of this process's memory that lie in no file (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 
 
 if __name__ == "__main__":

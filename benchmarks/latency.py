@@ -45,12 +45,14 @@ def main() -> None:
     parser.add_argument("--bank", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--recipe", default="paper", choices=[each.name for each in RECIPES])
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--size", type=int, default=SIZE, help=f"image side (default {SIZE})")
     add_json(parser)
     arguments = parser.parse_args()
     recipe = get_recipe(arguments.recipe)
-    backbone = MuSc(NAME, image_size=SIZE, recipe=recipe.name, engine=arguments.engine).backbone
+    size = arguments.size
+    backbone = MuSc(NAME, image_size=size, recipe=recipe.name, engine=arguments.engine).backbone
     images = max(arguments.bank) + QUERIES
-    tokens = backbone_tokens(NAME, SIZE, list(backbone.blocks), images, mirrored=True)
+    tokens = backbone_tokens(NAME, size, list(backbone.blocks), images, mirrored=True)
     if tokens is None:
         raise SystemExit("shared/data/mpdd_metal_plate is absent")
     layers, grid = tokens
@@ -60,12 +62,12 @@ def main() -> None:
     for heading in ("bank", "add", "first query", "query", "LNAMD", "GFLOP/s", "official", "ratio"):
         table.add_column(heading, justify="right")
     rows = []
-    for size in arguments.bank:
-        references = [layer[QUERIES : QUERIES + size] for layer in layers]
-        row = measure(references, queries, grid, recipe)
+    for count in arguments.bank:
+        references = [layer[QUERIES : QUERIES + count] for layer in layers]
+        row = measure(references, queries, grid, size, recipe)
         rows.append(row)
         table.add_row(
-            str(size),
+            str(count),
             f"{row['add']:.1f} s",
             f"{row['first']:.2f} s",
             f"{row['median']:.2f} s",
@@ -80,7 +82,7 @@ def main() -> None:
     console.print(f"largest difference from fp64: {max(row['error'] for row in rows):.1e}")
     settings = {
         "backbone": NAME,
-        "size": SIZE,
+        "size": size,
         "recipe": recipe.name,
         "blocks": backbone.blocks,
         "degrees": recipe.degrees,
@@ -108,16 +110,18 @@ def measure(
     references: list[Tensor],
     queries: list[list[Tensor]],
     grid: tuple[int, int],
+    size: int,
     recipe: Recipe,
 ) -> dict[str, Any]:
     """The times of filling a bank, of its first query (which fits the search), of later ones.
 
     references: tokens [M, P, C] of each layer.
     queries: for each query its tokens [1, P, C] of each layer.
+    size: side of the images in pixels.
     """
     fusion = recipe.degree_fusion
     bank = ReferenceBank(
-        len(references[0]), image_size=SIZE, degrees=recipe.degrees, degree_fusion=fusion
+        len(references[0]), image_size=size, degrees=recipe.degrees, degree_fusion=fusion
     )
     start = perf_counter()
     bank.add(references)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lib.official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
 from lib.program import add_json, make_parser
-from lib.real_images import Case, backbone_tokens, load_cases
+from lib.real_images import Case, backbone_tokens, load_cases, tiny_cases
 from lib.results import write_results
 from lib.timing import Call, Timing, time_in_turns
 from musc_fast.backends.cpu import operators as cpu
@@ -204,11 +204,12 @@ def all_cases() -> list[Case]:
 def main() -> None:
     """Measure, print tables, write JSON."""
     parser = make_parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--case", type=int, help="only the case of this number, from 0")
     parser.add_argument("--runs", type=int, default=3)
     add_json(parser)
     arguments = parser.parse_args()
-    cases = all_cases()
+    cases = tiny_cases() if arguments.quick else all_cases()
     if arguments.case is not None:
         cases = cases[arguments.case : arguments.case + 1]
     console = Console()

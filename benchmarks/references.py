@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from lib.labelled_sets import SETS, SIZES, choose_samples, labels_of, masks_of
+from lib.labelled_sets import EACH, SETS, SIZES, choose_samples, labels_of, masks_of
 from lib.program import add_data, add_json, make_parser, require_data
 from lib.results import settings_of, write_results
 from musc_fast import MuSc, score_batch
@@ -42,6 +42,7 @@ def main() -> None:
     add_data(parser, SETS)
     parser.add_argument("--backbones", nargs="+", default=list(SIZES))
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32], help="references an image")
+    parser.add_argument("--each", type=int, default=EACH, help="good and defect images a set")
     add_json(parser)
     arguments = parser.parse_args()
     require_data(arguments.data)
@@ -52,7 +53,7 @@ def main() -> None:
     for backbone in arguments.backbones:
         musc = MuSc(backbone, image_size=SIZES[backbone], recipe="paper")
         for name in arguments.sets:
-            samples = choose_samples(arguments.data / name)
+            samples = choose_samples(arguments.data / name, arguments.each)
             features = musc.extract([sample.image for sample in samples])
             labels = labels_of(samples)
             masks = masks_of(samples, musc.backbone.image_size)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import lib  # noqa: F401  # isort: skip  (names kernels/ musc_fast.kernels: first)
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -317,13 +318,14 @@ def main() -> None:
     """Compile, print a table, write JSON."""
     parser = make_parser(__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS / "static.json")
+    parser.add_argument("--quick", action="store_true", help="one kernel: does it run at all?")
     arguments = parser.parse_args()
     table = Table(title=f"Triton {triton.__version__}, P = {PATCHES}")
     for heading in ("kernel", "sm", "registers", "spills", "shared KiB", "threads", "occupancy"):
         table.add_column(heading, justify="left" if heading == "kernel" else "right")
     results: list[dict[str, Any]] = []
     for arch in ARCHITECTURES:
-        for launch in launches(arch):
+        for launch in islice(launches(arch), 1 if arguments.quick else None):
             found = launch.compile(arch)
             table.add_row(
                 launch.name,

@@ -66,6 +66,7 @@ def main() -> None:
     add_data(parser, [*SETS, SAMPLE])
     parser.add_argument("--backbones", nargs="+", default=list(SIZES))
     parser.add_argument("--draws", type=int, default=10, help="batches of a kind (half: double)")
+    parser.add_argument("--batches", type=int, default=300, help="simulated batches of a kind")
     parser.add_argument("--cache", type=Path, help="store features here")
     add_json(parser)
     arguments = parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
     stored = json.loads(arguments.scores.read_text(encoding="utf-8"))
     results = [row for each in stored["sets"] for row in rows(each)]
     show("F1 (normal batches: share flagged at all)", ("set", "backbone", "batch"), results)
-    simulated = [simulate(shape, count) for shape in SHAPES for count in COUNTS]
+    simulated = [simulate(shape, count, arguments.batches) for shape in SHAPES for count in COUNTS]
     show("Simulated normal batches, share flagged", ("shape",), simulated)
     settings = {"scores": arguments.scores.name, "made_on": stored["machine"]}
     write_results(arguments.json, settings, results + simulated)
@@ -106,7 +107,7 @@ def rows(each: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
-def simulate(shape: str, count: int, batches: int = 300) -> dict[str, Any]:
+def simulate(shape: str, count: int, batches: int) -> dict[str, Any]:
     generator = np.random.default_rng([count, list(SHAPES).index(shape)])
     return {
         "shape": shape,

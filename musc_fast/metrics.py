@@ -31,7 +31,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from sklearn import metrics as sk
 
 from .errors import InputError
 
@@ -108,6 +107,8 @@ def image_metrics(
     reason = _one_class(int(truth.sum()), int((~truth).sum()), "image")
     if reason is not None:
         return ImageMetrics(math.nan, math.nan, math.nan, math.nan, reason)
+    from sklearn import metrics as sk  # here, since its import takes a second and more
+
     precision, recall, thresholds = sk.precision_recall_curve(truth, values)
     # The last point (precision 1, recall 0) has no threshold; its F1 is 0.
     f1 = _f1(precision[:-1], recall[:-1])
@@ -270,8 +271,10 @@ def _pro_musc(pixels: _Pixels) -> tuple[float, str | None]:
             f"PRO: fewer than two false positive rates below {FPR_LIMIT} at the protocol's "
             f"{_MUSC_STEPS} thresholds"
         )
+    from sklearn.metrics import auc
+
     rate = (rate - rate.min()) / (rate.max() - rate.min())
-    return min(1.0, float(sk.auc(rate, overlap))), None
+    return min(1.0, float(auc(rate, overlap))), None
 
 
 def _pro_mvtec(pixels: _Pixels, steps: _Steps) -> float:

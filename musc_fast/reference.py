@@ -59,7 +59,12 @@ def fuse_degrees(pooled: Sequence[Tensor]) -> Tensor:
 
     Ours: one search of Z stands in for one a degree. A zero vector stays zero.
     """
-    return F.normalize(torch.stack(list(pooled)).mean(dim=0), dim=2, eps=1e-12)
+    # In this order, so that an image's bits do not depend on the images beside it.
+    total = pooled[0].clone()
+    for other in pooled[1:]:
+        total += other
+    total /= len(pooled)
+    return F.normalize(total, dim=2, eps=1e-12, out=total)
 
 
 def pair_distances(x: Tensor, y: Tensor) -> Tensor:

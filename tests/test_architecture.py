@@ -232,3 +232,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "assert not heavy, heavy; assert callable(score_batch)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_scoring_without_labels_imports_no_scikit_learn() -> None:
+    """Its import is two thirds of what the command imports besides torch."""
+    code = (
+        "import sys, musc_fast.runs.score, musc_fast.runs.watch; "
+        "found = {'sklearn', 'scipy.stats'} & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,38 +35,60 @@ from musc_fast.settings import SearchOptions
 from .bench_extension import bench_extension
 from .official import OFFICIAL, distances_in_fp64, mean_of_lowest, other_images
 from .plain_search import plain_distances, plain_kinds
-from .real_images import Case, load_cases
+from .real_images import Case
 from .timing import Call, Timing, time_in_turns
 
 TOLERANCE = 1e-5
 
 
-def measure(large: bool, scaling: bool, runs: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured besides the cases of MSM.
+
+    images, side, channels: of the other operators' input [images, side^2, channels].
+    steps: dot products of one measurement of the limits.
+    floats: that are read to measure the memory.
+    """
+
+    images: int
+    side: int
+    channels: int
+    steps: int
+    floats: int
+
+
+USUAL = Sizes(16, 37, 384, 5_000_000, 1 << 27)  # floats: 512 MiB
+QUICK = Sizes(5, 8, 48, 10_000, 1 << 16)
+
+
+def measure(
+    cases: list[Case], sizes: Sizes, scaling: bool, runs: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure and print tables; return the settings and the rows of the result file."""
     console = Console()
-    limits = machine_limits()
+    limits = machine_limits(sizes)
     console.print(limit_table(limits))
     results: list[dict[str, Any]] = [{"limits": limits}]
-    for case in load_cases(large):
+    for case in cases:
         require_parity(case)
         results.append(measure_msm(case, runs, limits, console))
-    results.extend(measure_others(runs, limits, console))
+    results.extend(measure_others(sizes, runs, limits, console))
     if scaling:
         results.extend(measure_scaling(console))
     return {"runs": runs, "isa": default_isa()}, results
 
 
-def machine_limits() -> dict[str, float]:
+def machine_limits(sizes: Sizes) -> dict[str, float]:
     """Operations a second of pure dot products (all threads) and bytes a second of reading."""
     limits = {}
     for kind in ("int8", *plain_kinds()):
         best = 0.0
         for _ in range(3):
             start = time.perf_counter()
-            operations = bench_extension().peak(isa=default_isa(), kind=kind, steps=5_000_000)
+            operations = bench_extension().peak(isa=default_isa(), kind=kind, steps=sizes.steps)
             best = max(best, operations / (time.perf_counter() - start))
         limits[kind] = best * torch.get_num_threads()
-    memory = torch.ones(1 << 27)  # 512 MiB
+    memory = torch.ones(sizes.floats)
     timing = time_in_turns({"read": memory.sum}, 5)["read"]
     limits["memory"] = memory.numel() * 4 / min(timing.seconds)
     return limits
@@ -210,13 +233,16 @@ def fast_errors(case: Case) -> dict[str, float]:
     return errors
 
 
-def measure_others(runs: int, limits: dict[str, float], console: Console) -> list[dict[str, Any]]:
+def measure_others(
+    sizes: Sizes, runs: int, limits: dict[str, float], console: Console
+) -> list[dict[str, Any]]:
     """LNAMD, interval mean and the plain kernels alone."""
-    tokens = torch.randn(16, 1369, 384, generator=torch.Generator().manual_seed(1))
-    distances = torch.rand(16, 1369, 199, generator=torch.Generator().manual_seed(2))
+    shape, grid = (sizes.images, sizes.side**2, sizes.channels), (sizes.side, sizes.side)
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    distances = torch.rand(*shape[:2], 199, generator=torch.Generator().manual_seed(2))
     timings = time_in_turns(
         {
-            "lnamd, degrees 1 3 5": lambda: cpu.lnamd(tokens, (37, 37), (1, 3, 5)),
+            "lnamd, degrees 1 3 5": lambda: cpu.lnamd(tokens, grid, (1, 3, 5)),
             "interval mean, 60 of 199": lambda: cpu.interval_mean(distances, 0, 60),
             "interval mean by torch.topk": lambda: distances.topk(60, largest=False).values.mean(2),
         },
@@ -224,7 +250,7 @@ def measure_others(runs: int, limits: dict[str, float], console: Console) -> lis
     )
     moved = {"lnamd, degrees 1 3 5": 4 * tokens.numel() * 4}
     results = []
-    table = Table(title="other operators, (N, P, C) = (16, 1369, 384)")
+    table = Table(title=f"other operators, (N, P, C) = {shape}")
     for column in ("operator", "time", "of its limit"):
         table.add_column(column)
     for name, timing in timings.items():
@@ -233,7 +259,7 @@ def measure_others(runs: int, limits: dict[str, float], console: Console) -> lis
         table.add_row(name, str(timing), f"{fraction:.0%} of memory")
         results.append({"operator": name, "seconds": timing.seconds, "of_memory": fraction})
     z = torch.nn.functional.normalize(tokens[:8], dim=2)  # 28 pairs: 14 for each of 2 threads
-    operations = 8 * 7 / 2 * 1369**2 * 2 * 384
+    operations = len(z) * (len(z) - 1) / 2 * shape[1] ** 2 * 2 * shape[2]
     for kind in plain_kinds():
         seconds: dict[str, float] = {}
         times = []

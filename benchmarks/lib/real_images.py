@@ -88,6 +88,16 @@ def load_cases(large: bool) -> list[Case]:
     if clip is not None:
         z = cpu.lnamd(clip[0][0], clip[1], (1,))[0]
         cases += [Case("CLIP B/16 block 11", z[:count]) for count in (12, 16)]
-    noise = torch.randn(16, 1369, 384, generator=torch.Generator().manual_seed(0))
-    cases.append(Case("isotropic noise", torch.nn.functional.normalize(noise, dim=2)))
+    cases.append(noise_case(16, 1369, 384))
     return cases
+
+
+def tiny_cases() -> list[Case]:
+    """Noise that takes no time: does a program run at all?"""
+    return [noise_case(5, 64, 48)]
+
+
+def noise_case(images: int, patches: int, channels: int) -> Case:
+    """Isotropic noise on the unit sphere."""
+    noise = torch.randn(images, patches, channels, generator=torch.Generator().manual_seed(0))
+    return Case("isotropic noise", torch.nn.functional.normalize(noise, dim=2))

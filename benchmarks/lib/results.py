@@ -48,6 +48,12 @@ def peak_memory() -> dict[str, float]:
     return result
 
 
+def anonymous_bytes() -> int:
+    """Bytes of this process's memory that lie in no file (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
 def settings_of(arguments: argparse.Namespace) -> dict[str, str]:
     """The arguments of a run but `--json`; a path is recorded by its last part alone."""
     return {

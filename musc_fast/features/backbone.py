@@ -19,13 +19,13 @@ from torch.nn import functional
 from ..errors import BackendError, InputError
 from ..scratch import require_memory
 from .engines import resolve_engine
-from .engines.base import ModelSpec
+from .engines.base import ModelSpec, Out
 from .engines.registry import advise
 from .plain_defaults import plain_defaults
 from .precision import resolve_precision
 from .preprocessing import preprocess
 from .registry import get_spec
-from .remembered import RememberedTower, recall, remember
+from .remembered import RememberedTower, facts_of, recall, remember
 from .spec import BackboneSpec
 from .towers import Tower, build_tower, quarter_depths
 from .weights import Notify
@@ -114,13 +114,14 @@ class Backbone:
         images: torch.Tensor,
         *,
         cls: bool = True,
-        out: Sequence[torch.Tensor] | None = None,
+        out: Out | None = None,
     ) -> Features:
         """Return the features of preprocessed images.
 
         images: [N, 3, h, w].
         cls: False leaves `cls_tokens` None and skips the blocks after the last of `blocks`.
-        out: float32 tensors [N, prefix + P, C], one a block, into which the tokens are written.
+        out: called with the shape [prefix + P, C] of one image's tokens of each block; gives the
+            contiguous float32 tensors [N, prefix + P, C] into which the tokens are written.
         Raises InputError where the images have another shape.
         """
         wanted = (3, *self.image_size)
@@ -177,26 +178,28 @@ def load_backbone(
 
     local = None if weights is None else Path(weights)
     load = partial(_load_tower, spec, check, local, offline, progress)
-    # OpenVINO needs no torch module where its converted model is cached.
-    facts = recall(spec) if chosen.name == "openvino" and local is None else None
+    # OpenVINO needs no torch module once its converted model is cached.
+    converts = chosen.name == "openvino"
+    facts = recall(spec) if converts and local is None else None
+    loaded: Tower | None = None
     if facts is None:
-        tower, source, digest = load()
+        loaded, source, digest = load()
+        facts = facts_of(loaded, source, digest)
         if local is None:
-            remember(spec, tower, source, digest)
-    else:
-        tower, source, digest = RememberedTower(facts, load), facts.source, facts.digest
+            remember(spec, facts)
+    tower = loaded if loaded and not converts else RememberedTower(facts, load, loaded)
     size = _check_size(image_size, spec, tower)
     with plain_defaults():
         tower.set_size(size)
-    if facts is None:
+    if not converts:
         tower.module.requires_grad_(False).eval().to(torch_device)
     return Backbone(
         spec,
         tower,
         image_size=size,
         blocks=_check_blocks(blocks, spec, tower),
-        source=source,
-        digest=digest,
+        source=facts.source,
+        digest=facts.digest,
         device=torch_device,
         engine=engine,
         precision=feature_precision,

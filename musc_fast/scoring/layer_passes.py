@@ -27,7 +27,7 @@ from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
-_BLOCK = 32 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
+_BLOCK = 8 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
 _FRACTIONS = 1000  # progress is told in thousandths of a pass
 
 
@@ -118,8 +118,12 @@ class Pooling:
         """Write one result of layer [N, P, C] into z, a block of images at a time."""
         block = max(1, _BLOCK // (4 * layer[0].numel() * len(degrees)))
         for first in range(0, len(layer), block):
-            pooled = self.operators.lnamd(layer[first : first + block], self.grid, degrees)
-            z[first : first + block] = reference.fuse_degrees(pooled) if self._fused else pooled[0]
+            z[first : first + block] = self._result(layer[first : first + block], degrees)
+
+    def _result(self, layer: Tensor, degrees: Sequence[int]) -> Tensor:
+        """One result of a few images."""
+        pooled = self.operators.lnamd(layer, self.grid, degrees)
+        return reference.fuse_degrees(pooled) if self._fused else pooled[0]
 
 
 @torch.no_grad()

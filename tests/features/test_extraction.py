@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from tiny import TINY, product, product_folder, tiny_weights
 
 from musc_fast.errors import ImageError, InputError, MuscFastWarning
-from musc_fast.features import load_backbone
+from musc_fast.features import Features, load_backbone
 from musc_fast.features.extraction import Extractor
 
 
@@ -144,3 +146,47 @@ def test_what_was_decided_is_said_once(extractor: Extractor, tmp_path: Path) -> 
     assert [str(w.message) for w in said] == list(features.notes)
     assert len(features.notes) == 1
     assert features.notes[0].startswith(f"{tmp_path / '0.tif'} and 4 more: has several pages")
+
+
+def test_tokens_are_written_once_into_their_place(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = product_folder(tmp_path, count=10)
+    extract, given = extractor.backbone.extract, []
+
+    def record(images: torch.Tensor, **keywords: Any) -> Features:
+        features = extract(images, **keywords)
+        given.append([tokens.data_ptr() for tokens in features.tokens])
+        return features
+
+    monkeypatch.setattr(extractor.backbone, "extract", record)
+    found = extractor.extract(paths)
+    assert given == [
+        [tokens[first:].data_ptr() for tokens in found.tokens]
+        for first in range(0, len(paths), extractor.batch_size)
+    ]
+
+
+def test_images_are_read_while_the_backbone_computes(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backbone's first call waits until all images of the next two batches have been read."""
+    paths = product_folder(tmp_path, count=14)
+    extract, preprocess = extractor.backbone.extract, extractor.backbone.preprocess
+    read, enough, seen = [], threading.Event(), []
+
+    def count(image: Image.Image) -> torch.Tensor:
+        pixels = preprocess(image)
+        read.append(1)
+        if len(read) == 3 * extractor.batch_size:
+            enough.set()
+        return pixels
+
+    def compute(images: torch.Tensor, **keywords: Any) -> Features:
+        seen.append(enough.wait(timeout=60))
+        return extract(images, **keywords)
+
+    monkeypatch.setattr(extractor.backbone, "preprocess", count)
+    monkeypatch.setattr(extractor.backbone, "extract", compute)
+    assert len(extractor.extract(paths).names) == 14
+    assert seen[0]

@@ -94,6 +94,7 @@ def test_a_model_is_loaded_when_it_is_needed_and_other_weights_are_refused(
     for damaged in ("{", whole.replace("0.485", "0.985"), whole.partition("\n")[0]):
         file.write_text(damaged, encoding="utf-8")  # as good as none, and made again
         loaded = load_backbone(NAME, blocks=(0,), engine="openvino", offline=True)
-        assert not isinstance(loaded._tower, RememberedTower)
+        assert isinstance(loaded._tower, RememberedTower)
+        assert loaded._tower.loaded
         assert file.read_text(encoding="utf-8") == whole
     assert str(cache_folder()) not in str(file)

@@ -93,3 +93,17 @@ def test_files_references_banks_and_checkpoints_have_the_same_bits(tmp_path: Pat
 def test_a_wrong_name_is_refused() -> None:
     with pytest.raises(InputError, match="degree_fusion: found 'mean', wanted one of scores, feat"):
         score_batch(layers_of(3), grid=GRID, degree_fusion="mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 5])
+def test_an_image_is_fused_to_the_same_bits_whatever_is_beside_it(degrees: int) -> None:
+    pooled = layers_of(3, count=degrees, channels=7)
+    before = [layer.clone() for layer in pooled]
+    together = reference.fuse_degrees(pooled)
+    alone = [
+        reference.fuse_degrees([layer[image : image + 1, patch : patch + 1] for layer in pooled])
+        for image in range(3)
+        for patch in range(12)
+    ]
+    assert torch.equal(together, torch.cat(alone).reshape(together.shape))
+    assert all(map(torch.equal, pooled, before))

@@ -6,7 +6,7 @@ normalisation. Sizes and devices have been checked when a model is made or calle
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,17 +36,22 @@ class ModelSpec:
     precision: str
 
 
+# Called with the shape [prefix + P, C] of one image's tokens of each block; gives the float32
+# tensors [N, prefix + P, C] into which the tokens of N images are written.
+Out = Callable[[Sequence[torch.Size]], Sequence[Tensor]]
+
+
 class Model(Protocol):
     """The forward pass of one backbone."""
 
     def __call__(
-        self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
+        self, images: Tensor, cls: bool, out: Out | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Tokens [N, prefix + P, C] of each block, and class tokens [N, D] or None.
 
         images: [N, 3, h, w] float32 on the model's device.
         cls: False gives no class tokens and leaves out the blocks after the last one asked for.
-        out: where the tokens are written, contiguous, one a block; None: into new tensors.
+        out: gives contiguous tensors for the tokens; None: new ones.
         """
 
 

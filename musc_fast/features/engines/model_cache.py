@@ -7,9 +7,14 @@ at the same time end with one whole folder; the others keep what they converted 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...scratch import scratch_folder
 from ..weights import Notify, first_line
@@ -23,8 +28,28 @@ def model_folder(key: str) -> Path:
     return cache_folder() / "openvino" / key
 
 
-def load_model(core: Any, key: str, notify: Notify | None) -> Any:
-    """The cached model of a key, its weights mapped from the file; None without a whole one.
+@dataclass(frozen=True)
+class ConvertedModel:
+    """An OpenVINO model.
+
+    weights: the mapped file of its weights, which must live as long as the model; None where they
+        lie in memory.
+    """
+
+    model: Any
+    weights: mmap.mmap | None = None
+
+    def forget_weights(self) -> None:
+        """Take mapped weights out of memory; what is needed of them later is read again.
+
+        A compiled model has its own copy of nearly all of them, in another order.
+        """
+        if sys.platform == "linux" and self.weights is not None:
+            self.weights.madvise(mmap.MADV_DONTNEED)
+
+
+def load_model(core: Any, key: str, notify: Notify | None) -> ConvertedModel | None:
+    """The cached model of a key; None without a whole one.
 
     core: an `openvino.Core`.
     notify: told of a damaged model, which is removed.
@@ -35,7 +60,7 @@ def load_model(core: Any, key: str, notify: Notify | None) -> Any:
     try:
         expected = (folder / _CHECKSUM).read_text(encoding="ascii")
         if expected == _checksum(folder):
-            return core.read_model(folder / _MODEL)
+            return _read(core, folder)
         reason = "its checksum differs"
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
@@ -65,6 +90,18 @@ def store_model(model: Any, key: str, notify: Notify | None) -> None:
     except (OSError, RuntimeError) as error:
         if not folder.exists() and notify is not None:
             notify(f"could not keep the converted model in {folder}: {first_line(error)}")
+
+
+def _read(core: Any, folder: Path) -> ConvertedModel:
+    """The model of a folder."""
+    import openvino
+
+    with (folder / _WEIGHTS).open("rb") as file:
+        # OpenVINO wants memory that can be written: what it would change stays in this process.
+        weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    shared = openvino.Tensor(np.frombuffer(weights, dtype=np.uint8), shared_memory=True)
+    text = (folder / _MODEL).read_text(encoding="utf-8")
+    return ConvertedModel(core.read_model(text, shared), weights)
 
 
 def _checksum(folder: Path) -> str:

@@ -23,9 +23,10 @@ from torch import Tensor
 from ..._version import __version__
 from ...errors import BackendError
 from ..plain_defaults import plain_defaults
+from ..remembered import RememberedTower
 from ..weights import Notify
-from .base import Model, ModelSpec
-from .model_cache import load_model, store_model
+from .base import Model, ModelSpec, Out
+from .model_cache import ConvertedModel, load_model, store_model
 
 _FORMAT = 1  # part of the cache's key; raise it when the traced module changes
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -53,20 +54,20 @@ class OpenVinoModel:
                 "which this one does not; take fp32, or engine='torch', which computes in bf16 "
                 "anywhere (slowly here)"
             )
-        self._converted: dict[bool, Any] = {}
+        self._converted: dict[bool, ConvertedModel] = {}
         self._requests: dict[bool, Any] = {}
         self._threads = 0
         self._lock = threading.Lock()  # a request computes for one thread
 
     def __call__(
-        self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
+        self, images: Tensor, cls: bool, out: Out | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """See `Model`."""
         with self._lock:
             return self._run(images, cls, out)
 
     def _run(
-        self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
+        self, images: Tensor, cls: bool, out: Out | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         import openvino
 
@@ -74,8 +75,9 @@ class OpenVinoModel:
         request = self._request(cls)
         outputs = request.model_outputs
         count, layers = len(images), len(self._spec.blocks)
-        tokens = tuple(out) if out is not None else _room(outputs[:layers], count)
-        classes = _room(outputs[layers:], count)
+        shapes = [torch.Size(tuple(output.shape)[1:]) for output in outputs]
+        tokens = _room(shapes[:layers], count) if out is None else tuple(out(shapes[:layers]))
+        classes = _room(shapes[layers:], count)
         targets = [*tokens, *classes]
         images = images.contiguous()
         for image in range(count):
@@ -92,7 +94,9 @@ class OpenVinoModel:
         if cls not in self._requests:
             if cls not in self._converted:
                 self._converted[cls] = self._convert(cls)
-            self._requests[cls] = self._compile(self._converted[cls]).create_infer_request()
+            converted = self._converted[cls]
+            self._requests[cls] = self._compile(converted.model).create_infer_request()
+            converted.forget_weights()
         return self._requests[cls]
 
     def _compile(self, converted: Any) -> Any:
@@ -116,19 +120,24 @@ class OpenVinoModel:
             )
         return compiled
 
-    def _convert(self, cls: bool) -> Any:
-        """The converted model, from the cache where it is there and whole."""
+    def _convert(self, cls: bool) -> ConvertedModel:
+        """The converted model, from the cache; in memory alone where the cache cannot keep it."""
         spec = self._spec
         parts = [_FORMAT, __version__, metadata.version("openvino"), torch.__version__]
         parts += [spec.fingerprint, spec.image_size, spec.blocks, cls]
         key = hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
-        converted = load_model(self._core, key, self._notify)
-        if converted is None:
-            if self._notify is not None:
-                self._notify("converting the backbone for OpenVINO; the result is kept")
-            converted = _traced(spec, cls)
-            store_model(converted, key, self._notify)
-        return converted
+        cached = load_model(self._core, key, self._notify)
+        if cached is not None:
+            return cached
+        if self._notify is not None:
+            self._notify("converting the backbone for OpenVINO; the result is kept")
+        converted = _traced(spec, cls)
+        store_model(converted, key, self._notify)
+        # From here on the file's weights serve in place of the torch module's.
+        cached = load_model(self._core, key, self._notify)
+        if isinstance(spec.tower, RememberedTower):
+            spec.tower.release()
+        return ConvertedModel(converted) if cached is None else cached
 
 
 class _Forward(torch.nn.Module):
@@ -166,10 +175,9 @@ def _traced(spec: ModelSpec, cls: bool) -> Any:
     return converted
 
 
-def _room(outputs: Sequence[Any], count: int) -> tuple[Tensor, ...]:
+def _room(shapes: Sequence[torch.Size], count: int) -> tuple[Tensor, ...]:
     return tuple(
-        torch.empty(count, *tuple(output.shape)[1:], dtype=torch.float32, device="cpu")
-        for output in outputs
+        torch.empty((count, *shape), dtype=torch.float32, device="cpu") for shape in shapes
     )
 
 

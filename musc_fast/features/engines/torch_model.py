@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..weights import Notify
-from .base import Model, ModelSpec
+from .base import Model, ModelSpec, Out
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,7 +18,7 @@ class TorchModel:
         self._spec = spec
 
     def __call__(
-        self, images: Tensor, cls: bool, out: Sequence[Tensor] | None
+        self, images: Tensor, cls: bool, out: Out | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """See `Model`."""
         spec = self._spec
@@ -32,9 +30,10 @@ class TorchModel:
             tokens, class_tokens = spec.tower.forward(images, spec.blocks, cls)
         found = tuple(tokens[block].float() for block in spec.blocks)
         if out is not None:
-            for target, layer in zip(out, found, strict=True):
+            targets = tuple(out([layer.shape[1:] for layer in found]))
+            for target, layer in zip(targets, found, strict=True):
                 target.copy_(layer)
-            found = tuple(out)
+            found = targets
         return found, None if class_tokens is None else class_tokens.float()
 
 

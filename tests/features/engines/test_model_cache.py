@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
-from backbones import TINY, noise
+from backbones import ROTARY, TINY, noise, randomise, timm_model
 from tiny import tiny_weights
 
 from musc_fast.features import Backbone, load_backbone
@@ -58,8 +61,6 @@ def test_a_model_is_converted_once_for_its_weights_size_and_blocks(
     extract(weights, messages, image_size=96)
     extract(weights, messages, blocks=(1,))
     torch.manual_seed(1)
-    import safetensors.torch
-
     changed = safetensors.torch.load_file(weights)
     changed["blocks.0.mlp.fc1.bias"][3] += 1e-3
     safetensors.torch.save_file(changed, tmp_path / "changed.safetensors")
@@ -89,6 +90,49 @@ def test_a_damaged_model_is_made_again(weights: Path, folder: Path, damage: str)
     messages.clear()
     assert torch.equal(extract(weights, messages), first)
     assert messages == []
+
+
+def test_the_module_is_let_go_once_its_converted_form_is_kept(weights: Path, folder: Path) -> None:
+    backbone = load_backbone(TINY, weights=weights, engine="openvino", image_size=64, blocks=(1,))
+    tower: Any = backbone._tower
+    assert tower.loaded
+    before = backbone.extract(noise(1, backbone), cls=False).tokens[0]
+    assert not tower.loaded
+    (kept,) = folder.iterdir()
+    # Another model, with class tokens, is converted after the module has been loaded again.
+    after = backbone.extract(noise(1, backbone)).tokens[0]
+    assert len(list(folder.iterdir())) == 2
+    assert not tower.loaded
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+    assert (kept / "sha256").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_file_of_the_weights_takes_no_memory(tmp_path: Path) -> None:
+    """Compiled, a model has its own copy of the weights."""
+    code = (
+        "import sys; from backbones import ROTARY, noise;"
+        "from musc_fast.features import load_backbone;"
+        "from musc_fast.features.engines.model_cache import cache_folder;"
+        f"b = load_backbone(ROTARY, weights={str(tmp_path / 'w.safetensors')!r}, image_size=48,"
+        " engine='openvino'); b.extract(noise(1, b));"
+        "print(open('/proc/self/smaps').read())"
+    )
+    state = randomise(timm_model(ROTARY.removeprefix("timm:")))
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "helpers"), *sys.path]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    mappings = done.stdout.split("model.bin\n")[1:]  # the kernel may have cut one into several
+    sizes = [dict(re.findall(r"^(\w+): +(\d+) kB", each, re.MULTILINE)[:4]) for each in mappings]
+    mapped, resident = (sum(int(size[name]) for size in sizes) for name in ("Size", "Rss"))
+    assert mapped > 10_000
+    assert resident < mapped / 3  # norms and biases, and what the kernel reads around them
 
 
 def test_a_cache_that_cannot_be_written_is_said(weights: Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,14 @@ def test_tokens_are_written_where_they_are_wanted(make: Make, engine: str) -> No
     images = noise(3, backbone)
     plain = backbone.extract(images)
     room = [torch.full((5, *each.shape[1:]), torch.nan) for each in plain.tokens]
-    found = backbone.extract(images, out=[each[1:4] for each in room])
+    shapes: list[torch.Size] = []
+
+    def out(given: Sequence[torch.Size]) -> list[torch.Tensor]:
+        shapes.extend(given)
+        return [each[1:4] for each in room]
+
+    found = backbone.extract(images, out=out)
+    assert shapes == [each.shape[1:] for each in plain.tokens]
     for target, given, wanted in zip(room, found.tokens, plain.tokens, strict=True):
         assert torch.equal(target[1:4], wanted)
         assert given.data_ptr() == target[1:4].data_ptr()
