@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -186,6 +187,20 @@ class ReferenceBank:
                 map_size(self.image_size, grid, count),
             )
         return self._leave_one_out
+
+    @property
+    def knows_itself(self) -> bool:
+        """Whether the distances among the images are kept, see `leave_one_out`."""
+        return self._slots.distances is not None
+
+    @alone
+    def set_scores(self, scores: Mapping[int, float]) -> None:
+        """Give images their raw scores, by running number (`Entry.number`)."""
+        self._entries = [
+            replace(entry, score=float(scores[entry.number])) if entry.number in scores else entry
+            for entry in self._entries
+        ]
+        self._leave_one_out = None
 
     @alone
     def remove(self, numbers: Collection[int]) -> list[str]:
