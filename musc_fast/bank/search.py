@@ -1,4 +1,4 @@
-"""The search of a bank: new images against those held."""
+"""The search of new images against those of a bank."""
 
 from __future__ import annotations
 
