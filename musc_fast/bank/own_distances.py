@@ -30,11 +30,13 @@ class LeaveOneOut:
 
     entries: the images, in the order in which they were added.
     patch_scores: [len, H, W]. raw_image_scores: [len], the maxima of the anomaly maps.
+    size: (h, w) of those.
     """
 
     entries: list[Entry]
     patch_scores: Tensor
     raw_image_scores: Tensor
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, entries: list[Entry], means: Tensor, size: tuple[int, int]) -> LeaveOneOut:
@@ -43,7 +45,11 @@ class LeaveOneOut:
         size: of the anomaly maps, of which one at a time is held.
         """
         raw = [reference.upsample(each[None], size).amax().float() for each in means]
-        return cls(entries, means.float(), torch.stack(raw))
+        return cls(entries, means.float(), torch.stack(raw), size)
+
+    def anomaly_map(self, place: int) -> Tensor:
+        """The anomaly map [h, w] of the image at a place of `entries`."""
+        return reference.upsample(self.patch_scores[place][None].double(), self.size)[0].float()
 
 
 # LNAMD of the images in some slots: one [n, P, C] a search.

@@ -1,44 +1,40 @@
 """Scoring the images of a folder as they appear; scores survive a kill of the process at any point.
 
 scores.csv is the record (`watch_record`): one line an image, in the order of scoring, written and
-synced before the next image is read. The bank is saved less often. When a watch starts, the bank
-takes up the images whose lines are younger than its file, with their recorded scores, and gives up
-those that were found again to be defects; then it is as it was before. What is said of an image
-follows from the bank and the record alone. A file whose content has changed since its line was
-written is another image: it is scored as a new one, and never stands in for the old one.
+synced before the next image is read. What is said of an image follows from the bank and the record
+alone (`watch_bank`, `watch_judge`). A file whose content has changed since its line was written is
+another image: it is scored as a new one, and never stands in for the old one.
 The first images have no bank to be scored against: they are scored against each other, and their
 lines are written together or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from .. import reference
-from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import source_of, tokens_of, white_of_bank
-from ..errors import BankError, ImageError, InputError
+from ..bank.stream import tokens_of, white_of_bank
+from ..errors import ImageError, InputError
 from ..files import locked
-from ..progress import Progress, StageProgress, stage_bars
-from ..scoring.arguments import map_size
-from . import watch_record
+from ..progress import StageProgress, stage_bars
+from .watch_bank import WatchedBank
 from .watch_files import NewFiles
-from .watch_judge import Judge, Judgement, Rule
+from .watch_judge import Judgement
 from .watch_pictures import write_picture
-from .watch_record import FileState, Row, append_rows, now, read_record
+from .watch_record import REMOVED, FileState, Row, now, place_in_bank
 from .watch_settings import WatchSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..bank.file import Entry
     from ..bank.own_distances import LeaveOneOut
+    from ..bank.reference_bank import ReferenceBank
     from ..musc import MuSc
 
 __all__ = ["Watch", "WatchSettings", "watching"]
@@ -90,12 +86,8 @@ def watching(
 class Watch:
     """Scores new images of a folder against a bank; made by `watching`, which has the arguments.
 
-    bank: the `ReferenceBank`.
-    folder: as a full path. record: the file of the record.
-    done: the latest line of each file.
-    lines: how many lines the record has of images of the folder.
-    gone: the files that were scored, but were missing or had another content when the bank should
-        have taken them up.
+    folder: as a full path.
+    held: the `WatchedBank`, which has the bank and the record.
     begun: whether the bank had images before this watch, so that references are not read.
     """
 
@@ -109,116 +101,31 @@ class Watch:
         *,
         on_progress: StageProgress = lambda stage, done, total: None,
     ) -> None:
-        self.musc, self.folder, self.settings = musc, folder.resolve(), settings
-        self._bank_file, self.record = bank, out
-        self._rule = Rule(settings.threshold, settings.false_alarms)
-        self.bank = self._bank_of_file()
-        self._check_bank()
-        self._saved = self.bank.added  # images given to the bank when its file was written
-        self._changed = False  # since the file of the bank was written
-        self._whole = True  # the bank is not in the midst of a change, every image has its line
-        self._judge: Judge | None = None  # of the bank as it is
-        self.gone: list[str] = []
-        self._first: set[Path] = set()  # files that the start has looked at
-        self.done: dict[str, Row] = {}
-        self._images: dict[int, Row] = {}  # lines of images by number
-        self._left_out: dict[int, float] = {}  # raw scores by number
-        self.lines = 0
-        rows = read_record(out)
-        self._note(rows)
-        missing = [row for row in rows if row.is_image and int(row.number) >= self.bank.added]
-        if not bank.exists():
-            self._check_folder(missing)
-        self._take_up(rows, missing, lambda done, total: on_progress("taking up", done, total))
+        self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
+        self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
-        self._files = NewFiles(self.folder, self.done)
-        if len(self.bank) > 1 and not self.bank.knows_itself:  # of an earlier version
-            self.bank.leave_one_out(
-                on_progress=lambda done, total: on_progress("comparing the bank", done, total)
-            )
-            self._changed = True
+        self._first: set[Path] = set()  # files that the start has looked at
+        self._files = NewFiles(self.folder, self.held.done)
 
-    def _bank_of_file(self) -> ReferenceBank:
-        musc = self.musc
-        if not self._bank_file.exists():
-            return musc.new_bank(
-                self.settings.new_capacity, evict=self.settings.evict or "oldest"
-            )
-        return ReferenceBank.load(
-            self._bank_file,
-            source=source_of(musc.backbone, musc.settings),
-            device=musc.backbone.device,
-            backend=musc.settings.backend,
-            precision=musc.settings.precision,
-            memory_limit=musc.settings.memory_limit,
-        )
+    @property
+    def bank(self) -> ReferenceBank:
+        """The bank."""
+        return self.held.bank
 
-    def _check_bank(self) -> None:
-        """Raise BankError where the bank was made with another capacity or eviction than wanted."""
-        for name in ("capacity", "evict"):
-            wanted, held = getattr(self.settings, name), getattr(self.bank, name)
-            if wanted is not None and wanted != held:
-                raise BankError(
-                    f"{name}: found {wanted}, {self._bank_file} was made with {held}; leave "
-                    f"{name} out (--{name}), or name another bank"
-                )
+    @property
+    def lines(self) -> int:
+        """How many lines the record has of images and unreadable files of the folder."""
+        return self.held.lines
 
-    def _check_folder(self, rows: list[Row]) -> None:
-        """Raise BankError where images of a record without a bank lie in another folder."""
-        for row in rows:
-            if not row.is_reference and self.folder not in Path(row.path).parents:
-                raise BankError(
-                    f"{self._bank_file} does not exist, and {self.record} tells of "
-                    f"{row.path}, which is not in {self.folder}: it seems to be the record of "
-                    "another bank; name another"
-                )
+    @property
+    def gone(self) -> list[str]:
+        """Files of the record that the bank could not take up, see `WatchedBank`."""
+        return self.held.gone
 
-    def _take_up(self, rows: list[Row], missing: list[Row], on_progress: Progress) -> None:
-        """Do to the bank what the record tells since the bank was saved, with recorded scores.
-
-        Images whose files are missing or hold other pictures now are left out of the bank and
-        listed in `gone`.
-        """
-        first = self.bank.added
-        if [int(row.number) for row in missing] != list(range(first, first + len(missing))):
-            raise BankError(
-                f"{self._bank_file} has been given {first} images, "
-                f"{self.record} goes on with number {missing[0].number}: they do not belong "
-                "together; name other files"
-            )
-        here = {row.number for row in missing if row.is_held and _is_here(row)}
-        white_of_bank(
-            self.bank, self.musc.extractor, [row.path for row in missing if row.number in here]
-        )
-        removed: set[int] = set()
-        for row in rows:
-            if row.bank == watch_record.REMOVED:
-                removed.add(int(row.number))
-            elif row.is_image and int(row.number) >= first:
-                self._remove_held(removed)
-                self._take_up_image(row, is_here=row.number in here)
-                self._changed = True
-                on_progress(self.bank.added - first, len(missing))
-        self._remove_held(removed)
-
-    def _take_up_image(self, row: Row, *, is_here: bool) -> None:
-        tokens = None
-        if is_here:
-            with suppress(ImageError):
-                tokens = tokens_of(self.bank, self.musc.extractor, row.path)
-        if tokens is not None:
-            self.bank.add(tokens, [row.path], scores=[float(row.raw_score)])
-            return
-        if row.is_held:
-            self.gone.append(row.path)
-        self.bank.pass_over()
-
-    def _remove_held(self, numbers: set[int]) -> None:
-        """Remove those of the images that the bank holds."""
-        held = numbers & {entry.number for entry in self.bank.entries}
-        if held:
-            self.bank.remove(held)
-            self._changed = True
+    @property
+    def level(self) -> float | None:
+        """Raw score from which on the next image is flagged; None where the bank cannot tell."""
+        return self.held.judge().level
 
     def look(self, *, settled: bool = False) -> list[Path]:
         """The new and the changed files; see `NewFiles.look`."""
@@ -232,62 +139,40 @@ class Watch:
 
         last: no more files will come, so two images are enough to start with.
         """
-        yield from self._find_again()  # a watch may have ended before it did
+        yield from self._find_again()  # an earlier watch may have ended before it did
         if self.settings.references and not self.bank.added:
             references = list(self.settings.references)
             yield from self._score_first(references, len(references), references=True)
-        if len(self.bank) == 0:
+        while len(self.bank) == 0:  # again where a threshold left out all the first ones
             yield from self._score_first(paths, 2 if last else self.settings.start)
-            paths = [path for path in paths if path not in self._first]
-        if len(self.bank) == 0:
-            return
+            looked_at, paths = paths, [path for path in paths if path not in self._first]
+            if len(paths) == len(looked_at):
+                return
         for path in paths:
             row = self._score_next(path)
             if row is not None:
                 yield row
                 yield from self._find_again()
-            if self.bank.added - self._saved >= self.settings.save_every:
-                self.save()
+            self.held.save(every=self.settings.save_every)
 
     def save(self) -> None:
-        """Save the bank if it has changed, unless one of its images has no line yet."""
-        if self._whole and self._changed:
-            self.bank.save(self._bank_file)
-            self._saved, self._changed = self.bank.added, False
-
-    @property
-    def level(self) -> float | None:
-        """Raw score from which on the next image is flagged; None where the bank cannot tell."""
-        return self._judging().level
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """A change of the bank; where the block fails, the bank is not saved any more."""
-        self._whole = False
-        self._judge = None
-        yield
-        self._whole = self._changed = True
-
-    def _judging(self) -> Judge:
-        """The judge by the bank as it is."""
-        if self._judge is None:
-            held = self.bank.leave_one_out() if len(self.bank) > 1 else None
-            oldest = self.bank.added - self.bank.capacity
-            left_out = {n: score for n, score in self._left_out.items() if n >= oldest}
-            self._judge = Judge(self._rule, held, left_out)
-        return self._judge
+        """Save the bank if it has changed."""
+        self.held.save()
 
     def _score_first(
         self, paths: list[Path], wanted: int, *, references: bool = False
     ) -> Iterator[Row]:
-        """Score the first images against each other, where at least `wanted` can be read."""
+        """Score the first images against each other, where at least `wanted` can be read.
+
+        Raises ImageError where a reference cannot be read.
+        """
         if len(paths) < wanted:
             return
         most = wanted if references else self.settings.start
         tokens: dict[str, tuple[Tensor, ...]] = {}
         states = []
         self._first.clear()
-        white_of_bank(self.bank, self.musc.extractor, paths[: 2 * most])
+        white_of_bank(self.bank, self._extractor, paths[: 2 * most])
         for path in paths:
             time, state = now(), FileState.of(path)
             self._first.add(path)
@@ -312,28 +197,155 @@ class Watch:
         *,
         references: bool,
     ) -> Iterator[Row]:
-        """Put the first images into the bank, record them, and leave those out that stand apart."""
-        with self._changing():
-            self.bank.add([torch.cat(layer) for layer in zip(*tokens.values(), strict=True)], [*tokens])
+        """Put the first images into the bank and record them; those that stand apart go again."""
+        with self.held.changing():
+            layers = [torch.cat(layer) for layer in zip(*tokens.values(), strict=True)]
+            self.bank.add(layers, list(tokens))
             found = self.bank.leave_one_out()
-            scores = {
-                entry.number: float(score)
-                for entry, score in zip(found.entries, found.raw_image_scores, strict=True)
-            }
-            self.bank.set_scores(scores)
             rows = []
             for place, (said, state) in enumerate(
-                zip(self._judging().of_held(), states, strict=True)
+                zip(self.held.judge().of_held(), states, strict=True)
             ):
-                taken = said.verdict != "flagged" or self.settings.keep_flagged
                 row = self._row_of_held(found, place, said, *state)
-                bank = watch_record.place_in_bank(taken=taken, reference=references)
-                rows.append(replace(row, bank=bank))
-                if said.verdict == "flagged":
-                    self._draw(rows[-1], self._map_of(found.patch_scores[place]))
+                rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
+                self._draw(rows[-1], partial(found.anomaly_map, place))
+            self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
-            self._remove_held({int(row.number) for row in rows if not row.is_held})
-        self._judge = None
+        self.held.remove({int(row.number) for row in rows if not row.is_held})
         self.save()  # it has the white level, which a record alone would not tell
         yield from rows
         yield from self._find_again()
+
+    def _find_again(self) -> Iterator[Row]:
+        """Remove the images of the bank that stand apart by now, and yield a second row of each."""
+        while not self.settings.keep_flagged and (places := self.held.judge().apart()):
+            found, verdicts = self.bank.leave_one_out(), self.held.judge().of_held()
+            rows = []
+            for place in places:
+                row = self.held.of_number.get(found.entries[place].number)
+                state = FileState("", "", "") if row is None else row.state
+                row = self._row_of_held(found, place, verdicts[place], now(), state)
+                rows.append(replace(row, bank=REMOVED))
+                self._draw(rows[-1], partial(found.anomaly_map, place))
+            self._record(rows)
+            self.held.remove({int(row.number) for row in rows})
+            yield from rows
+
+    def _score_next(self, path: Path) -> Row | None:
+        """The row of a new image; None where the file has the content of its line, or changes."""
+        time, state = now(), FileState.of(path)
+        read = self._read(path, time, state)
+        if read is None or isinstance(read, Row):
+            if read is not None:
+                self._record([read])
+            return read
+        references, number = len(self.bank), self.bank.added
+        scores = self.bank.score(read)
+        raw_score = float(scores.raw_image_scores[0])
+        said = self.held.judge().of_new(raw_score)
+        row = replace(
+            _row(str(path), number, raw_score, references, said, time, state),
+            bank=self._place_in_bank(said),
+        )
+        self._draw(row, lambda: scores.anomaly_maps[0])
+        self._record([row])
+        with self.held.changing():
+            if row.is_held:
+                self.bank.add(read, [row.path], scores=[raw_score])
+            else:
+                self.bank.pass_over()
+        return row
+
+    def _read(self, path: Path, time: str, state: FileState) -> tuple[Tensor, ...] | Row | None:
+        """The tokens of a file, or the row of one that cannot be read.
+
+        None where the file has the content of its line, or changes while it is read: then the next
+        look finds it.
+        """
+        row = self.held.done.get(str(path))
+        found: tuple[Tensor, ...] | Row | None = None
+        if row is None or not row.sha256 or not row.is_of(state):
+            try:
+                found = tokens_of(self.bank, self._extractor, path)
+            except ImageError as error:
+                found = _unreadable(path, error, time, state)
+            if not state.is_now(path):
+                return None
+        if found is None or (
+            isinstance(found, Row) and row is not None and row.is_of(state, found.reason)
+        ):
+            self._files.note_same(path)
+            return None
+        return found
+
+    def _record(self, rows: list[Row]) -> None:
+        """Append lines to the record, whole and synced to the disk."""
+        self.held.append(rows)
+
+    def _place_in_bank(self, said: Judgement, *, reference: bool = False) -> str:
+        taken = said.verdict != "flagged" or self.settings.keep_flagged
+        return place_in_bank(taken=taken, reference=reference)
+
+    def _row_of_held(
+        self, found: LeaveOneOut, place: int, said: Judgement, time: str, state: FileState
+    ) -> Row:
+        """The row of an image of the bank, by its score against the others."""
+        entry, others = found.entries[place], len(found.entries) - 1
+        score = float(found.raw_image_scores[place])
+        return _row(entry.id, entry.number, score, others, said, time, state)
+
+    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
+        """Write the picture of a flagged image, unless its file is gone or has changed."""
+        path = Path(row.path)
+        if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
+            return
+        usual = 0.0
+        if len(self.bank) > 1:
+            usual = float(self.bank.leave_one_out().patch_scores.median())
+        white = self.bank.source.get("white")
+        reading = replace(self._extractor.reading, white=white)
+        with suppress(ImageError):
+            write_picture(self.held.record, row, anomaly_map(), usual, reading)
+
+
+def _row(
+    path: str,
+    number: int,
+    raw_score: float,
+    references: int,
+    said: Judgement,
+    time: str,
+    state: FileState,
+) -> Row:
+    """The row of a scored image, without its place in the bank."""
+    return Row(
+        path=path,
+        number=str(number),
+        raw_score=repr(raw_score),
+        references=str(references),
+        flagged=str(int(said.verdict == "flagged")),
+        time=time,
+        reason="",
+        size=state.size,
+        modified=state.modified,
+        sha256=state.sha256,
+        verdict=said.verdict,
+        threshold="" if said.threshold is None else repr(said.threshold),
+        p_value="" if said.p_value is None else f"{said.p_value:.4g}",
+    )
+
+
+def _unreadable(path: Path, error: ImageError, time: str, state: FileState) -> Row:
+    reason = str(error).rpartition(f"{path}: ")[2]  # the path has a column of its own
+    return Row(
+        path=str(path),
+        number="",
+        raw_score="",
+        references="",
+        flagged="",
+        time=time,
+        reason=" ".join(reason.split()),
+        size=state.size,
+        modified=state.modified,
+        sha256=state.sha256,
+    )

@@ -96,9 +96,7 @@ class Judge:
     left_out: raw scores, by number, of the images that were lately left out of the bank.
     """
 
-    def __init__(
-        self, rule: Rule, held: LeaveOneOut | None, left_out: Mapping[int, float]
-    ) -> None:
+    def __init__(self, rule: Rule, held: LeaveOneOut | None, left_out: Mapping[int, float]) -> None:
         self._rule = rule
         self.entries: list[Entry] = [] if held is None else held.entries
         own = np.zeros(0) if held is None else held.raw_image_scores.double().cpu().numpy()

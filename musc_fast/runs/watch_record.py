@@ -77,6 +77,11 @@ class Row:
         return self.bank in (ADDED, REFERENCE)
 
     @property
+    def state(self) -> FileState:
+        """What the file was."""
+        return FileState(self.size, self.modified, self.sha256)
+
+    @property
     def seconds(self) -> float:
         """`time` in seconds since 1970."""
         return datetime.fromisoformat(self.time).timestamp()
@@ -131,6 +136,22 @@ class FileState:
 _COLUMNS = [field.name for field in fields(Row)]
 # Earlier versions called the path "file" and had the first columns alone.
 _EARLIER_COLUMNS = [["file", *_COLUMNS[1:count]] for count in (7, 10)]
+
+
+def place_in_bank(*, taken: bool, reference: bool) -> str:
+    """What `Row.bank` says of an image that was taken in or left out."""
+    if reference:
+        return REFERENCE if taken else REFERENCE_OUT
+    return ADDED if taken else LEFT_OUT
+
+
+def is_here(row: Row) -> bool:
+    """Whether a line's file still has the content that was scored."""
+    path = Path(row.path)
+    try:
+        return row.is_of(FileState.of(path)) if row.sha256 else row.is_untouched(path.stat())
+    except OSError:
+        return False
 
 
 def now() -> str:

@@ -89,7 +89,7 @@ def test_unreadable_files_have_a_row_and_odd_names_come_back(musc: MuSc, tmp_pat
     (folder / "broken.png").write_bytes(b"no image")
     settings = WatchSettings(start=3, threshold=0.0)
     assert len(run(musc, folder, tmp_path / "bank", settings)) == 6
-    found = {Path(row["file"]).name: row for row in rows(tmp_path / "scores.csv")}
+    found = {Path(row["path"]).name: row for row in rows(tmp_path / "scores.csv")}
     assert set(found) == {*odd, "part4.png", "broken.png"}
     assert found["broken.png"]["reason"] == "not an image, or of an unknown format"
     assert found["broken.png"]["raw_score"] == ""
