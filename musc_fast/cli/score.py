@@ -28,6 +28,13 @@ def score(
             show_default=False,
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the features of the references in this folder for later runs.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
@@ -68,6 +75,7 @@ def score(
         images,
         out,
         references=None if references is None else [references],
+        cache=cache,
         maps=maps,
         map_scale=map_scale,
         threshold=threshold,
