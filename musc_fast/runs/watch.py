@@ -218,7 +218,7 @@ class Watch:
 
     def _find_again(self) -> Iterator[Row]:
         """Remove the images of the bank that stand apart by now, and yield a second row of each."""
-        while not self.settings.keep_flagged and (places := self.held.judge().apart()):
+        while not self.settings.keep_flagged and (places := self.held.judge().apart):
             found, verdicts = self.bank.leave_one_out(), self.held.judge().of_held()
             rows = []
             for place in places:
