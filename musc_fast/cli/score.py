@@ -92,3 +92,5 @@ def score(
     if skipped:
         errors.print(f"{len(skipped)} unreadable images were skipped")
     print_scores(batch, out)
+    if batch.settings.get("watch"):
+        print_plain(f"new images by themselves: {batch.settings['watch']['command']}", wrap=False)

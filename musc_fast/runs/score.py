@@ -26,6 +26,7 @@ from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..threshold import find_threshold
 from .record import run_settings
+from .watch_threshold import watch_settings
 
 
 class ScoreJob:
@@ -153,12 +154,15 @@ class ScoreJob:
         if scores is None:
             return None
         raw_scores = scores.raw_image_scores.cpu().numpy()
+        settings = run_settings(musc, features, references, seconds=seconds)
+        if references is None:
+            settings["watch"] = watch_settings(settings, raw_scores)
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),
             raw_scores=raw_scores,
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-            settings=run_settings(musc, features, references, seconds=seconds),
+            settings=settings,
             threshold=self._flag(raw_scores),
             reading=replace(musc.extractor.reading, white=white),
         )

@@ -201,11 +201,11 @@ class Watch:
         with self.held.changing():
             layers = [torch.cat(layer) for layer in zip(*tokens.values(), strict=True)]
             self.bank.add(layers, list(tokens))
-            found = self.bank.leave_one_out()
+            judge = self.held.judge()
+            found = judge.held
+            assert found is not None  # of two images or more
             rows = []
-            for place, (said, state) in enumerate(
-                zip(self.held.judge().of_held(), states, strict=True)
-            ):
+            for place, (said, state) in enumerate(zip(judge.of_held(), states, strict=True)):
                 row = self._row_of_held(found, place, said, *state)
                 rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
                 self._draw(rows[-1], partial(found.anomaly_map, place))
@@ -218,12 +218,13 @@ class Watch:
 
     def _find_again(self) -> Iterator[Row]:
         """Remove the images of the bank that stand apart by now, and yield a second row of each."""
-        while not self.settings.keep_flagged and (places := self.held.judge().apart):
-            found, verdicts = self.bank.leave_one_out(), self.held.judge().of_held()
+        while not self.settings.keep_flagged and (judge := self.held.judge()).apart:
+            found, verdicts = judge.held, judge.of_held()
+            assert found is not None  # it has the images that stand apart
             rows = []
-            for place in places:
-                row = self.held.of_number.get(found.entries[place].number)
-                state = FileState("", "", "") if row is None else row.state
+            for place in judge.apart:
+                line = self.held.of_number.get(found.entries[place].number)
+                state = FileState("", "", "") if line is None else line.state
                 row = self._row_of_held(found, place, verdicts[place], now(), state)
                 rows.append(replace(row, bank=REMOVED))
                 self._draw(rows[-1], partial(found.anomaly_map, place))
@@ -299,9 +300,8 @@ class Watch:
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
             return
-        usual = 0.0
-        if len(self.bank) > 1:
-            usual = float(self.bank.leave_one_out().patch_scores.median())
+        held = self.held.judge().held
+        usual = 0.0 if held is None else float(held.patch_scores.median())
         white = self.bank.source.get("white")
         reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):

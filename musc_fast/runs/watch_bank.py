@@ -16,12 +16,14 @@ from ..bank.reference_bank import ReferenceBank
 from ..bank.stream import source_of, tokens_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
-from .watch_judge import Judge, Rule
-from .watch_record import REMOVED, Row, append_rows, is_here, read_record
+from .watch_judge import Judge, Rule, is_near
+from .watch_record import LEFT_OUT, REFERENCE_OUT, REMOVED, Row, append_rows, is_here, read_record
 from .watch_settings import WatchSettings
 
 if TYPE_CHECKING:
     from ..musc import MuSc
+
+_RENEWED_PER_BANK = 20  # judges, while as many images come as the bank holds
 
 
 class WatchedBank:
@@ -56,11 +58,12 @@ class WatchedBank:
         self._saved = self.bank.added  # images given to the bank when its file was written
         self._changed = False  # since the file of the bank was written
         self._whole = True  # the bank is not in the midst of a change, every image has its line
-        self._judge: Judge | None = None  # of the bank as it is
+        self._judge: Judge | None = None
+        self._judged_at = 0  # images given to the bank when the judge was made
         self.gone: list[str] = []
         self.done: dict[str, Row] = {}
         self.of_number: dict[int, Row] = {}
-        self._left_out: dict[int, float] = {}  # raw scores by number
+        self._left_out: dict[int, float] = {}  # thresholds reached by good images, by number
         self.lines = 0
         rows = read_record(record)
         self._note(rows)
@@ -150,9 +153,9 @@ class WatchedBank:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """A change of the bank; where the block fails, the bank is not saved any more."""
-        self._whole, self._judge = False, None
+        self._whole = False
         yield
-        self._whole, self._changed, self._judge = True, True, None
+        self._whole = self._changed = True
 
     def remove(self, numbers: set[int]) -> None:
         """Remove those of the images that the bank holds."""
@@ -160,6 +163,7 @@ class WatchedBank:
         if held:
             with self.changing():
                 self.bank.remove(held)
+            self._judge = None
 
     def append(self, rows: list[Row]) -> None:
         """Append lines to the record, whole and synced to the disk."""
@@ -168,8 +172,10 @@ class WatchedBank:
 
     def _note(self, rows: list[Row]) -> None:
         for row in rows:
-            if row.number and not row.is_held:
-                self._left_out[int(row.number)] = float(row.raw_score)
+            rate = self._settings.false_alarms
+            left_out = row.bank in (LEFT_OUT, REFERENCE_OUT)
+            if left_out and row.p_value and row.threshold and is_near(float(row.p_value), rate):
+                self._left_out[int(row.number)] = float(row.threshold)
             if row.bank == REMOVED:
                 continue
             self.done[row.path] = row
@@ -178,12 +184,17 @@ class WatchedBank:
             self.lines += not row.is_reference
 
     def judge(self) -> Judge:
-        """The judge by the bank as it is."""
-        if self._judge is None:
+        """The judge, renewed where a twentieth of the bank has changed since the last was made.
+
+        Its cost grows with the bank.
+        """
+        step = max(1, len(self.bank) // _RENEWED_PER_BANK)
+        if self._judge is None or self.bank.added - self._judged_at >= step:
             held = self.bank.leave_one_out() if len(self.bank) > 1 else None
             oldest = self.bank.added - self.bank.capacity
-            left_out = {n: score for n, score in self._left_out.items() if n >= oldest}
+            left_out = [level for n, level in self._left_out.items() if n >= oldest]
             self._judge = Judge(self._rule, held, left_out)
+            self._judged_at = self.bank.added
         return self._judge
 
     def save(self, *, every: int = 0) -> None:

@@ -1,28 +1,27 @@
 """A watch's judge: the verdict on new images and on those of the bank, by the bank's own scores.
 
-The scale is what good images score. Flagged ones do not enter the bank: were they left out of the
-scale, too, the highest of the good images would be missing from the scale, the threshold would sink
-and flag more of them, and so on. So the scale also has the scores of the images that were left out
-lately; only what stands apart from the rest, bank or not, is taken for defects and for no part of
-the scale. Defects in the bank are found by the same test.
+The scale is what good images score. Flagged ones do not enter the bank: were all of them left out
+of the scale, too, the highest of the good images would be missing from the scale, the threshold
+would sink and flag more of them, and so on. So a flagged image that may be a good one, as one in so
+many is (`is_near`), counts in the scale, with the threshold that it reached for its score: defects
+among such images do not raise the threshold. Images of the bank that stand apart from the others
+are defects that have been found again, and do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bank.file import Entry
 from ..bank.own_distances import LeaveOneOut
-from ..threshold.references import MIN_REFERENCES, ReferenceScale
-from ..threshold.result import Verdict
-from ..threshold.tail import TailModel
+from ..threshold import MIN_IMAGES, ReferenceScale, Verdict, find_threshold
 
-_MOST_DEFECTS = 0.25  # of the images of the scale
-_GAPS = 3  # the widest steps between scores, at which groups are tested
+_CERTAIN = 0.1  # of the false alarms: the p-value of an image that is no good one
+# How often a bank of good images alone may seem to hold defects.
+APART = 0.02
 _Floats = NDArray[np.float64]
 
 
@@ -51,85 +50,78 @@ class Rule:
     false_alarms: float
 
 
+def is_near(p_value: float, false_alarms: float) -> bool:
+    """Whether a flagged image may well be one of the good images that are flagged."""
+    return p_value > _CERTAIN * false_alarms
+
+
 class Judge:
-    """Judges images at one state of the bank.
+    """Judges images by one state of the bank.
 
     held: the leave-one-out scores of the bank's images; None where it has too few.
-    left_out: raw scores, by number, of the images that were lately left out of the bank.
+    left_out: the thresholds reached by those images that were lately left out of the bank and may
+        be good ones.
 
     level: raw score from which on a new image is flagged; None where the bank cannot tell.
-    entries: the images of the bank. apart: the places, there, of those that stand apart.
+    apart: the places, in `held`, of the images of the bank that are defects.
     """
 
-    def __init__(self, rule: Rule, held: LeaveOneOut | None, left_out: Mapping[int, float]) -> None:
-        self._rule = rule
-        self.entries: list[Entry] = [] if held is None else held.entries
-        own = np.zeros(0) if held is None else held.raw_image_scores.double().cpu().numpy()
-        self._own: _Floats = own
-        scores = np.concatenate([own, np.array(list(left_out.values()), dtype=np.float64)])
-        lowest = (
-            standing_apart(scores, rule.false_alarms) if rule.threshold is None else rule.threshold
-        )
-        self.apart: list[int] = np.flatnonzero(own >= lowest).tolist()
-        usual = scores[scores < lowest]
-        self._scale = (
-            ReferenceScale(usual)
-            if rule.threshold is None and len(usual) >= MIN_REFERENCES
-            else None
-        )
+    def __init__(self, rule: Rule, held: LeaveOneOut | None, left_out: Sequence[float]) -> None:
+        self._rule, self.held = rule, held
+        self._own: _Floats = np.zeros(0)
+        if held is not None:
+            self._own = held.raw_image_scores.double().cpu().numpy()
+        scores = np.concatenate([self._own, np.asarray(left_out, dtype=np.float64)])
+        apart = np.zeros(len(scores), dtype=np.bool_)
+        self._look_from = np.inf
+        if rule.threshold is not None:
+            apart = scores >= rule.threshold
+        elif len(scores) >= MIN_IMAGES:
+            among = find_threshold(scores)
+            if among.p_value is not None and among.p_value <= APART:
+                apart = among.flagged
+            seem = (among.flagged | among.look) & ~apart
+            self._look_from = float(np.min(scores, where=seem, initial=np.inf))
+        self.apart: list[int] = np.flatnonzero(apart[: len(self._own)]).tolist()
+        self._scale = None
         self.level = rule.threshold
-        if self._scale is not None:
+        if rule.threshold is None and not apart.all():
+            self._scale = ReferenceScale(scores[~apart])
             self.level = self._scale.level(rule.false_alarms)
 
     def of_new(self, score: float) -> Judgement:
-        """The verdict on an image that was scored against the bank."""
+        """The verdict on an image that was scored against the bank.
+
+        "look" also where it is as high as those of the bank that may be defects, for all that the
+        bank can tell.
+        """
         if self._rule.threshold is not None:
             return Judgement("flagged" if score >= self._rule.threshold else "clear", self.level)
         if self._scale is None:
             return Judgement("look", None)
         judged = self._scale.judge([score], self._rule.false_alarms)
         assert judged.p_values is not None  # of a scale
-        verdict: Verdict = "flagged" if judged.flagged[0] else "look" if judged.look[0] else "clear"
+        verdict: Verdict = "clear"
+        if judged.flagged[0]:
+            verdict = "flagged"
+        elif judged.look[0] or score >= self._look_from:
+            verdict = "look"
         return Judgement(verdict, self.level, float(judged.p_values[0]))
 
     def of_held(self) -> list[Judgement]:
-        """The verdicts on the images of the bank, in the order of its entries.
+        """The verdicts on the images of the bank, in the order of `held`.
 
-        Only what stands apart is flagged: the highest of many good images are as high as one new
-        image in a hundred.
+        Only what stands apart is flagged; the highest of the rest, which is no lower than itself,
+        is compared with the others.
         """
-        found = []
-        for place, score in enumerate(self._own):
-            said = self.of_new(float(score))
-            if place in self.apart:
-                said = replace(said, verdict="flagged")
-            elif said.verdict == "flagged":
-                said = replace(said, verdict="look")
-            found.append(said)
+        found = [self.of_new(float(score)) for score in self._own]
+        for place in self.apart:
+            found[place] = replace(found[place], verdict="flagged")
+        rest = [place for place in range(len(found)) if place not in self.apart]
+        if self._scale is not None and len(rest) > 1:
+            highest = max(rest, key=lambda place: float(self._own[place]))
+            others = ReferenceScale(np.delete(self._own, [highest, *self.apart]))
+            judged = others.judge([self._own[highest]], self._rule.false_alarms)
+            unsure = bool(judged.flagged[0] or judged.look[0])
+            found[highest] = replace(found[highest], verdict="look" if unsure else "clear")
         return found
-
-
-def standing_apart(scores: _Floats, chance: float) -> float:
-    """The lowest of the scores that stand apart above the rest; infinite where none does.
-
-    The groups of the m highest scores are tested at the widest steps between scores: given the
-    tail of the others, what is the chance that all of the m highest of as many good scores lie as
-    far above the next lower as the m-th? Times m (m + 1), since the weights 1 / (m (m + 1)) sum to
-    1 over all m, this must be at most `chance`.
-    """
-    ordered = np.sort(scores)
-    most = int(_MOST_DEFECTS * ordered.size)
-    if ordered.size - most < MIN_REFERENCES or most == 0:
-        return np.inf
-    steps = np.diff(ordered)[-most:][::-1]  # that of the highest score first
-    found = np.inf
-    for m in 1 + np.argsort(-steps)[:_GAPS]:
-        edge, below = ordered[-m], ordered[-m - 1]
-        if edge == below:
-            continue
-        model = TailModel(ordered, suspects=int(m))
-        above, next_lower = model.survivals(np.array([edge, below]))
-        ratio = np.minimum(above / np.maximum(next_lower, 1e-300), 1.0)
-        if float((ratio**m) @ model.weights) * m * (m + 1) <= chance:
-            found = min(found, float(edge))
-    return found

@@ -35,15 +35,16 @@ def write_picture(
 ) -> Path:
     """Write the image, the heat map over it and a colour bar as one .png; returns its path.
 
-    anomaly_map: [h, w]. usual: a distance that is usual in good images: it has the first colour,
-        and the threshold has the middle one, so that the pictures of a day can be compared.
+    anomaly_map: [h, w]. usual: a distance that is usual in good images: it has the first colour.
+        The last is as far above the threshold as the threshold is above it, so that pictures can be
+        compared, or the map's highest value, so that the place of a gross defect is seen.
 
     Raises ImageError where the image cannot be read any more, OSError where there is no room.
     """
     found = anomaly_map.float().cpu().numpy()
     highest = float(np.max(found))
     threshold = float(row.threshold) if row.threshold else highest
-    scale = Scale(usual, usual + 2 * (threshold - usual) if threshold > usual else highest)
+    scale = Scale(usual, max(highest, usual + 2 * (threshold - usual)))
     above = f"threshold {threshold:.3f}   " if row.threshold else ""
     caption = (
         f"{shown(Path(row.path).name)}   score {float(row.raw_score):.3f}   {above}"
