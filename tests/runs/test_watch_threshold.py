@@ -50,8 +50,8 @@ def test_defects_of_the_batch_do_not_raise_the_threshold() -> None:
     among = watch_threshold(np.append(good, [0.9, 0.97]))
     assert alone is not None
     assert among is not None
-    assert good.max() < alone < 0.65
-    assert among == pytest.approx(alone, rel=0.05)
+    assert good.max() < alone < 0.6
+    assert good.max() < among < 0.6
     assert watch_threshold(good[:3]) is None
 
 
