@@ -20,8 +20,6 @@ from ..bank.own_distances import LeaveOneOut
 from ..threshold import MIN_IMAGES, ReferenceScale, Verdict, find_threshold
 
 _CERTAIN = 0.1  # of the false alarms: the p-value of an image that is no good one
-# How often a bank of good images alone may seem to hold defects.
-APART = 0.02
 _Floats = NDArray[np.float64]
 
 
@@ -77,11 +75,9 @@ class Judge:
         if rule.threshold is not None:
             apart = scores >= rule.threshold
         elif len(scores) >= MIN_IMAGES:
-            among = find_threshold(scores)
-            if among.p_value is not None and among.p_value <= APART:
-                apart = among.flagged
-            seem = (among.flagged | among.look) & ~apart
-            self._look_from = float(np.min(scores, where=seem, initial=np.inf))
+            among = find_threshold(scores)  # what `score` would say of the bank
+            apart = among.flagged
+            self._look_from = float(np.min(scores, where=among.look, initial=np.inf))
         self.apart: list[int] = np.flatnonzero(apart[: len(self._own)]).tolist()
         self._scale = None
         self.level = rule.threshold
