@@ -144,7 +144,7 @@ def test_laws(x: list[float], good: list[float], which: int, more: float) -> Non
 
 
 def test_the_model_follows_a_known_tail() -> None:
-    """Of many scores it gives the distribution's survival, at most 2.5 times as much at 1 in 1000."""
+    """Of many scores it gives the true survival, at most 2.5 times as much at 1 in 1000."""
     for shape in (-0.2, 0.0, 0.2):
         true = stats.genextreme(-shape, loc=5.0, scale=0.5)
         model = TailModel(np.sort(true.rvs(2000, random_state=np.random.default_rng(1))))
