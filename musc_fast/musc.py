@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
@@ -24,7 +23,7 @@ from .features.extraction import (
     as_sequence,
     check_apart,
 )
-from .progress import StageProgress, check_progress, stage_bars
+from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.scores import BatchScores
@@ -147,9 +146,7 @@ class MuSc:
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
-        check_progress(progress)
-        stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
-        with stages as on_progress:
+        with stages_of(progress) as on_progress:
             images = as_sequence(images)
             if references is not None:
                 references = as_sequence(references)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..datasets.decode import deep_image
 from ..datasets.deep import DeepImage
 from ..datasets.find_images import find_images
-from ..datasets.read_images import read_picture, to_rgb, white_level
+from ..datasets.read_images import image_size, read_picture, to_rgb, white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
 from ..scratch import require_memory
@@ -267,16 +267,55 @@ def check_apart(
         )
 
 
+def check_headers(paths: Sequence[Path], reading: ReadSettings) -> None:
+    """Raise ImageError that lists the files whose headers cannot be read, before a model is loaded.
+
+    A file that is cut short after its header is found by `Extractor.extract`.
+    """
+
+    def reason(path: Path) -> str | None:
+        try:
+            image_size(path, reading)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        found = pool.map(reason, paths)
+        bad = [(str(path), why) for path, why in zip(paths, found, strict=True) if why]
+    if bad:
+        raise unreadable(bad, len(paths), can_skip=len(bad) < len(paths))
+
+
 def as_sequence(images: Images) -> Sequence[ImageLike] | Tensor:
     """Return the image files of a folder; a sequence comes back as it is.
 
-    Raises InputError where `images` is neither, ImageError where the folder holds no image.
+    Raises InputError where `images` is neither, or one image, ImageError where the folder holds no
+    image.
     """
     if isinstance(images, str | os.PathLike):
         return find_images([Path(images)])
     if not isinstance(images, Sequence | Tensor | np.ndarray):
-        raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
+        raise InputError(
+            f"images: found one {type(images).__name__}, wanted a sequence; put one image in a "
+            "list: [image]"
+        )
+    refuse_one_image(images)
     return images
+
+
+def refuse_one_image(images: object) -> None:
+    """Raise InputError where an array or tensor is one image: its rows would pass for images."""
+    if not isinstance(images, Tensor | np.ndarray) or not 2 <= images.ndim <= 3:
+        return
+    shape = list(images.shape)
+    is_tensor = isinstance(images, Tensor)
+    # A batch of grey arrays [N, h, w] is none of these: images are wider than 4 pixels.
+    if len(shape) == 2 or is_tensor or shape[-1] in (1, 3, 4):
+        raise InputError(
+            f"images: found {'a tensor' if is_tensor else 'an array'} {shape}, which is one image, "
+            "wanted a batch; put it in a list, [image], with others or with references"
+        )
 
 
 def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:

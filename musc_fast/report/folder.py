@@ -21,7 +21,9 @@ from ..errors import InputError
 from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
 from ..scratch import naming_full
 
-_ENTRIES = frozenset({"scores.csv", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS})
+_ENTRIES = frozenset(
+    {"scores.csv", "results.json", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS}
+)
 _live_names: set[str] = set()  # names of the hidden folders that this process is using
 
 
@@ -59,6 +61,32 @@ def check_target(folder: Path, inputs: Sequence[Path] = ()) -> None:
         raise InputError(
             f"{inside[0]} lies in {folder}, which the results would replace; choose another folder "
             "for the results"
+        )
+
+
+def check_writable(folder: Path, otherwise: str = "choose another folder") -> None:
+    """Raise InputError where `folder`, which need not exist, cannot be made or replaced.
+
+    otherwise: the way out, for the message.
+    """
+    parent = next(each for each in folder.resolve().parents if each.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{folder} cannot take the results: {parent} is no folder that can be written to; "
+            f"{otherwise}"
+        )
+
+
+def check_fillable(folder: Path, name: str) -> None:
+    """Raise InputError where files cannot be put into `folder`, which need not exist.
+
+    name: of the option or argument, for the message.
+    """
+    place = folder.resolve()
+    nearest = next(each for each in (place, *place.parents) if each.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{name}: {nearest} is no folder that can be written to; choose another folder"
         )
 
 

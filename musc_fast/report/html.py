@@ -80,11 +80,11 @@ def write_report(
         cards = _read_cards(run, evaluation, map_scale, progress)
     names = relative_names(run.paths)
     rows = [_row(run, cards[i], names[i]) for i in np.argsort(run.ranks)]
-    script = _package_text("report.js")
+    script = package_text("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "script": Markup(script),
-        "style": Markup(_package_text("report.css")),
+        "style": Markup(package_text("report.css")),
         "script_hash": f"sha256-{digest}",
         "title": printable(title or "/".join(common_folder(run.paths).parts[-2:])),
         "run": run,
@@ -105,7 +105,7 @@ def write_report(
         "seconds": sum(run.settings.get("seconds", {}).values()),
         "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),
     }
-    page = _environment().get_template("template.html").stream(values)
+    page = page_environment().get_template("template.html").stream(values)
     with replacing(path) as temporary, temporary.open("wb") as file:
         page.dump(file, encoding="utf-8", errors="replace")
 
@@ -269,15 +269,15 @@ def _sentence(text: str) -> str:
 
 
 @cache
-def _package_text(name: str) -> str:
+def package_text(name: str) -> str:
     """The text of a file that lies beside this module."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_package_text),
+        loader=jinja2.FunctionLoader(package_text),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -18,7 +18,6 @@ plates 0.77 both times.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..shown import path_cell
+from ..shown import path_cell, table_writer
 from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
@@ -182,7 +181,7 @@ def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence
     ]
     rows.sort(key=lambda row: -row[0])
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+        writer = table_writer(file)
         writer.writerow(COLUMNS)
         for _, image, number, r in rows:
             writer.writerow(

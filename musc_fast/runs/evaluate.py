@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,8 +24,9 @@ from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
+from ..report.overview import write_overview
 from ..report.scored_batch import ScoredBatch
-from ..shown import text_cell
+from ..shown import table_writer, text_cell
 from ..threshold import find_threshold
 from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
@@ -52,9 +52,10 @@ def evaluate(
     protocol: Protocol = "musc",
     cache: Path | None = None,
     force: bool = False,
+    on_kept: Callable[[str], None] = lambda name: None,
     progress: StageProgress = lambda stage, done, total: None,
 ) -> list[Result]:
-    """Evaluate each category as one batch; write results.json and results.csv in `out`.
+    """Evaluate each category as one batch; write report.html, results.json and .csv in `out`.
 
     categories: the images with their labels and masks, which are used after scoring alone.
     out: a folder. `out`/reports/NAME.html shows the images of a category with their curves and
@@ -63,6 +64,7 @@ def evaluate(
     cache: a folder for features, see `extract_cached`; None keeps none.
     force: evaluate every category. Otherwise a category is not redone while its settings, device
         type, backend, weights and files are the same and its report is there.
+    on_kept: called with the name of each category that is not redone.
     progress: called with (stage, done, total).
 
     Raises InputError where a category's name cannot be that of a file. Returns the results of
@@ -93,6 +95,8 @@ def evaluate(
                 ),
             }
             _write_json(file, result)
+        else:
+            on_kept(category.name)
         results.append(result)
         write_tables(out, results, wanted)
     progress("categories", len(categories), len(categories))
@@ -224,7 +228,7 @@ def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
 
 
 def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) -> None:
-    """Write results.json and results.csv of the categories evaluated so far.
+    """Write report.html, results.json and results.csv of the categories evaluated so far.
 
     results: of this call; they are listed first, in their order.
     wanted: the names of all categories of this call. Stored results of further categories in
@@ -247,13 +251,14 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
         replacing(out / "results.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file)
+        writer = table_writer(file)
         writer.writerow(["category", "images", "defective", *METRICS])
         for result in results:
             cells = _csv_cells(result["metrics"])
             name = text_cell(result["category"])
             writer.writerow([name, result["images"], result["defective"], *cells])
         writer.writerow(["mean", "", "", *_csv_cells(mean_metrics(results))])
+    write_overview(out / "report.html", results, mean_metrics(results))
 
 
 def _csv_cells(metrics: dict[str, float | None]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,14 +14,15 @@ from ..datasets.find_images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
-from ..features.extraction import BatchFeatures, check_apart
+from ..features.extraction import BatchFeatures, check_apart, check_headers
 from ..musc import MuSc
-from ..progress import StageProgress, stage_bars
-from ..report.folder import check_target, staged
+from ..progress import StageProgress, stages_of
+from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
+from ..settings import ReadSettings
 from ..threshold import find_threshold
 from .record import run_settings
 
@@ -41,9 +41,10 @@ class ScoreJob:
     threshold: flag raw scores from this value on; expected_defect_rate: flag this share of the
         batch. Without either, the rule of `find_threshold` flags.
     skip_bad: skip unreadable images instead of raising ImageError.
+    reading: how files are read; None: as usual.
 
-    Raises ImageError where a path is missing or a folder has no images, InputError where an option
-    is out of range, an image is its own reference or `out` cannot take the results.
+    Raises ImageError where a path is missing, a file is no image or a folder has none, InputError
+    where an option is out of range, an image is its own reference or `out` cannot take the results.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ScoreJob:
         threshold: float | None = None,
         expected_defect_rate: float | None = None,
         skip_bad: bool = False,
+        reading: ReadSettings | None = None,
     ) -> None:
         self._flag = partial(
             find_threshold, value=threshold, expected_defect_rate=expected_defect_rate
@@ -74,16 +76,18 @@ class ScoreJob:
         self._inputs = [*self.images, *(self.references or ())]
         check_target(out, self._inputs)
         if launched()[0] == 0:  # the other ranks write nothing
-            _check_writable(out)
+            check_writable(out)
+        if not skip_bad:
+            check_headers(self._inputs, reading or ReadSettings())
 
-    def run(self, musc: MuSc, *, shown: bool = True) -> ScoredBatch | None:
+    def run(self, musc: MuSc, *, progress: bool | StageProgress = True) -> ScoredBatch | None:
         """Score and write the results folder; `out` holds complete results or what it held before.
 
         Under torchrun every rank calls this, with torch.distributed initialised (see
         `distributed.launch.joined`): each extracts a share of the images and searches for it.
         Rank 0 writes, the other ranks get None.
 
-        shown: draw progress bars.
+        progress: True draws bars, a function is called with (stage, done, total).
 
         Raises ImageError listing the unreadable images unless `skip_bad`, and InputError where
         `out` has changed since the job was made and cannot take the results.
@@ -92,7 +96,7 @@ class ScoreJob:
         if ranks is not None and ranks.rank > 0:
             self._score(musc, ranks, lambda stage, done, total: None)
             return None
-        with staged(self.out, self._inputs) as stage, stage_bars(shown) as on_progress:
+        with staged(self.out, self._inputs) as stage, stages_of(progress) as on_progress:
             batch = self._score(musc, ranks, on_progress)
             assert batch is not None  # rank 0 has the scores
             self._write(stage, batch, on_progress)
@@ -165,13 +169,3 @@ class ScoreJob:
         )
         batch.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
         write_settings(stage, batch, self.map_scale)
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise InputError where `folder`, which need not exist, cannot be made or replaced."""
-    parent = next(each for each in folder.resolve().parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(
-            f"{folder} cannot take the results: {parent} is no folder that can be written to; "
-            "choose another folder"
-        )

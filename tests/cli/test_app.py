@@ -11,7 +11,9 @@ import pytest
 from tiny import TINY, product_folder, tiny_weights
 from typer.testing import CliRunner
 
+import musc_fast
 from musc_fast.cli.app import app
+from musc_fast.cli.score import FLAGGED, LOOK
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -30,7 +32,44 @@ def test_help_teaches(arguments: list[str]) -> None:
 def test_the_help_lists_the_commands_in_order() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     names = re.findall(r"^\W+(evaluate|watch|score|demo|backbones|info) ", text, re.MULTILINE)
-    assert names == ["evaluate", "watch", "score", "demo", "backbones", "info"]
+    assert names == ["score", "watch", "evaluate", "demo", "backbones", "info"]
+
+
+@pytest.mark.parametrize("name", ["", "score", "watch", "evaluate", "demo", "backbones", "info"])
+def test_short_help_with_groups_and_no_bool(name: str) -> None:
+    arguments = [name] if name else []
+    short = CliRunner().invoke(app, [*arguments, "-h"])
+    assert short.exit_code == 0
+    assert short.output == CliRunner().invoke(app, [*arguments, "--help"]).output
+    assert "bool" not in short.output
+    groups = re.findall(r"^╭─ (\w+) ─", short.output, re.MULTILINE)
+    if name == "score":
+        assert groups == [
+            *("Arguments", "Options", "Verdict", "Results", "Images"),
+            *("Backbone", "Scoring", "Machine", "Messages"),
+        ]
+    for option in ("--quiet", "--verbose", "--log-file") if name else ("--version",):
+        assert option in short.output
+    if name in ("score", "watch", "evaluate", "demo"):
+        assert f"musc-fast {name}" in short.output.split("Examples")[1]
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"musc-fast {musc_fast.__version__}\n")
+
+
+def test_exit_statuses_are_documented() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output.split("Exit status")[1]
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    for status in (0, 1, 2, FLAGGED, LOOK, 130, 143):
+        assert re.search(rf"^ ?(130, )?{status}\b", text, re.MULTILINE), status
+        assert f"| {status} |" in page
+
+
+def test_completion_can_be_installed() -> None:
+    result = command("--show-completion", "bash")
+    assert "_MUSC_FAST_COMPLETE" in result.stdout or "COMPLETE" in result.stdout
 
 
 def test_the_command_starts_without_torch() -> None:
