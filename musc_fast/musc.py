@@ -26,6 +26,7 @@ from .features.extraction import (
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
+from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
 
@@ -182,6 +183,22 @@ class MuSc:
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         return result
+
+    def leave_one_out(
+        self, references: BatchFeatures, *, progress: StageProgress | None = None
+    ) -> BatchScores:
+        """Scores of n references against each other, as a scale for images scored against them.
+
+        See `scoring.leave_one_out`. Raises InputError for fewer than two references.
+        """
+        return leave_one_out(
+            references.tokens,
+            self.settings,
+            grid=self.backbone.grid,
+            prefix_tokens=self.backbone.prefix_tokens,
+            image_size=self.backbone.image_size,
+            progress=(lambda done, of: progress("references", done, of)) if progress else False,
+        )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import reference
 from ..backends.base import KeptReferences, Operators
 from ..backends.registry import resolve
 from ..checks import describe
 from ..errors import BackendError, BankError, InputError
-from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.layer_passes import Pooling, mean_over_passes
+from ..scoring.leave_one_out import leave_one_out
 from ..scoring.scores import BatchScores, make_scores
 from ..settings import DegreeFusion, ScoringSettings, whole_number
 from .arguments import check_ids, finite_scores, json_source
 from .file import Entry, load_bank, save_bank
+from .search import BankSearch
 
 Eviction = Literal["oldest", "anomalous"]
 _POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
@@ -145,6 +145,18 @@ class ReferenceBank:
         Raises InputError where the bank is empty or its images have another shape.
         """
         return self._scored(self._checked(tokens), cls_tokens)[0]
+
+    @_alone
+    def leave_one_out(self) -> BatchScores:
+        """Scores of the images held against each other, in the order of `ids`.
+
+        They are the scale for new images, see `scoring.leave_one_out`. The work is that of a batch
+        of `len` images. Raises InputError where the bank holds fewer than two.
+        """
+        if len(self) < 2:
+            raise InputError(f"the bank holds {len(self)} images; 2 or more can score each other")
+        grid = grid_of(self.grid, self._tokens[0].shape[1], 0)
+        return leave_one_out(self.tokens(), self.scoring, grid=grid, image_size=self.image_size)
 
     @_alone
     def add(
@@ -270,7 +282,7 @@ class ReferenceBank:
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         images, patches = layers[0].shape[:2]
         grid = grid_of(self.grid, patches, 0)
-        search = _BankSearch(self.scoring, images, self._references)
+        search = BankSearch(self.scoring, images, self._references)
         means = mean_over_passes(
             layers,
             self._pooling(layers[0]),
@@ -367,27 +379,3 @@ class ReferenceBank:
                     for _ in range(self.scoring.searches_a_layer)
                 ]
             )
-
-
-class _BankSearch:
-    """MSM of new images against the bank's; `pooled` holds their LNAMD by layer and degree."""
-
-    def __init__(
-        self, settings: ScoringSettings, images: int, references: list[list[KeptReferences]]
-    ) -> None:
-        self.parts: list[Part] = [(0, images)]
-        self.pooled: list[list[Tensor]] = [[] for _ in references]
-        self._settings, self._references = settings, references
-
-    def missing(self, absent: list[int]) -> list[int]:
-        """The parts to search: all, for a bank has no checkpoint."""
-        return absent
-
-    def scores(
-        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
-    ) -> Iterator[Tensor]:
-        """MSM of z [N, P, C] against the references -> [N, P]."""
-        self.pooled[place.layer].append(z)
-        references = self._references[place.layer][place.degree]
-        bounds = reference.interval(self._settings.topmin, len(references))
-        yield references.msm(z, *bounds, self._settings.search(on_progress))

@@ -53,7 +53,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError
+from ..errors import InputError
+from .result import Threshold, verdicts_of
 
 Rule = Literal["split", "gap", "mad"]
 RULES: tuple[Rule, ...] = ("split", "gap", "mad")
@@ -66,25 +67,6 @@ _SIMULATED_SCORES = 2_000_000  # most scores a shape, but never under 199 batche
 _MOST_CUTS = 1000  # ranks tested in a large batch
 _Floats = npt.NDArray[np.float64]
 _Sizes = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Which images to flag, and why.
-
-    value: images with score >= value are flagged; None where a rule flags none.
-    rule: one of `RULES`, "value" or "expected_defect_rate".
-    flagged: [N] bool.
-    reason: a sentence for the reader.
-    p_value: share of simulated normal batches that look as extreme, under the shape where the share
-        is largest; None where no such test was made.
-    """
-
-    value: float | None
-    rule: str
-    flagged: npt.NDArray[np.bool_]
-    reason: str
-    p_value: float | None = None
 
 
 def find_threshold(
@@ -116,7 +98,7 @@ def find_threshold(
         return Threshold(
             float(value),
             "value",
-            flagged,
+            verdicts_of(flagged),
             f"{int(flagged.sum())} of {x.size} images score {value:g} or more, the threshold given",
         )
     if expected_defect_rate is not None:
@@ -138,7 +120,7 @@ def find_threshold(
     return Threshold(
         cut,
         rule,
-        flagged,
+        verdicts_of(flagged),
         f"{count} of {x.size} images {verb} apart from the others ({odds})",
         p_value,
     )
@@ -357,14 +339,14 @@ def _flag_share(x: _Floats, rate: float) -> Threshold:
     return Threshold(
         cut,
         name,
-        flagged,
+        verdicts_of(flagged),
         f"the {int(flagged.sum())} highest of {x.size} images, by an expected defect rate of "
         f"{rate:g}",
     )
 
 
 def _flag_none(x: _Floats, rule: str, reason: str, p_value: float | None = None) -> Threshold:
-    return Threshold(None, rule, np.zeros(x.shape, dtype=np.bool_), reason, p_value)
+    return Threshold(None, rule, verdicts_of(np.zeros(x.shape, dtype=np.bool_)), reason, p_value)
 
 
 def _check(
