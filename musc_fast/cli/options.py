@@ -167,6 +167,21 @@ DefectRateOption = Annotated[
         rich_help_panel=VERDICT,
     ),
 ]
+FalseAlarmsOption = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of good images that may be flagged, where --references decide.",
+        rich_help_panel=VERDICT,
+    ),
+]
+RuleOption = Annotated[
+    Literal["split", "gap", "mad"],
+    typer.Option(
+        help="How a batch without references is judged: split is cautious, mad flags more.",
+        rich_help_panel=VERDICT,
+    ),
+]
 WhiteOption = Annotated[
     float | None,
     typer.Option(

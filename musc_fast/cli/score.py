@@ -32,10 +32,13 @@ def score(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of other images to score against, instead of the batch itself.",
+            help="Folder of good images to score against, instead of the batch itself; 20 or more "
+            "also decide better.",
             show_default=False,
         ),
     ] = None,
+    false_alarms: options.FalseAlarmsOption = 0.01,
+    rule: options.RuleOption = "split",
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
     fail_on_flagged: Annotated[
@@ -114,6 +117,8 @@ def score(
         map_scale=map_scale,
         threshold=threshold,
         expected_defect_rate=expected_defect_rate,
+        false_alarms=false_alarms,
+        rule=rule,
         skip_bad=skip_bad,
         reading=options.reading(arguments),
     )

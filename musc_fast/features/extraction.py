@@ -27,6 +27,7 @@ from ..progress import StageProgress
 from ..scratch import require_memory
 from ..settings import ReadSettings
 from .backbone import Backbone, Features
+from .mixture import is_grey, mixture_note
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
@@ -62,7 +63,7 @@ class BatchFeatures:
 class _Input:
     """One image as the backbone's input; `source` and `size` as in `BatchFeatures`.
 
-    notes: what was decided while reading it.
+    notes: what was decided while reading it. grey: whether it has no colours.
     """
 
     source: int
@@ -70,6 +71,7 @@ class _Input:
     size: tuple[int, int]
     pixels: Tensor
     notes: tuple[str, ...]
+    grey: bool
 
 
 # Name of an image that cannot be read, and the reason.
@@ -175,7 +177,7 @@ class Extractor:
         start = perf_counter()
         white = self.white_of(images) if white is None else white
         store = _Store(self.backbone, len(images), self.cls)
-        rows: list[tuple[int, str, tuple[int, int]]] = []
+        rows: list[tuple[int, str, tuple[int, int], bool]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
         done = 0
@@ -185,7 +187,7 @@ class Extractor:
             done += len(batch)
             if good and (skip_bad or not bad):
                 store.extract([item.pixels for item in good])
-                rows += [(item.source, item.name, item.size) for item in good]
+                rows += [(item.source, item.name, item.size, item.grey) for item in good]
             for item in good:
                 for note in item.notes:
                     notes.setdefault(note, []).append(item.name)
@@ -193,15 +195,18 @@ class Extractor:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
             raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+        sources, read, sizes, grey = zip(*rows, strict=True)
+        mixed = mixture_note(read, sizes, grey)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())
+        sentences += (mixed,) if mixed else ()
         for sentence in sentences:
             warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return BatchFeatures(
             tokens=tuple(layer[: store.filled] for layer in store.layers),
             cls_tokens=None if store.classes is None else store.classes[: store.filled],
-            names=tuple(name for _, name, _ in rows),
-            sources=tuple(source for source, _, _ in rows),
-            sizes=tuple(size for _, _, size in rows),
+            names=read,
+            sources=sources,
+            sizes=sizes,
             bad=tuple(bad),
             seconds=perf_counter() - start,
             white=white,
@@ -233,15 +238,15 @@ class Extractor:
         name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
         try:
             picture, notes = picture_of(image, self.reading)
+            grey = is_grey(picture)
             if isinstance(picture, DeepImage):
-                return _Input(
-                    index, name, picture.size, self.backbone.preprocess(picture.unit(white)), notes
-                )
+                pixels = self.backbone.preprocess(picture.unit(white))
+                return _Input(index, name, picture.size, pixels, notes, grey)
         except ImageError as error:
             text = str(error)
             return name, text if name in text else f"{name}: {text}"
         pixels = self.backbone.preprocess(picture)
-        return _Input(index, name, (picture.height, picture.width), pixels, notes)
+        return _Input(index, name, (picture.height, picture.width), pixels, notes, grey)
 
 
 def _sentence(note: str, names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
 from ..features.extraction import BatchFeatures, check_apart, check_headers
+from ..image_scores import Judge
 from ..musc import MuSc
 from ..progress import StageProgress, stages_of
 from ..report.folder import check_target, check_writable, staged
@@ -23,7 +24,7 @@ from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
-from ..threshold import find_threshold
+from ..threshold import FALSE_ALARMS, Rule
 from .record import run_settings
 
 
@@ -38,8 +39,7 @@ class ScoreJob:
         against the batch.
     maps: also write pictures and the report. map_scale: "batch" gives all pictures one scale of
         colours, "image" each picture its own.
-    threshold: flag raw scores from this value on; expected_defect_rate: flag this share of the
-        batch. Without either, the rule of `find_threshold` flags.
+    threshold, expected_defect_rate, false_alarms, rule: how to decide, see `image_scores.Judge`.
     skip_bad: skip unreadable images instead of raising ImageError.
     reading: how files are read; None: as usual.
 
@@ -57,13 +57,12 @@ class ScoreJob:
         map_scale: MapScale = "batch",
         threshold: float | None = None,
         expected_defect_rate: float | None = None,
+        false_alarms: float = FALSE_ALARMS,
+        rule: Rule = "split",
         skip_bad: bool = False,
         reading: ReadSettings | None = None,
     ) -> None:
-        self._flag = partial(
-            find_threshold, value=threshold, expected_defect_rate=expected_defect_rate
-        )
-        self._flag(np.zeros(1))
+        self._judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
         scale_of(np.zeros((1, 1, 1)), map_scale)
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
@@ -146,14 +145,15 @@ class ScoreJob:
         }
         if scores is None:
             return None
-        raw_scores = scores.raw_image_scores.cpu().numpy()
+        threshold = musc.judged(self._judge, scores, references, progress=on_progress)
+        seconds["scoring"] = perf_counter() - start
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),
-            raw_scores=raw_scores,
+            raw_scores=scores.raw_image_scores.cpu().numpy(),
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
             settings=run_settings(musc, features, references, seconds=seconds),
-            threshold=self._flag(raw_scores),
+            threshold=threshold,
             reading=replace(musc.extractor.reading, white=white),
         )
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bank.arguments import free_id
 from ..bank.reference_bank import Eviction, ReferenceBank
 from ..bank.stream import (
     StreamScore,
@@ -222,7 +223,8 @@ class Watch:
                 self.gone.append(row.file)
                 self.bank.pass_over()
             else:
-                self.bank.add(tokens, [row.file], scores=[float(row.raw_score)])
+                name = free_id(row.file, self.bank.ids)
+                self.bank.add(tokens, [name], scores=[float(row.raw_score)])
             on_progress(place + 1, len(missing))
 
     def _is_here(self, row: Row) -> bool:
