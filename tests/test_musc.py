@@ -136,13 +136,13 @@ def test_scores_have_names_and_verdicts(musc: MuSc, tmp_path: Path) -> None:
 def test_references_decide(musc: MuSc, tmp_path: Path) -> None:
     good = product_folder(tmp_path / "good", count=20, defective=-1)
     new = [Image.fromarray(product(90 + k, int(k == 1))) for k in range(3)]
-    scores = musc.score(new, references=good, false_alarms=0.1)
+    scores = musc.score(new, references=good, false_alarms=0.2)
     assert scores.threshold.rule == "references"
     assert scores.names == ("image 0", "image 1", "image 2")
     assert scores.verdicts[1] == "flagged"
     assert scores.threshold.p_values is not None
     assert scores.threshold.p_values[1] <= 0.1
-    alone = musc.score(new[1:2], references=good, false_alarms=0.1)
+    alone = musc.score(new[1:2], references=good, false_alarms=0.2)
     assert alone.verdicts == ("flagged",)
 
 

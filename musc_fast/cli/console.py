@@ -226,7 +226,8 @@ def print_plain(text: str, *, to: Console | None = None, wrap: bool = True) -> N
     Control characters are shown, not sent to the terminal.
     """
     where = console if to is None else to
-    where.print(shown(text, lines=True), markup=False, highlight=False, soft_wrap=not wrap)
+    soft_wrap = not (wrap and where.is_terminal)  # lines of a log stay whole
+    where.print(shown(text, lines=True), markup=False, highlight=False, soft_wrap=soft_wrap)
 
 
 def print_place(results: Path) -> None:

@@ -132,6 +132,22 @@ def _standing_out(values: Floats, threshold: float) -> NDArray[np.bool_]:
     return standing
 
 
+def strongest_place(anomaly_map: Floats) -> tuple[float, NDArray[np.int32]]:
+    """Where a picture differs most, flagged or not: a level, and [h, w] with 1 on the place.
+
+    The place is the part around the peak that reaches half of the way from the picture's background
+    to the peak. It is empty in a picture of one value.
+    """
+    values = np.asarray(anomaly_map, dtype=np.float64)
+    background, peak = float(np.quantile(values, _BACKGROUND)), float(values.max())
+    level = background + _CUT * (peak - background)
+    if not peak > background:
+        return level, np.zeros(values.shape, dtype=np.int32)
+    components, _ = ndimage.label(values >= level, structure=_EIGHT_NEIGHBOURS)
+    place: NDArray[np.int32] = (components == components.flat[values.argmax()]).astype(np.int32)
+    return level, place
+
+
 def measure_regions(
     labels: NDArray[np.int32], anomaly_map: Floats, size: tuple[int, int]
 ) -> list[Region]:

@@ -60,8 +60,8 @@ class ScoredBatch:
         ranks[self.order] = np.arange(1, len(self.order) + 1)
         return ranks
 
-    @property
-    def verdicts(self) -> Sequence[str]:
+    @cached_property
+    def verdicts(self) -> list[str]:
         """[N] of "flagged", "look" (the scores cannot tell) or "clear"."""
         return [str(verdict) for verdict in self.threshold.verdicts]
 
