@@ -15,6 +15,7 @@ from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
 from .errors import InputError
 from .features import Backbone, load_backbone
+from .features.backbone import checked_device
 from .features.extraction import (
     BatchFeatures,
     Extractor,
@@ -113,6 +114,7 @@ class MuSc:
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
+            resolve(backend, checked_device(device))  # before the model is loaded
             self.backbone = load_backbone(
                 backbone,
                 image_size=image_size,
