@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,13 @@ from ..shown import shown
 from . import options
 from .console import interruptible, load, print_place, print_plain, stages
 from .tables import print_metrics
+
+if TYPE_CHECKING:
+    from ..datasets.layouts import Category
+    from ..runs.finished import Result
+
+# Options that decide where results go and what is said, not what they are.
+_NOT_OF_RESULTS = ("out", "cache", "force", "quiet", "verbose", "log_file")
 
 
 def evaluate(
@@ -77,14 +85,26 @@ def evaluate(
     interruption: finished categories are kept as long as settings and files are the same.
     """
     from ..datasets.layouts import load_dataset, verify
-    from ..report.folder import check_fillable
-    from ..runs.evaluate import evaluate as run
+    from ..runs.finished import command_key, read_finished, write_finished
 
     arguments = options.musc_arguments(context)
     if protocol not in ("musc", "mvtec"):
         raise InputError(f"--protocol: found {protocol!r}, wanted musc or mvtec")
+    reading = options.reading(arguments)
     categories = load_dataset(dataset, root, category)
-    verify(categories, options.reading(arguments))
+    key = command_key(
+        {name: value for name, value in context.params.items() if name not in _NOT_OF_RESULTS},
+        [*_files_of(categories), *(() if weights is None else (weights,))],
+    )
+    finished = None if force else read_finished(out, key)
+    if finished is not None:
+        results, title = finished
+        _print(results, title, [result["category"] for result in results], out)
+        return
+    from ..report.folder import check_fillable
+    from ..runs.evaluate import evaluate as run
+
+    verify(categories, reading)
     for folder, name in ((out, "--out"), (cache, "--cache")):
         if folder is not None:
             check_fillable(folder, name)
@@ -102,11 +122,24 @@ def evaluate(
                 on_kept=kept.append,
                 progress=on_progress,
             )
+    side = "x".join(map(str, musc.backbone.image_size))
+    title = f"{backbone} at {side}, {protocol} protocol"
+    write_finished(out, key, results, title)
+    _print(results, title, kept, out)
+
+
+def _files_of(categories: Sequence[Category]) -> Iterator[Path]:
+    for category in categories:
+        for sample in category.samples:
+            yield sample.image
+            yield from sample.mask_files
+
+
+def _print(results: Sequence[Result], title: str, kept: Sequence[str], out: Path) -> None:
     if kept:
         print_plain(
             f"kept: {', '.join(map(shown, kept))}, finished earlier with the same settings and "
             "files (--force redoes them)"
         )
-    side = "x".join(map(str, musc.backbone.image_size))
-    print_metrics(results, f"{backbone} at {side}, {protocol} protocol")
+    print_metrics(results, title)
     print_place(out / "report.html")

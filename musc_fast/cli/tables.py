@@ -16,7 +16,7 @@ from .console import console, errors, named, print_place, print_plain
 
 if TYPE_CHECKING:
     from ..report.scored_batch import ScoredBatch
-    from ..runs.evaluate import Result
+    from ..runs.finished import Result
 
 IMAGE_HEADINGS = ("I-AUROC", "I-F1max", "I-AP")
 METRIC_HEADINGS = (*IMAGE_HEADINGS, "P-AUROC", "P-F1max", "P-AP", "PRO")
@@ -76,7 +76,7 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
     Names and headings are whole: where one table is too wide for the terminal, image and pixel
     metrics get a table each.
     """
-    from ..runs.evaluate import METRICS
+    from ..runs.finished import METRICS
 
     tables = [_metrics_table(results, METRICS, title)]
     if _is_too_wide(tables[0]):
@@ -92,7 +92,7 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
 
 def _metrics_table(results: Sequence[Result], names: Sequence[str], title: str) -> Table:
     """A row a category and the mean; `names` are some of METRICS."""
-    from ..runs.evaluate import METRICS, mean_metrics
+    from ..runs.finished import METRICS, mean_metrics
 
     table = Table(title=named(title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("category", no_wrap=True, overflow="ignore")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,20 +27,16 @@ from ..report.overview import write_overview
 from ..report.scored_batch import ScoredBatch
 from ..shown import table_writer, text_cell
 from ..threshold import find_threshold
+from .finished import (
+    METRICS,
+    Result,
+    category_files,
+    mean_metrics,
+    read_object,
+    write_object,
+)
 from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
-
-METRICS = (
-    "image_auroc",
-    "image_f1_max",
-    "image_ap",
-    "pixel_auroc",
-    "pixel_f1_max",
-    "pixel_ap",
-    "pixel_pro",
-)
-
-Result = dict[str, Any]
 
 
 def evaluate(
@@ -78,8 +73,7 @@ def evaluate(
             raise InputError(f"categories: {name!r} cannot be the name of a file")
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
-        file = out / "categories" / f"{category.name}.json"
-        page = out / "reports" / f"{category.name}.html"
+        file, page = category_files(out, category.name)
         key = result_key(musc, category, protocol)
         result = None if force or not page.is_file() else _stored_result(file, key)
         if result is None:
@@ -94,7 +88,7 @@ def evaluate(
                     progress=progress,
                 ),
             }
-            _write_json(file, result)
+            write_object(file, result)
         else:
             on_kept(category.name)
         results.append(result)
@@ -218,15 +212,6 @@ def _labels(category: Category) -> NDArray[np.bool_]:
     return np.array([sample.label is True for sample in category.samples])
 
 
-def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
-    """Mean of each metric over the categories where it is defined."""
-    means = {}
-    for name in METRICS:
-        values = [r["metrics"][name] for r in results if r["metrics"][name] is not None]
-        means[name] = float(np.mean(values)) if values else None
-    return means
-
-
 def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) -> None:
     """Write report.html, results.json and results.csv of the categories evaluated so far.
 
@@ -246,7 +231,7 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
         "mean": mean_metrics(results),
         "categories": results,
     }
-    _write_json(out / "results.json", document)
+    write_object(out / "results.json", document)
     with (
         replacing(out / "results.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -268,7 +253,7 @@ def _csv_cells(metrics: dict[str, float | None]) -> list[str]:
 def _earlier_results(out: Path, wanted: Sequence[str]) -> list[Result]:
     """Stored results of categories that are not among `wanted`; damaged files are left out."""
     files = sorted((out / "categories").glob("*.json"), key=natural_key)
-    stored = (_read_object(file) for file in files if file.stem not in wanted)
+    stored = (read_object(file) for file in files if file.stem not in wanted)
     return [
         result
         for result in stored
@@ -310,24 +295,10 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
 
 def _stored_result(file: Path, key: str) -> Result | None:
     """The stored result of a category; None where it has another key."""
-    result = _read_object(file)
+    result = read_object(file)
     return result if result.get("key") == key else None
-
-
-def _read_object(file: Path) -> Result:
-    """The JSON object in a file; empty where the file is missing, damaged or has no object."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> Any:
     """The value; None for NaN, which JSON lacks."""
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -117,7 +117,7 @@ def append_rows(file: Path, rows: list[Row]) -> None:
     Raises OSError where there is no room; `read_record` cuts the torn line.
     """
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     is_new = not file.exists()
     if is_new:
         writer.writerow(_COLUMNS)
@@ -155,7 +155,8 @@ def read_record(file: Path) -> list[Row]:
     rows = [Row(*line) for line in lines[1:]]
     if columns == _EARLIER_COLUMNS:
         renewed = io.StringIO()
-        csv.writer(renewed).writerows([_COLUMNS, *(astuple(row) for row in rows)])
+        writer = csv.writer(renewed, lineterminator="\n")
+        writer.writerows([_COLUMNS, *(astuple(row) for row in rows)])
         _replace(file, renewed.getvalue().encode("utf-8", "surrogateescape"))
     elif end < len(data):
         os.truncate(file, end)
