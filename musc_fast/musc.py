@@ -31,7 +31,7 @@ from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
-from .threshold import FALSE_ALARMS, Rule, Threshold
+from .threshold import Rule, Threshold
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -139,8 +139,8 @@ class MuSc:
         references: Images | None = None,
         threshold: float | None = None,
         expected_defect_rate: float | None = None,
-        false_alarms: float = FALSE_ALARMS,
-        rule: Rule = "split",
+        false_alarms: float | None = None,
+        rule: Rule | None = None,
         progress: bool | StageProgress = False,
     ) -> ImageScores:
         """Score images against each other, or against `references`, and decide which stand out.
@@ -161,6 +161,7 @@ class MuSc:
         with stages_of(progress) as on_progress:
             images = as_sequence(images)
             if references is not None:
+                judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
             white = self.extractor.white_of(images, () if references is None else references)

@@ -142,6 +142,10 @@ def test_references_decide(musc: MuSc, tmp_path: Path) -> None:
     assert scores.verdicts[1] == "flagged"
     assert scores.threshold.p_values is not None
     assert scores.threshold.p_values[1] <= 0.1
+    with pytest.raises(InputError, match="rule: has no say where references decide"):
+        musc.score(new, references=good, rule="mad")
+    with pytest.raises(InputError, match="false_alarms: has no say where a threshold"):
+        musc.score(new, references=good, threshold=0.5, false_alarms=0.2)
     alone = musc.score(new[1:2], references=good, false_alarms=0.2)
     assert alone.verdicts == ("flagged",)
 

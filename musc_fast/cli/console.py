@@ -89,7 +89,8 @@ def talking(quiet: bool, verbose: bool, log_file: Path | None) -> Iterator[None]
         yield
     except Exception as error:
         if not isinstance(error, typer.Exit):
-            _log.error("%s", error)
+            if handler is not None:  # without one, logging writes on standard error itself
+                _log.error("%s", error)
             if verbose:
                 traceback.print_exception(error)
         raise

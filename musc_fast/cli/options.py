@@ -15,6 +15,7 @@ import typer
 from ..errors import InputError
 from ..settings import ReadSettings
 
+RULE_NAMES = ("split", "gap", "mad")  # as in `threshold`, whose import takes time
 # The groups of options in the help, in the order in which a command names them first.
 VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
 BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
@@ -168,17 +169,21 @@ DefectRateOption = Annotated[
     ),
 ]
 FalseAlarmsOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="SHARE",
-        help="Share of good images that may be flagged, where --references decide.",
+        help="With --references, the share of good images that may be flagged (default 0.01); "
+        "without, the share of all-good batches in which any may (default 0.1).",
+        show_default=False,
         rich_help_panel=VERDICT,
     ),
 ]
 RuleOption = Annotated[
-    Literal["split", "gap", "mad"],
+    str | None,
     typer.Option(
-        help="How a batch without references is judged: split is cautious, mad flags more.",
+        metavar="NAME",
+        help=f"How a batch without references is judged: {', '.join(RULE_NAMES)}.",
+        show_default=False,
         rich_help_panel=VERDICT,
     ),
 ]

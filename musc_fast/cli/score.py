@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from .tables import print_scores
 
 if TYPE_CHECKING:
     from ..report.scored_batch import ScoredBatch
+    from ..threshold import Rule
 
 FLAGGED, LOOK = 3, 4  # exit statuses of --fail-on-flagged
 
@@ -37,8 +38,8 @@ def score(
             show_default=False,
         ),
     ] = None,
-    false_alarms: options.FalseAlarmsOption = 0.01,
-    rule: options.RuleOption = "split",
+    false_alarms: options.FalseAlarmsOption = None,
+    rule: options.RuleOption = None,
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
     fail_on_flagged: Annotated[
@@ -118,7 +119,7 @@ def score(
         threshold=threshold,
         expected_defect_rate=expected_defect_rate,
         false_alarms=false_alarms,
-        rule=rule,
+        rule=cast("Rule | None", rule),  # of an unknown one the job tells the known ones
         skip_bad=skip_bad,
         reading=options.reading(arguments),
     )

@@ -128,6 +128,7 @@ def threshold_record(run: ScoredBatch) -> dict[str, Any]:
         "rule": threshold.rule,
         "reason": threshold.reason,
         "p_value": threshold.p_value,
+        "false_alarms": threshold.false_alarms,
     }
 
 

@@ -24,7 +24,7 @@ from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
-from ..threshold import FALSE_ALARMS, Rule
+from ..threshold import Rule
 from .record import run_settings
 
 
@@ -57,12 +57,14 @@ class ScoreJob:
         map_scale: MapScale = "batch",
         threshold: float | None = None,
         expected_defect_rate: float | None = None,
-        false_alarms: float = FALSE_ALARMS,
-        rule: Rule = "split",
+        false_alarms: float | None = None,
+        rule: Rule | None = None,
         skip_bad: bool = False,
         reading: ReadSettings | None = None,
     ) -> None:
         self._judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+        if references is not None:
+            self._judge.check_references()
         scale_of(np.zeros((1, 1, 1)), map_scale)
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
