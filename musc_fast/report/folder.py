@@ -18,7 +18,13 @@ from pathlib import Path
 import psutil
 
 from ..errors import InputError
-from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from ..files import (
+    PICTURE_FOLDERS,
+    RUN_FILE,
+    is_results_folder,
+    nearest_folder,
+    takes_files,
+)
 from ..scratch import naming_full
 
 _ENTRIES = frozenset(
@@ -64,16 +70,13 @@ def check_target(folder: Path, inputs: Sequence[Path] = ()) -> None:
         )
 
 
-def check_writable(folder: Path, otherwise: str = "choose another folder") -> None:
-    """Raise InputError where `folder`, which need not exist, cannot be made or replaced.
-
-    otherwise: the way out, for the message.
-    """
-    parent = next(each for each in folder.resolve().parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+def check_writable(folder: Path) -> None:
+    """Raise InputError where `folder`, which need not exist, cannot be made or replaced."""
+    parent = nearest_folder(folder.resolve().parent)
+    if not takes_files(parent):
         raise InputError(
             f"{folder} cannot take the results: {parent} is no folder that can be written to; "
-            f"{otherwise}"
+            "choose another folder"
         )
 
 
@@ -82,9 +85,8 @@ def check_fillable(folder: Path, name: str) -> None:
 
     name: of the option or argument, for the message.
     """
-    place = folder.resolve()
-    nearest = next(each for each in (place, *place.parents) if each.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+    nearest = nearest_folder(folder)
+    if not takes_files(nearest):
         raise InputError(
             f"{name}: {nearest} is no folder that can be written to; choose another folder"
         )

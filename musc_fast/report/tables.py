@@ -18,7 +18,7 @@ import numpy as np
 
 from .._version import __version__
 from ..errors import InputError
-from ..files import replacing
+from ..files import nearest_folder, replacing, takes_files
 from ..shown import path_cell, table_writer
 from .names import result_names
 from .regions import Region
@@ -93,8 +93,7 @@ def write_json_lines(path: Path | None, run: ScoredBatch) -> None:
 def check_json_target(path: Path, results: Path) -> None:
     """Raise InputError where a file of JSON lines cannot be written, or would go with `results`."""
     place = Path(os.path.realpath(path))
-    parent = next(each for each in place.parents if each.exists())
-    if place.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    if place.is_dir() or not takes_files(nearest_folder(place.parent)):
         raise InputError(f"--json: {path} cannot be written; name a file in a folder that can be")
     if place.is_relative_to(os.path.realpath(results)):
         raise InputError(

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from musc_fast.errors import InputError
-from musc_fast.report.folder import check_target, staged
+from musc_fast.report.folder import check_fillable, check_target, check_writable, staged
 from musc_fast.report.results import write_results, write_settings
 from musc_fast.report.scored_batch import ScoredBatch
+from musc_fast.report.tables import check_json_target
 
 
 def write(out: Path, run: ScoredBatch) -> None:
@@ -249,3 +250,22 @@ def test_a_place_that_cannot_be_written_is_named(
 
 def read_only(**options: object) -> str:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options["dir"]))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc")
+def test_a_target_is_tried_not_asked_for_its_rights(tmp_path: Path) -> None:
+    """Nothing can be made in /proc, also by one who has all rights."""
+    place = Path("/proc/musc_fast/deep")
+    with pytest.raises(InputError, match="cannot take the results: /proc is no folder"):
+        check_writable(place)
+    with pytest.raises(InputError, match="--cache: /proc is no folder that can be written to"):
+        check_fillable(place, "--cache")
+    with pytest.raises(InputError, match="--json: .* cannot be written"):
+        check_json_target(place, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--out: .*file is no folder"):
+        check_fillable(tmp_path / "file", "--out")
+    check_writable(tmp_path / "a" / "b")
+    check_fillable(tmp_path / "a" / "b", "--out")
+    check_json_target(tmp_path / "lines.jsonl", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left
