@@ -260,10 +260,10 @@ def test_a_target_is_tried_not_asked_for_its_rights(tmp_path: Path) -> None:
         check_writable(place)
     with pytest.raises(InputError, match="--cache: /proc is no folder that can be written to"):
         check_fillable(place, "--cache")
-    with pytest.raises(InputError, match="--json: .* cannot be written"):
+    with pytest.raises(InputError, match=r"--json: .* cannot be written"):
         check_json_target(place, tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="--out: .*file is no folder"):
+    with pytest.raises(InputError, match=r"--out: .*file is no folder"):
         check_fillable(tmp_path / "file", "--out")
     check_writable(tmp_path / "a" / "b")
     check_fillable(tmp_path / "a" / "b", "--out")
