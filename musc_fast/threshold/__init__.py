@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from .batch import ALPHA, MIN_IMAGES, RULES, Rule, find_threshold
-from .references import FALSE_ALARMS, ReferenceScale, judge_by_references
+from .batch import ALPHA, DEFAULT_RULE, MIN_IMAGES, RULES, Rule, find_threshold
+from .references import FALSE_ALARMS, FALSE_DISCOVERIES, ReferenceScale, judge_by_references
 from .result import VERDICTS, Threshold, Verdict
 
 __all__ = [
     "ALPHA",
+    "DEFAULT_RULE",
     "FALSE_ALARMS",
+    "FALSE_DISCOVERIES",
     "MIN_IMAGES",
     "RULES",
     "VERDICTS",

@@ -45,34 +45,30 @@ exponential tail reaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .result import Threshold, verdicts_of
+from .result import Threshold, check_scores, verdicts_of
+from .rules import best_cut, level_between, mad_cut
+from .tail import standing_out
 
-Rule = Literal["split", "gap", "mad"]
-RULES: tuple[Rule, ...] = ("split", "gap", "mad")
+Rule = Literal["auto", "tail", "split", "gap", "mad"]
+RULES: tuple[Rule, ...] = ("auto", "tail", "split", "gap", "mad")
+DEFAULT_RULE: Rule = "auto"
 ALPHA = 0.1
 MIN_IMAGES = 5
-
-# A spread below this share of the median score is rounding and compression noise, not evidence.
-_SPREAD_FLOOR = 0.01
-_SIMULATED_SCORES = 2_000_000  # most scores a shape, but never under 199 batches
-_MOST_CUTS = 1000  # ranks tested in a large batch
+SMALL = 20  # below so many images a batch is too small to call its highest scores clear
+_LOOK = 3  # times alpha: the chance to be sent to look at an all-normal batch
 _Floats = npt.NDArray[np.float64]
-_Sizes = npt.NDArray[np.int64]
 
 
 def find_threshold(
     scores: npt.ArrayLike,
     *,
-    rule: Rule = "split",
+    rule: Rule = DEFAULT_RULE,
     alpha: float = ALPHA,
     value: float | None = None,
     expected_defect_rate: float | None = None,
@@ -81,7 +77,7 @@ def find_threshold(
 
     scores: [N] raw image scores, distances, before RsCIN, whose rescaling hides whether any score
         stands out.
-    rule: "split", "gap" or "mad"; see the text of this module.
+    rule: "auto", "tail", "split", "gap" or "mad"; see the text of this module.
     alpha: how often an all-normal batch may be flagged under the worst of the simulated shapes, in
         (0, 0.5].
     value: flag scores >= this value, instead of using a rule.
@@ -104,225 +100,61 @@ def find_threshold(
     if expected_defect_rate is not None:
         return _flag_share(x, expected_defect_rate)
     if x.size < MIN_IMAGES:
-        return _flag_none(
-            x, rule, f"none flagged: {x.size} images are too few to tell (at least {MIN_IMAGES})"
-        )
+        few = f"none flagged: {x.size} images are too few to tell (at least {MIN_IMAGES})"
+        return _flag_none(x, rule, f"{few}; look at them yourself", look=np.ones(x.shape, np.bool_))
     ordered = np.sort(x)
     if ordered[0] == ordered[-1]:
         return _flag_none(x, rule, "none flagged: all scores are equal")
-    cut, p_value = _mad_cut(ordered, alpha) if rule == "mad" else _best_cut(ordered, rule)
-    odds = f"p = {p_value:.2g}: {1000 * p_value:.0f} in 1000 all-normal batches look like this"
-    if cut is None or p_value > alpha:
-        return _flag_none(x, rule, f"none flagged: no image stands apart ({odds})", p_value)
-    flagged = x >= cut
-    count = int(flagged.sum())
-    verb = "stands" if count == 1 else "stand"
-    return Threshold(
-        cut,
+    return _judged(x, ordered, rule, alpha)
+
+
+def _judged(x: _Floats, ordered: _Floats, rule: Rule, alpha: float) -> Threshold:
+    """Verdicts by a rule, and what to look at by the model of the tail."""
+    tail_p, apart = standing_out(ordered)
+    edge = float(ordered[-apart])
+    cut: float | None = None
+    if rule in ("auto", "tail"):
+        cut, p_value = level_between(float(ordered[-apart - 1]), edge), tail_p
+    if rule == "auto":
+        split_cut, split_p = best_cut(ordered, "split")
+        # Two rules have two chances of a false alarm.
+        cut = split_cut if split_p <= alpha / 2 else cut
+        p_value = min(1.0, 2 * min(split_p, tail_p))
+    elif rule == "mad":
+        cut, p_value = mad_cut(ordered, alpha)
+    elif rule in ("split", "gap"):
+        cut, p_value = best_cut(ordered, rule)
+    odds = f"at most {max(1, math.ceil(1000 * p_value))} in 1000 all-normal batches look like this"
+    look = np.asarray(x >= edge) if tail_p <= _LOOK * alpha else np.zeros(x.shape, np.bool_)
+    if cut is not None and p_value <= alpha:
+        flagged = np.asarray(x >= cut)
+        count = int(flagged.sum())
+        verb = "stands" if count == 1 else "stand"
+        reason = f"{count} of {x.size} images {verb} apart from the others ({odds})"
+        unsure = int((look & ~flagged).sum())
+        if unsure:
+            reason += f"; look at {unsure} more yourself, the scores cannot tell"
+        return Threshold(cut, rule, verdicts_of(flagged, look), reason, p_value)
+    if look.any():
+        count = int(look.sum())
+        which = "the first one" if count == 1 else f"the first {count}"
+        told = f"look at {which} yourself: higher than the others, but chance may do that ({odds})"
+        return _flag_none(x, rule, f"none flagged; {told}", p_value, look)
+    if x.size < SMALL:
+        first = -(-x.size // 10)
+        look = np.asarray(x >= ordered[-first])
+        which = "the first one" if first == 1 else f"the first {first}"
+        small = f"a batch of {x.size} is too small to decide on one part"
+        return _flag_none(
+            x, rule, f"none flagged: {small}; look at {which} yourself", p_value, look
+        )
+    return _flag_none(
+        x,
         rule,
-        verdicts_of(flagged),
-        f"{count} of {x.size} images {verb} apart from the others ({odds})",
+        "none flagged: no image stands apart (defects that score like normal images, or that many "
+        "images share, cannot be seen)",
         p_value,
     )
-
-
-def _best_cut(ordered: _Floats, rule: str) -> tuple[float | None, float]:
-    """Best cut of ascending scores and its p-value; no cut where equal scores leave none."""
-    lower = _lower_sizes(ordered.size)
-    floor = _SPREAD_FLOOR * abs(float(np.median(ordered)))
-    raised = _raise_low_outliers(ordered[None])
-    observed = _STATISTICS[rule](raised, lower, floor)
-    tied = ordered[lower] == ordered[lower - 1]  # equal scores stay together
-    null = _null_distribution(rule, ordered.size)
-    excess = np.where(
-        np.tile(tied, observed.shape[1] // lower.size),
-        -np.inf,
-        _excess(observed, null.middles, null.widths),
-    )
-    p_value = max(_p_value(highest, float(excess.max())) for highest in null.highest)
-    if tied.all():
-        return None, p_value
-    best = int(lower[excess[0].argmax()]) if rule == "gap" else _otsu(raised[0])
-    return _level_between(float(ordered[best - 1]), float(ordered[best])), p_value
-
-
-def _otsu(ordered: _Floats) -> int:
-    """Size of the lower group that leaves the least variance of the logarithm within groups."""
-    # Without a floor, the logarithm of a score near 0 would outweigh the defects.
-    floor = max(0.1 * float(np.median(ordered)), 1e-6 * float(ordered[-1]))
-    lower = np.arange(_smallest_lower(ordered.size), ordered.size)
-    _, _, low, high = _moments(np.log(np.maximum(ordered, floor))[None], lower)
-    within = np.where(ordered[lower] == ordered[lower - 1], np.inf, (low + high)[0])
-    return int(lower[within.argmin()])
-
-
-def _mad_cut(ordered: _Floats, alpha: float) -> tuple[float | None, float]:
-    """For "mad": the lowest score more than k spreads above the median, None if none; p-value."""
-    middle, spread = _median_and_spread(ordered[None])
-    centre, scale = float(middle[0]), max(float(spread[0]), _SPREAD_FLOOR * abs(float(middle[0])))
-    highest = _gaussian_maxima(ordered.size)
-    observed = (ordered[-1] - centre) / scale if scale > 0 else math.inf
-    # A score more than k spreads above the median has a p-value of at most alpha.
-    k = float(highest[-max(1, math.floor(alpha * (highest.size + 1)))])
-    above = ordered[ordered > max(centre + k * scale, centre)]
-    return (float(above[0]) if above.size else None), _p_value(highest, float(observed))
-
-
-def _raise_low_outliers(x: _Floats) -> _Floats:
-    """Ascending scores [B, N], with low outliers raised to four spreads below the median.
-
-    Copies of one image score near 0; their distance from the median must not hide a defect's.
-    """
-    middle, spread = _median_and_spread(x)
-    lowest = np.where(spread > 0, middle - 4 * spread, x[:, 0])
-    return np.maximum(x, lowest[:, None])
-
-
-def _smallest_lower(count: int) -> int:
-    """Least size of the lower group: half of the batch, and two, which a spread needs."""
-    return max(2, count - count // 2)
-
-
-def _lower_sizes(count: int) -> _Sizes:
-    """Sizes of the lower group to test: all; of a large batch a choice, denser towards the top."""
-    largest_upper = count - _smallest_lower(count)
-    upper = np.arange(1, largest_upper + 1)
-    if largest_upper > _MOST_CUTS:
-        upper = np.unique(np.geomspace(1, largest_upper, _MOST_CUTS).round().astype(np.int64))
-    sizes: _Sizes = count - upper[::-1]
-    return sizes
-
-
-def _moments(x: _Floats, lower: _Sizes) -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Means of the lower and upper group, then their sums of squared deviations; [B, cuts] each.
-
-    x: [B, N] ascending scores.
-    lower: [cuts] sizes of the lower group.
-    """
-    count = x.shape[1]
-    # Centred, so that the differences of squares below do not cancel.
-    centred = x - x.mean(axis=1, keepdims=True)
-    sums, squares = np.cumsum(centred, axis=1), np.cumsum(centred**2, axis=1)
-    low = sums[:, lower - 1] / lower
-    high = (sums[:, -1:] - sums[:, lower - 1]) / (count - lower)
-    low_dev = squares[:, lower - 1] - lower * low**2
-    high_dev = squares[:, -1:] - squares[:, lower - 1] - (count - lower) * high**2
-    return low, high, np.maximum(low_dev, 0), np.maximum(high_dev, 0)
-
-
-def _split_statistics(x: _Floats, lower: _Sizes, floor: float = 0.0) -> _Floats:
-    """Difference of the means over the pooled and over the lower deviation, [B, 2 cuts]."""
-    low, high, low_dev, high_dev = _moments(x, lower)
-    pooled, low_std = np.sqrt((low_dev + high_dev) / (x.shape[1] - 1)), np.sqrt(low_dev / lower)
-    return np.concatenate([_ratio(high - low, each, floor) for each in (pooled, low_std)], axis=1)
-
-
-def _gap_statistic(x: _Floats, lower: _Sizes, floor: float = 0.0) -> _Floats:
-    """(lowest of upper - highest of lower group) / deviation of the lower, [B, cuts]."""
-    _, _, low_dev, _ = _moments(x, lower)
-    return _ratio(x[:, lower] - x[:, lower - 1], np.sqrt(low_dev / lower), floor)
-
-
-_STATISTICS: dict[str, Callable[..., _Floats]] = {"split": _split_statistics, "gap": _gap_statistic}
-
-
-def _ratio(difference: _Floats, spread: _Floats, floor: float) -> _Floats:
-    # The spread of a constant group is 0, and so is the floor of a batch with median 0.
-    ratio: _Floats = difference / np.maximum(spread, max(floor, 1e-100))
-    return ratio
-
-
-_SHAPES: dict[str, Callable[[np.random.Generator, tuple[int, int]], _Floats]] = {
-    "normal": lambda rng, size: rng.standard_normal(size),
-    "gumbel": lambda rng, size: rng.gumbel(size=size),
-    "exponential": lambda rng, size: rng.exponential(size=size),
-}
-
-
-def _simulate(shape: str, count: int, statistic: Callable[[_Floats], _Floats]) -> _Floats:
-    """The statistic [draws, M] of simulated normal batches; the same for the same count."""
-    draws = min(999, max(199, _SIMULATED_SCORES // count))
-    rows = max(1, _SIMULATED_SCORES // count)
-    rng = np.random.default_rng([count, list(_SHAPES).index(shape)])
-    parts = []
-    for start in range(0, draws, rows):  # a part at a time, to bound the memory
-        x = _SHAPES[shape](rng, (min(rows, draws - start), count))
-        x.sort(axis=1)
-        parts.append(statistic(x))
-    return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class _NullDistribution:
-    """A rule's M statistics in simulated normal batches; one entry a shape in each list.
-
-    middles: [M] medians.
-    widths: [M] distances from the median to the 95% point.
-    highest: [draws] the largest `_excess` of each simulated batch, ascending.
-    """
-
-    middles: list[_Floats]
-    widths: list[_Floats]
-    highest: list[_Floats]
-
-
-def _excess(statistics: _Floats, middles: list[_Floats], widths: list[_Floats]) -> _Floats:
-    """How far statistics [B, M] exceed the simulated medians, in units of `widths`.
-
-    Of the shapes, the one with the smallest excess counts: it explains the statistic best.
-    """
-    pairs = zip(middles, widths, strict=True)
-    least: _Floats = np.minimum.reduce([(statistics - m) / width for m, width in pairs])
-    return least
-
-
-@lru_cache(maxsize=32)
-def _null_distribution(rule: str, count: int) -> _NullDistribution:
-    """Simulate normal batches of `count` images for a rule."""
-    lower = _lower_sizes(count)
-    statistic = _STATISTICS[rule]
-    simulated = [
-        _simulate(shape, count, lambda x: statistic(_raise_low_outliers(x), lower))
-        for shape in _SHAPES
-    ]
-    middles = [np.median(each, axis=0) for each in simulated]
-    widths = [np.quantile(s, 0.95, axis=0) - m for s, m in zip(simulated, middles, strict=True)]
-    highest = [np.sort(_excess(each, middles, widths).max(axis=1)) for each in simulated]
-    return _NullDistribution(middles, widths, highest)
-
-
-@lru_cache(maxsize=32)
-def _gaussian_maxima(count: int) -> _Floats:
-    """(highest score - median) / spread of each simulated Gaussian batch, ascending."""
-
-    def spreads_above(x: _Floats) -> _Floats:
-        middle, spread = _median_and_spread(x)
-        ratio: _Floats = (x[:, -1] - middle) / spread
-        return ratio
-
-    return np.sort(_simulate("normal", count, spreads_above))
-
-
-def _median_and_spread(x: _Floats) -> tuple[_Floats, _Floats]:
-    """Median [B] and the lower half's median distance [B] from the median; x [B, N] ascending."""
-    middle: _Floats = np.median(x, axis=1)
-    spread: _Floats = np.median(middle[:, None] - x[:, : (x.shape[1] + 1) // 2], axis=1)
-    return middle, spread
-
-
-def _p_value(highest: _Floats, observed: float) -> float:
-    """Share of the batches, the observed one and the simulated ones, that reach `observed`.
-
-    highest: [draws] ascending, of the simulated batches.
-    """
-    reaching = highest.size - int(np.searchsorted(highest, observed, side="left"))
-    return (reaching + 1) / (highest.size + 1)
-
-
-def _level_between(below: float, above: float) -> float:
-    """The mean of two scores, or `above` where rounding leaves no number between them."""
-    middle = below + (above - below) / 2
-    return middle if below < middle <= above else above
 
 
 def _flag_share(x: _Floats, rate: float) -> Threshold:
@@ -334,7 +166,7 @@ def _flag_share(x: _Floats, rate: float) -> Threshold:
         )
     ordered = np.sort(x)[::-1]
     lowest = float(ordered[count - 1])
-    cut = _level_between(float(ordered[count]), lowest) if count < x.size else lowest
+    cut = level_between(float(ordered[count]), lowest) if count < x.size else lowest
     flagged = x >= cut
     return Threshold(
         cut,
@@ -345,8 +177,16 @@ def _flag_share(x: _Floats, rate: float) -> Threshold:
     )
 
 
-def _flag_none(x: _Floats, rule: str, reason: str, p_value: float | None = None) -> Threshold:
-    return Threshold(None, rule, verdicts_of(np.zeros(x.shape, dtype=np.bool_)), reason, p_value)
+def _flag_none(
+    x: _Floats,
+    rule: str,
+    reason: str,
+    p_value: float | None = None,
+    look: npt.NDArray[np.bool_] | None = None,
+) -> Threshold:
+    return Threshold(
+        None, rule, verdicts_of(np.zeros(x.shape, dtype=np.bool_), look), reason, p_value
+    )
 
 
 def _check(
@@ -356,14 +196,7 @@ def _check(
     value: float | None,
     expected_defect_rate: float | None,
 ) -> None:
-    if x.ndim != 1 or x.size == 0:
-        raise InputError(f"scores must be [N] with N > 0, but are {list(x.shape)}")
-    if not np.isfinite(x).all():
-        index = int(np.flatnonzero(~np.isfinite(x))[0])
-        raise InputError(f"scores[{index}] is {x[index]}; scores must be finite")
-    if x.min() < 0:
-        index = int(x.argmin())
-        raise InputError(f"scores[{index}] is {x[index]:g}; raw image scores are 0 or more")
+    check_scores("scores", x)
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}; known are {', '.join(RULES)}")
     if not 0 < alpha <= 0.5:

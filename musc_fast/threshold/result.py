@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
+
 Verdict = Literal["flagged", "look", "clear"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -52,3 +54,15 @@ def verdicts_of(
     """The verdicts [N] of images that are flagged [N], or else to be looked at [N]."""
     other: npt.NDArray[np.str_] = np.where(False if look is None else look, "look", "clear")
     return np.asarray(np.where(flagged, "flagged", other))
+
+
+def check_scores(name: str, x: npt.NDArray[np.float64]) -> None:
+    """Raise InputError naming the argument unless it is [N] finite scores of 0 or more, N > 0."""
+    if x.ndim != 1 or x.size == 0:
+        raise InputError(f"{name} must be [N] with N > 0, but are {list(x.shape)}")
+    if not np.isfinite(x).all():
+        index = int(np.flatnonzero(~np.isfinite(x))[0])
+        raise InputError(f"{name}[{index}] is {x[index]}; scores must be finite")
+    if x.min() < 0:
+        index = int(x.argmin())
+        raise InputError(f"{name}[{index}] is {x[index]:g}; raw image scores are 0 or more")
