@@ -15,7 +15,7 @@ import typer
 from ..errors import InputError
 from ..settings import ReadSettings
 
-RULE_NAMES = ("split", "gap", "mad")  # as in `threshold`, whose import takes time
+RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose import takes time
 # The groups of options in the help, in the order in which a command names them first.
 VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
 BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
