@@ -38,6 +38,14 @@ def score(
             show_default=False,
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep the features of the references in this folder for later runs.",
+            show_default=False,
+        ),
+    ] = None,
     false_alarms: options.FalseAlarmsOption = None,
     rule: options.RuleOption = None,
     threshold: options.ThresholdOption = None,
@@ -114,6 +122,7 @@ def score(
         images,
         out,
         references=None if references is None else [references],
+        cache=cache,
         maps=maps,
         map_scale=map_scale,
         threshold=threshold,

@@ -14,6 +14,7 @@ from ..datasets.find_images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
+from ..features.cache import extract_cached
 from ..features.extraction import BatchFeatures, check_apart, check_headers
 from ..image_scores import Judge
 from ..musc import MuSc
@@ -37,6 +38,7 @@ class ScoreJob:
         replaced when the new one is complete.
     references: files and folders of other images, against which each image is scored instead of
         against the batch.
+    cache: a folder for the features of the references, see `extract_cached`; None keeps none.
     maps: also write pictures and the report. map_scale: "batch" gives all pictures one scale of
         colours, "image" each picture its own.
     threshold, expected_defect_rate, false_alarms, rule: how to decide, see `image_scores.Judge`.
@@ -53,6 +55,7 @@ class ScoreJob:
         out: Path,
         *,
         references: Sequence[Path] | None = None,
+        cache: Path | None = None,
         maps: bool = True,
         map_scale: MapScale = "batch",
         threshold: float | None = None,
@@ -66,6 +69,9 @@ class ScoreJob:
         if references is not None:
             self._judge.check_references()
         scale_of(np.zeros((1, 1, 1)), map_scale)
+        if cache is not None and references is None:
+            raise InputError("cache: it keeps the features of references; give references, too")
+        self.cache = cache
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
         if self.references is None and len(self.images) < 2:
@@ -124,8 +130,12 @@ class ScoreJob:
             )
         references = None
         if self.references is not None:
-            references = extract(
+            references = extract_cached(
+                musc.extractor,
                 self.references,
+                self.cache,
+                skip_bad=self.skip_bad,
+                white=white,
                 progress=lambda _, done, total: on_progress("reference features", done, total),
             )
         elif len(features.sources) < 2:

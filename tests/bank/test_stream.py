@@ -19,7 +19,7 @@ from musc_fast import (
     ReferenceBank,
     score_batch,
 )
-from musc_fast.bank.file import save_bank
+from musc_fast.bank.file import Contents, save_bank
 from musc_fast.bank.stream import source_of
 
 
@@ -108,7 +108,7 @@ def test_a_bank_of_an_earlier_musc_fast_goes_on_with_the_paper_s_recipe(
     settings = {**bank.settings(), "source": earlier}
     del settings["degree_fusion"]
     file = tmp_path / "bank.safetensors"
-    save_bank(file, settings, bank.entries, bank.added, bank.tokens())
+    save_bank(file, Contents(settings, bank.entries, bank.added, bank.tokens(), []))
     assert ReferenceBank.load(file, source=source).scoring.degree_fusion == "scores"
     light = MuSc(musc.backbone)
     with pytest.raises(BankError, match="degree_fusion: the bank has 'scores', now 'features'"):

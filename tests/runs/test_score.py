@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TINY, product_folder, tiny_weights
+from tiny import TINY, Counting, product_folder, tiny_weights
 
 from musc_fast.errors import ImageError, InputError
 from musc_fast.musc import MuSc
@@ -123,3 +123,24 @@ def test_one_readable_image_is_not_enough(tmp_path: Path, musc: MuSc) -> None:
     batch = run(musc, paths[:1], tmp_path / "out", references=product_folder(tmp_path / "others"))
     assert batch.settings["references"] == 6
     assert list(batch.settings["seconds"]) == ["loading", "features", "scoring", "pictures"]
+
+
+def test_features_of_references_are_kept(
+    tmp_path: Path, musc: MuSc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = product_folder(tmp_path / "good", count=5, defective=-1)
+    paths = product_folder(tmp_path / "images", count=1, defective=0)
+    cache = tmp_path / "cache"
+    counting = Counting(musc, monkeypatch)
+    scores = []
+    for extracted in (6, 7):  # the second time that of the image alone
+        batch = run(musc, paths, tmp_path / "out", references=good, cache=cache)
+        assert counting.images == extracted
+        scores.append(batch.raw_scores)
+    assert np.array_equal(*scores)
+    product_folder(tmp_path / "good", count=5, defective=3)  # another picture under its name
+    batch = run(musc, paths, tmp_path / "out", references=good, cache=cache)
+    assert counting.images == 13
+    assert batch.raw_scores != scores[0]
+    with pytest.raises(InputError, match="cache: it keeps the features of references"):
+        ScoreJob(good, tmp_path / "out", cache=cache)
