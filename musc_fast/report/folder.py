@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,11 +110,12 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     with _input_errors(folder):
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear_up(place)
-        stage = Path(
-            tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-partial-{os.getpid()}-")
-        )
+    # Named before it is made, so that an interrupt at any moment finds what to remove.
+    stage = place.with_name(f".{place.name}-partial-{os.getpid()}-{secrets.token_hex(4)}")
     _live_names.add(stage.name)
     try:
+        with _input_errors(folder):
+            stage.mkdir(mode=0o700)
         with naming_full(place.parent):
             yield stage
         with _input_errors(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -67,9 +68,18 @@ def test_exit_statuses_are_documented() -> None:
         assert f"| {status} |" in page
 
 
-def test_completion_can_be_installed() -> None:
-    result = command("--show-completion", "bash")
-    assert "_MUSC_FAST_COMPLETE" in result.stdout or "COMPLETE" in result.stdout
+def test_the_shell_completes() -> None:
+    code = "import sys; sys.argv = ['musc-fast']; from musc_fast.cli import main; main()"
+
+    def completed(words: str, position: int) -> str:
+        ask = {"_MUSC_FAST_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        ask["COMP_CWORD"] = str(position)
+        line = [sys.executable, "-c", code]
+        env = {**os.environ, **ask}
+        return subprocess.run(line, capture_output=True, text=True, check=False, env=env).stdout
+
+    assert completed("musc-fast sc", 1).split() == ["score"]
+    assert "--fail-on-flagged" in completed("musc-fast score --f", 2).split()
 
 
 def test_the_command_starts_without_torch() -> None:

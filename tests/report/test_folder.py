@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -240,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_named(
     ):
         pytest.fail("the work began")
     # Root may write anywhere: the error of a read-only file system is raised by hand.
-    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
     with (
         pytest.raises(InputError, match=r"out cannot take the results: Read-only file system"),
         staged(tmp_path / "out"),
@@ -248,8 +247,9 @@ def test_a_place_that_cannot_be_written_is_named(
         pytest.fail("the work began")
 
 
-def read_only(**options: object) -> str:
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options["dir"]))
+def read_only(folder: Path, **options: object) -> None:
+    if not folder.exists():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc")
