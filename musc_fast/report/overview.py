@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ..files import replacing
 from .html import package_text, page_environment
-from .names import printable
+from .names import metric_title, printable
 
 
 def write_overview(
@@ -27,7 +27,7 @@ def write_overview(
     """
     values = {
         "style": Markup(package_text("report.css")),
-        "metrics": [(name, name.replace("_", " ")) for name in mean],
+        "metrics": [(name, metric_title(name)) for name in mean],
         "mean": mean,
         "rows": [_row(result) for result in results],
     }

@@ -23,6 +23,7 @@ from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
+from ..report.names import metric_title
 from ..report.overview import write_overview
 from ..report.scored_batch import ScoredBatch
 from ..shown import table_writer, text_cell
@@ -193,7 +194,7 @@ def write_category_report(
             None if s.mask is None else sample_mask(s, None, batch.reading)
             for s in category.samples
         ]
-        figures = {name.replace("_", " "): value for name, value in result["metrics"].items()}
+        figures = {metric_title(name): value for name, value in result["metrics"].items()}
         evaluation = Evaluation(_labels(category), masks, figures)
     write_report(
         path,

@@ -66,7 +66,8 @@ def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
         assert result["metrics"]["pixel_auroc"] > 0.95
         assert set(result["seconds"]) == {"features", "scoring", "metrics", "report"}
         page = (tmp_path / "out" / "reports" / f"{result['category']}.html").read_text()
-        assert "ROC" in page
+        for name in ("image AUROC", "image F1-max", "image AP", "pixel AUROC", "pixel PRO"):
+            assert page.count(f"<span>{name}</span>") == 1  # a tile each, none twice
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["finished"] == stored["of"] == 2
     assert stored["mean"] == mean_metrics(results)
