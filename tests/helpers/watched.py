@@ -27,7 +27,7 @@ def run(
 ) -> list[str]:
     with watching(musc, folder, bank, bank.with_name("scores.csv"), settings) as watched:
         rows = list(watched.score(watched.look(settled=True), last=last))
-        return [str(Path(row.file).relative_to(folder)) for row in rows]
+        return [str(Path(row.path).relative_to(folder)) for row in rows]
 
 
 def command_line(folder: Path, bank: Path, weights: Path) -> list[str]:
