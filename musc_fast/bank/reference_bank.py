@@ -20,7 +20,7 @@ from ..scoring.layer_passes import mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
 from ..settings import DegreeFusion, ScoringSettings, whole_number
 from .alone import alone
-from .arguments import check_ids, finite_scores, json_source
+from .arguments import check_ids, finite_scores, json_source, refuse_twice
 from .file import Contents, Entry, load_bank, save_bank
 from .own_distances import LeaveOneOut
 from .search import BankSearch
@@ -98,6 +98,10 @@ class ReferenceBank:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __repr__(self) -> str:
+        backbone = self.source.get("backbone", "tokens of unknown source")
+        return f"<ReferenceBank of {len(self)} of {self.capacity} images, {backbone}>"
+
     @property
     def entries(self) -> list[Entry]:
         """The images held, in the order in which they were added."""
@@ -139,11 +143,12 @@ class ReferenceBank:
     ) -> list[str]:
         """Add images; returns the ids of those that had to go.
 
-        ids: a name for each image, "image 17" by default.
+        ids: a name for each image, none twice, "image 17" by default.
         scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
             found by scoring against the bank.
         """
         layers = self._checked(tokens)
+        refuse_twice(ids, self.ids)
         if scores is None and self.evict == "anomalous" and len(self):
             scores = self._scored(layers, None)[0].raw_image_scores
         return self._add(layers, ids, scores, None)
@@ -159,6 +164,7 @@ class ReferenceBank:
         """`score`, then `add` with the raw scores found."""
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
+        refuse_twice(ids, self.ids)
         found, pooled = self._scored(layers, cls_tokens)
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found

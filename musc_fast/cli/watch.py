@@ -16,7 +16,7 @@ from ..errors import ImageError, InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
 from . import options
-from .console import console, errors, interruptible, load, print_plain
+from .console import console, errors, interruptible, load, print_plain, talk
 
 if TYPE_CHECKING:
     from ..runs.watch import Watch
@@ -133,6 +133,7 @@ def watch(
     Ctrl-C or SIGTERM ends the watch after the image under way; a second one at once.
     """
     from ..datasets.find_images import find_images
+    from ..report.folder import check_fillable
     from ..runs.watch import WatchSettings, watching
     from ..runs.watch_pictures import pictures_folder
 
@@ -159,10 +160,12 @@ def watch(
         references=() if references is None else tuple(find_images([references])),
         pictures=pictures,
     )
+    check_fillable(bank.parent, "--bank")
+    check_fillable(record.parent, "--out")
     with interruptible("started again, the command goes on where it was"):
         musc = load(arguments)
         with (
-            watching(musc, folder, bank, record, settings, shown=True) as watched,
+            watching(musc, folder, bank, record, settings, shown=not talk.quiet) as watched,
             _stop_signals() as stop_signal,
         ):
             _print_start(watched, folder)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..bank.arguments import free_id
 from ..bank.stream import tokens_of, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
@@ -226,7 +227,8 @@ class Watch:
                 line = self.held.of_number.get(found.entries[place].number)
                 state = FileState("", "", "") if line is None else line.state
                 row = self._row_of_held(found, place, verdicts[place], now(), state)
-                rows.append(replace(row, bank=REMOVED))
+                path = row.path if line is None else line.path  # an id may have a number, too
+                rows.append(replace(row, path=path, bank=REMOVED))
                 self._draw(rows[-1], partial(found.anomaly_map, place))
             self._record(rows)
             self.held.remove({int(row.number) for row in rows})
@@ -252,7 +254,7 @@ class Watch:
         self._record([row])
         with self.held.changing():
             if row.is_held:
-                self.bank.add(read, [row.path], scores=[raw_score])
+                self.bank.add(read, [free_id(row.path, self.bank.ids)], scores=[raw_score])
             else:
                 self.bank.pass_over()
         return row

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bank.arguments import free_id
 from ..bank.reference_bank import ReferenceBank
 from ..bank.stream import source_of, tokens_of, white_of_bank
 from ..errors import BankError, ImageError
@@ -146,7 +147,9 @@ class WatchedBank:
             if tokens is None:
                 self.bank.pass_over()
             else:
-                self.bank.add(tokens, [row.path], scores=[float(row.raw_score)])
+                self.bank.add(
+                    tokens, [free_id(row.path, self.bank.ids)], scores=[float(row.raw_score)]
+                )
         if tokens is None and row.is_held:
             self.gone.append(row.path)
 

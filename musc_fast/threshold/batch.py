@@ -1,45 +1,39 @@
 """A threshold on image scores without labels: which images of a batch stand apart?
 
-Two rules, "split" and "gap", compare the batch with simulated batches of the same number of images
-in which nothing stands apart. Normal scores have no fixed distribution: on public test data it is
-Gaussian (metal plates) to exponential (commutators, whose best 50 of 60 images lie between 0.25 and
-0.44 and the other ten up to 0.74). So three shapes are simulated, Gaussian, Gumbel (a raw score is
-a maximum) and exponential, and the batch must look odd under all three. The statistics do not
-depend on location and scale; only the default rule and `ALPHA` were chosen with data sets in view.
-
-- `"split"` (default): the sorted scores are cut at every rank into a lower and an upper group. The
-  distance between the groups' means is measured in two units: the pooled standard deviation (finds
-  groups of like spread) and the lower group's standard deviation (finds defects that differ among
-  themselves). Both are compared with their values at that rank in the simulated batches. Where the
-  largest excess is significant, the batch is cut by Otsu's criterion (Otsu 1979, "A threshold
-  selection method from gray-level histograms") on the logarithm of the scores.
+- `"auto"` (default): "tail" and "split", each at half of `alpha`, so that the chance of a false
+  alarm is `alpha` for both together. "tail" finds few defects in small batches, "split" many.
+- `"tail"`: do the m highest scores lie further above the others than the tail of normal scores
+  reaches? That tail is a model, with the margin that its error asks for: see `tail.py`.
+- `"split"`: the sorted scores are cut at every rank into a lower and an upper group. The distance
+  between the groups' means is measured in two units: the pooled standard deviation (finds groups of
+  like spread) and the lower group's standard deviation (finds defects that differ among
+  themselves). Both are compared with their values at that rank in simulated batches of the same
+  number of images in which nothing stands apart. Where the largest excess is significant, the batch
+  is cut by Otsu's criterion (Otsu 1979, "A threshold selection method from gray-level histograms")
+  on the logarithm of the scores.
 - `"gap"`: as "split", but with one statistic, the step between neighbouring scores over the lower
   group's standard deviation; the batch is cut at the step with the largest excess.
 - `"mad"`: the textbook's robust outlier rule. The threshold is the median plus k spreads, where the
   spread is the median distance of the lower half from the median, and k is such that a Gaussian
   batch has a score above the threshold with chance alpha.
 
-Why "split" is the default (benchmarks/thresholds.py, results/thresholds.json; metal plates,
-commutators and drawn parts, called sample; two backbones, 1 to 10 draws a kind; F1, or batches
-flagged at all; the best cut knows the labels; both are plates and sample):
+Normal scores have no fixed distribution: on public test data it is Gaussian (metal plates) to
+exponential (commutators, whose best 50 of 60 images lie between 0.25 and 0.44 and the other ten up
+to 0.74). "split" and "gap" simulate three shapes, Gaussian, Gumbel (a raw score is a maximum) and
+exponential, and the batch must look odd under all three: their p-value is an upper bound. The
+statistics do not depend on location and scale.
 
-    batch                    best cut      split         gap           mad
-    all-normal, flagged      0 of 120      7             6             48
-    metal plates, 80 with 40 0.95 to 0.96  0.95 to 0.96  0.00          0.00
-    sample, 84 with 24       0.91 to 0.93  0.80 to 0.93  0.82 to 0.93  0.86 to 0.88
-    both, 40 with 2          1.00          0.80 to 0.87  0.67 to 0.80  0.70 to 1.00
-    both, 20 with 1          0.83 to 1.00  0.00 to 0.40  0.00 to 0.40  0.40 to 0.80
-    commutators, any defects 0.48 to 0.75  0.00          0.00          0.04 to 0.40
+The verdict of an image that is not flagged is "look" where "auto" or "tail" finds its group to
+stand apart with less certainty ("tail" at 2 alpha, "split" at alpha): an all-normal batch is sent
+to be looked at with chance 3 alpha at most. In batches of fewer than `SMALL` images where nothing
+is found, the highest tenth is "look" as well: such a batch is too small to call them clear.
 
-Only "split" keeps its false alarms near alpha and finds defects up to half a batch. The price: in
-small batches "split" misses defects that labels would separate. Where the scores of normal and
-defective images overlap, as those of the commutators do, no defect stands apart and "split" flags
-none; "mad" flags some there, because "mad" flags normal batches too.
+What the rules find and how often they are wrong: docs/verdict.md, measured by
+benchmarks/verdicts.py; benchmarks/thresholds.py compares the rules on stored scores.
 
 At most half of a batch is flagged. Limits of every rule that sees scores alone: normal images in
 two groups (two products, two poses), or with evenly spread scores, look like normal and defective
-images; a single defect among few images is not found where its score is no higher than an
-exponential tail reaches.
+images; a defect that scores like normal images is not found.
 """
 
 from __future__ import annotations
@@ -61,7 +55,6 @@ DEFAULT_RULE: Rule = "auto"
 ALPHA = 0.1
 MIN_IMAGES = 5
 SMALL = 20  # below so many images a batch is too small to call its highest scores clear
-_LOOK = 3  # times alpha: the chance to be sent to look at an all-normal batch
 _Floats = npt.NDArray[np.float64]
 
 
@@ -110,13 +103,16 @@ def find_threshold(
 
 def _judged(x: _Floats, ordered: _Floats, rule: Rule, alpha: float) -> Threshold:
     """Verdicts by a rule, and what to look at by the model of the tail."""
-    tail_p, apart = standing_out(ordered)
-    edge = float(ordered[-apart])
     cut: float | None = None
+    look = np.zeros(x.shape, np.bool_)
     if rule in ("auto", "tail"):
-        cut, p_value = level_between(float(ordered[-apart - 1]), edge), tail_p
+        tail_p, apart = standing_out(ordered)
+        cut, p_value = level_between(float(ordered[-apart - 1]), float(ordered[-apart])), tail_p
+        look = np.asarray((x >= cut) & (tail_p <= 2 * alpha))
     if rule == "auto":
         split_cut, split_p = best_cut(ordered, "split")
+        if split_cut is not None and split_p <= alpha:
+            look |= x >= split_cut
         # Two rules have two chances of a false alarm.
         cut = split_cut if split_p <= alpha / 2 else cut
         p_value = min(1.0, 2 * min(split_p, tail_p))
@@ -125,7 +121,6 @@ def _judged(x: _Floats, ordered: _Floats, rule: Rule, alpha: float) -> Threshold
     elif rule in ("split", "gap"):
         cut, p_value = best_cut(ordered, rule)
     odds = f"at most {max(1, math.ceil(1000 * p_value))} in 1000 all-normal batches look like this"
-    look = np.asarray(x >= edge) if tail_p <= _LOOK * alpha else np.zeros(x.shape, np.bool_)
     if cut is not None and p_value <= alpha:
         flagged = np.asarray(x >= cut)
         count = int(flagged.sum())

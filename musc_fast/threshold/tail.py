@@ -30,6 +30,7 @@ _XI, _MU, _LOG_SIGMA = (
 _SIGMA = np.exp(_LOG_SIGMA)
 _LOG_PRIOR = -0.5 * (_XI / _SHAPE_DEVIATION) ** 2
 _LEFT_OUT = 1e-7  # distributions whose weight is a smaller share of the greatest
+_SMALLEST_STEP = 0.1  # of the distance between the lower quartile and the median
 _MOST_SCORES = 400  # highest scores that count by their value
 
 
@@ -125,9 +126,11 @@ def standing_out(ordered: _Floats) -> tuple[float, int]:
     ordered: [n] ascending scores, n >= 5, not all equal.
     """
     best = (1.0, 1)
+    quarter, half = np.quantile(ordered, [0.25, 0.5])
     for m in _group_sizes(ordered.size // 4 or 1):
         edge, below = ordered[-m], ordered[-m - 1]
-        if edge == below:
+        # Over so small a step no tail falls far enough for the m to be called apart.
+        if edge - below <= _SMALLEST_STEP * (half - quarter):
             continue
         model = TailModel(ordered, suspects=m)
         above, next_lower = model.survivals(np.array([edge, below]))

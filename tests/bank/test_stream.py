@@ -155,3 +155,12 @@ def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
         list(MuSc(musc.backbone, white=1023, recipe="paper").stream(paths[:1], bank=bank))
     with pytest.raises(BankError, match="white"):
         ReferenceBank.load(tmp_path / "bank", source={**source, "white": 1023})
+
+
+def test_one_name_again_and_again(musc: MuSc, tmp_path: Path) -> None:
+    """A camera may write every picture under one name."""
+    (path,) = product_folder(tmp_path, count=1, defective=-1)
+    bank = musc.new_bank()
+    found = list(musc.stream([path] * 4, bank=bank, start=2))
+    assert [score.name for score in found] == [str(path)] * 4
+    assert bank.ids == [str(path), *(f"{path} ({k})" for k in (2, 3, 4))]

@@ -23,7 +23,7 @@ def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
 
 
 def run(musc: MuSc, paths: list[Path], out: Path, **options: Any) -> ScoredBatch:
-    batch = ScoreJob(paths, out, **options).run(musc, shown=False)
+    batch = ScoreJob(paths, out, **options).run(musc, progress=False)
     assert batch is not None
     return batch
 
@@ -39,6 +39,7 @@ def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: Mu
         "overlays",
         "regions.csv",
         "report.html",
+        "results.json",
         "run.json",
         "scores.csv",
     ]
