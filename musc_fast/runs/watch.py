@@ -295,7 +295,9 @@ class Watch:
         """The row of an image of the bank, by its score against the others."""
         entry, others = found.entries[place], len(found.entries) - 1
         score = float(found.raw_image_scores[place])
-        return _row(entry.id, entry.number, score, others, said, time, state)
+        line = self.held.of_number.get(entry.number)
+        path = entry.id if line is None else line.path  # the id may be "path (2)"
+        return _row(path, entry.number, score, others, said, time, state)
 
     def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
         """Write the picture of a flagged image, unless its file is gone or has changed."""
