@@ -23,21 +23,27 @@ if TYPE_CHECKING:
         MuscFastWarning,
         WeightsError,
     )
+    from .image_scores import ImageScores
     from .musc import MuSc
     from .scoring.batch import score_batch
     from .scoring.scores import BatchScores
+    from .threshold import Threshold, find_threshold, judge_by_references
 
 _HOME = {
     "BackendError": "errors",
     "BankError": "errors",
     "BatchScores": "scoring.scores",
     "ImageError": "errors",
+    "ImageScores": "image_scores",
     "InputError": "errors",
     "MuSc": "musc",
     "MuscFastError": "errors",
     "MuscFastWarning": "errors",
     "ReferenceBank": "bank",
+    "Threshold": "threshold",
     "WeightsError": "errors",
+    "find_threshold": "threshold",
+    "judge_by_references": "threshold",
     "score_batch": "scoring",
 }
 
@@ -46,13 +52,17 @@ __all__ = [
     "BankError",
     "BatchScores",
     "ImageError",
+    "ImageScores",
     "InputError",
     "MuSc",
     "MuscFastError",
     "MuscFastWarning",
     "ReferenceBank",
+    "Threshold",
     "WeightsError",
     "__version__",
+    "find_threshold",
+    "judge_by_references",
     "score_batch",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,21 @@ def is_results_folder(folder: str | os.PathLike[str]) -> bool:
 def is_plain_name(name: str) -> bool:
     """Whether `name` names a file or folder of a folder, on any system: no way out, no control."""
     return name not in ("", ".", "..") and not re.search(r"[/\\\0-\x1f\x7f]", name)
+
+
+def takes_files(folder: Path) -> bool:
+    """Whether files can be made in `folder`, found by making one: rights alone do not tell all."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".musc_fast-"):
+            return True
+    except OSError:
+        return False
+
+
+def nearest_folder(path: Path) -> Path:
+    """The deepest part of a path that exists, links resolved: `path` itself, or a folder above."""
+    place = Path(os.path.realpath(path))
+    return next(each for each in (place, *place.parents) if each.exists())
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
@@ -16,6 +15,7 @@ from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
 from .errors import InputError
 from .features import Backbone, load_backbone
+from .features.backbone import checked_device
 from .features.extraction import (
     BatchFeatures,
     Extractor,
@@ -24,11 +24,14 @@ from .features.extraction import (
     as_sequence,
     check_apart,
 )
-from .progress import StageProgress, check_progress, stage_bars
+from .image_scores import ImageScores, Judge, with_verdicts
+from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
+from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .threshold import Rule, Threshold
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -111,6 +114,7 @@ class MuSc:
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
+            resolve(backend, checked_device(device))  # before the model is loaded
             self.backbone = load_backbone(
                 backbone,
                 image_size=image_size,
@@ -133,25 +137,31 @@ class MuSc:
         images: Images,
         *,
         references: Images | None = None,
+        threshold: float | None = None,
+        expected_defect_rate: float | None = None,
+        false_alarms: float | None = None,
+        rule: Rule | None = None,
         progress: bool | StageProgress = False,
-    ) -> BatchScores:
-        """Score images against each other, or against `references`.
+    ) -> ImageScores:
+        """Score images against each other, or against `references`, and decide which stand out.
 
         images: a folder, or a sequence of paths, PIL images or arrays (h, w[, 3], uint8, uint16 or
             floats in 0..1, which are rounded to 8 bits), or one tensor [N, 3, h, w] of floats in
             0..1. Colours are in the order RGB; arrays of OpenCV are BGR: turn each by
             `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)` or `image[:, :, ::-1]`.
             The maps have the backbone's `image_size`.
-        references: images in the same form.
+        references: images in the same form, most of them good; two or more also decide.
+        threshold, expected_defect_rate, false_alarms, rule: how to decide, see
+            `image_scores.Judge`.
         progress: True draws bars, a function is called with (stage, done, total).
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
-        check_progress(progress)
-        stages = nullcontext(progress) if callable(progress) else stage_bars(progress)
-        with stages as on_progress:
+        judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+        with stages_of(progress) as on_progress:
             images = as_sequence(images)
             if references is not None:
+                judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
             white = self.extractor.white_of(images, () if references is None else references)
@@ -161,7 +171,31 @@ class MuSc:
                 if references is None
                 else self.extract(references, white=white, progress=on_progress)
             )
-            return self.score_features(query, others, progress=on_progress)
+            scores = self.score_features(query, others, progress=on_progress)
+            return with_verdicts(
+                scores, query.names, self.judged(judge, scores, others, progress=on_progress)
+            )
+
+    def judged(
+        self,
+        judge: Judge,
+        scores: BatchScores,
+        references: BatchFeatures | None,
+        *,
+        progress: StageProgress | None = None,
+    ) -> Threshold:
+        """What `judge` decides on `scores`, by two references or more, else by the batch."""
+        if references is None or len(references.names) < 2 or not judge.asks_references:
+            return judge(scores)
+        return judge(scores, self.leave_one_out(references, progress=progress))
+
+    def __repr__(self) -> str:
+        backbone, settings = self.backbone, self.settings
+        size = " x ".join(map(str, backbone.image_size))
+        return (
+            f"<MuSc {backbone.spec.name} at {size}, recipe {self.recipe}, {backbone.engine} "
+            f"{backbone.precision} on {backbone.device}, backend {settings.backend}>"
+        )
 
     def score_features(
         self,
@@ -185,6 +219,22 @@ class MuSc:
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         return result
+
+    def leave_one_out(
+        self, references: BatchFeatures, *, progress: StageProgress | None = None
+    ) -> BatchScores:
+        """Scores of n references against each other, as a scale for images scored against them.
+
+        See `scoring.leave_one_out`. Raises InputError for fewer than two references.
+        """
+        return leave_one_out(
+            references.tokens,
+            self.settings,
+            grid=self.backbone.grid,
+            prefix_tokens=self.backbone.prefix_tokens,
+            image_size=self.backbone.image_size,
+            progress=(lambda done, of: progress("references", done, of)) if progress else False,
+        )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""

@@ -1,27 +1,92 @@
-"""Progress callbacks, and progress bars on standard error so that standard output stays clean."""
+"""Progress callbacks: bars on a terminal, plain lines elsewhere, both on standard error."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .shown import shown as shown_name
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Progress = Callable[[int, int], None]  # (done, total)
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
+LINE_EVERY = 10.0  # seconds between two lines, at least
+
+
+class ProgressLines:
+    """A (stage, done, total) function that writes lines, as "features: 12 of 48, 25%, ...".
+
+    The first call writes a line, so that a log shows life at once; later lines are `LINE_EVERY`
+    seconds apart or more, whatever the number of stages.
+
+    write: takes a line without its end.
+    clock: the time in seconds.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write, self._clock = write, clock
+        self._starts: dict[str, tuple[float, int]] = {}  # a stage: its first call's time and count
+        self._last: float | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        start, before = self._starts.setdefault(stage, (now, done))
+        if self._last is not None and now - self._last < LINE_EVERY:
+            return
+        self._last = now
+        text = f"{shown_name(stage)}: {done} of {total}"
+        if total > 0:
+            text += f", {100 * done / total:.0f}%"
+        if before < done < total:
+            left = (now - start) * (total - done) / (done - before)
+            text += f", about {_duration(left)} left"
+        self._write(text)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(1, round(seconds)), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
 
 @contextmanager
-def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
+def stage_bars(shown: bool = True, *, console: Console | None = None) -> Iterator[StageProgress]:
     """Yield a (stage, done, total) function that draws a bar a stage with the time remaining.
 
+    Where standard error is no terminal (a pipe, a log, a container), lines take the place of bars,
+    see `ProgressLines`.
+
     shown: False yields a function that draws nothing.
+    console: where to draw; None: standard error.
     """
     if not shown:
         yield lambda stage, done, total: None
         return
     from rich.console import Console
+
+    console = Console(stderr=True) if console is None else console
+    if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
+        where = console
+        yield ProgressLines(
+            lambda line: where.print(line, markup=False, highlight=False, soft_wrap=True)
+        )
+        return
+    with _bars(console) as on_progress:
+        yield on_progress
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[StageProgress]:
     from rich.progress import (
         BarColumn,
         TaskID,
@@ -39,7 +104,7 @@ def stage_bars(shown: bool = True) -> Iterator[StageProgress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
@@ -54,6 +119,17 @@ def check_progress(progress: object) -> None:
     """Raise InputError unless `progress` is a bool or a function."""
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InputError(f"progress: found {progress!r}, wanted True, False or a function")
+
+
+@contextmanager
+def stages_of(progress: bool | StageProgress | None) -> Iterator[StageProgress]:
+    """Yield the caller's (stage, done, total) function, one that draws (True), or a mute one."""
+    check_progress(progress)
+    if not isinstance(progress, bool) and progress is not None:
+        yield progress
+    else:
+        with stage_bars(bool(progress)) as on_progress:
+            yield on_progress
 
 
 @contextmanager

@@ -5,9 +5,11 @@ A name comes from a disk or from somebody's table; it may hold anything.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import unicodedata
+from typing import Any, TextIO
 
 # What a spreadsheet may take for a formula where a cell begins with it.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -42,3 +44,12 @@ def path_cell(path: str | os.PathLike[str]) -> str:
 def text_cell(text: str) -> str:
     """A text for a cell of a CSV file; an apostrophe before one that begins like a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+def table_writer(file: TextIO) -> Any:
+    """The csv.writer of every table that is written: its lines end as those of other text files.
+
+    Python's own default, a carriage return before each line feed, hides the last column from grep
+    and awk.
+    """
+    return csv.writer(file, lineterminator="\n")

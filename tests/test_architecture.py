@@ -27,7 +27,7 @@ FLOORS = (
     ("ops", "torch_ops", "native"),
     ("neighbors", "scoring"),
     ("bank",),
-    ("recipes", "musc"),
+    ("recipes", "image_scores", "musc"),
     ("distributed",),
     ("runs",),
     ("cli",),

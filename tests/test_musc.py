@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny import TINY, product, product_folder, tiny_weights
 
-from musc_fast import MuSc, score_batch
+from musc_fast import BatchScores, MuSc, score_batch
 from musc_fast.errors import BackendError, InputError
 from musc_fast.features import Features
 
@@ -112,3 +112,62 @@ def test_progress_tells_both_stages(musc: MuSc, tmp_path: Path) -> None:
     )
     assert set(last) == {"features", "scoring"}
     assert all(done == total for done, total in last.values())
+
+
+def test_scores_have_names_and_verdicts(musc: MuSc, tmp_path: Path) -> None:
+    paths = product_folder(tmp_path, count=7, defective=5)
+    scores = musc.score(paths, expected_defect_rate=1 / 7)
+    assert isinstance(scores, BatchScores)
+    assert scores.names == tuple(map(str, paths))
+    assert scores.verdicts == tuple("flagged" if k == 5 else "clear" for k in range(7))
+    assert scores.reason == scores.threshold.reason
+    assert scores.raw_image_scores[5] >= scores.threshold.value
+    assert repr(scores).startswith("<ImageScores of 7 images, raw scores 0.")
+    assert "1 flagged, 0 look, 6 clear; highest" in repr(scores)
+    assert len(repr(scores)) < 300
+    assert repr(musc).startswith(f"<MuSc {TINY} at 160 x 160, recipe paper, ")
+    assert repr(musc).endswith(" fp32 on cpu, backend auto>")
+    with pytest.raises(InputError, match="not both"):
+        musc.score(paths, threshold=0.1, expected_defect_rate=0.1)
+    with pytest.raises(InputError, match=r"false_alarms: found 0, wanted a share in \(0, 0\.5\]"):
+        musc.score(paths, false_alarms=0)
+
+
+def test_references_decide(musc: MuSc, tmp_path: Path) -> None:
+    good = product_folder(tmp_path / "good", count=20, defective=-1)
+    new = [Image.fromarray(product(90 + k, int(k == 1))) for k in range(3)]
+    scores = musc.score(new, references=good, false_alarms=0.2)
+    assert scores.threshold.rule == "references"
+    assert scores.names == ("image 0", "image 1", "image 2")
+    assert scores.verdicts[1] == "flagged"
+    assert scores.threshold.p_values is not None
+    assert scores.threshold.p_values[1] <= 0.1
+    with pytest.raises(InputError, match="rule: has no say where references decide"):
+        musc.score(new, references=good, rule="mad")
+    with pytest.raises(InputError, match="false_alarms: has no say where a threshold"):
+        musc.score(new, references=good, threshold=0.5, false_alarms=0.2)
+    alone = musc.score(new[1:2], references=good, false_alarms=0.2)
+    assert alone.verdicts == ("flagged",)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((48, 48, 3), dtype=np.uint8),
+        np.zeros((48, 48, 1), dtype=np.uint8),
+        np.zeros((48, 48), dtype=np.uint8),
+        torch.zeros(3, 48, 48),
+    ],
+)
+def test_one_image_is_no_batch(musc: MuSc, image: Any) -> None:
+    wanted = r"which is one image, wanted a batch; put it in a list, \[image\]"
+    with pytest.raises(InputError, match=wanted):
+        musc.score(image)
+    with pytest.raises(InputError, match=wanted):
+        musc.score([product(0), product(1)], references=image)
+    with pytest.raises(InputError, match=wanted):
+        next(musc.stream(image))
+    grey = np.stack([product(k)[:, :, 0] for k in range(3)])  # [N, h, w] is a batch
+    assert len(musc.score(grey).names) == 3
+    with pytest.raises(InputError, match=r"put one image in a list: \[image\]"):
+        musc.score(Image.fromarray(product(0)))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from rich.console import Console
 from tiny import TINY, product, tiny_weights
 from typer.testing import CliRunner
 
+import musc_fast
 from musc_fast.cli import tables
 from musc_fast.cli.app import app
 from musc_fast.cli.console import named, print_plain
 from musc_fast.progress import stage_bars
-from musc_fast.shown import path_cell, shown, text_cell
+from musc_fast.shown import path_cell, shown, table_writer, text_cell
 
 EVIL = "[/x]\x1b[31m\x9b2J\u202e[bold]\r\udcff\n"
 
@@ -79,3 +81,20 @@ def test_a_table_takes_any_category(capsys: pytest.CaptureFixture[str]) -> None:
     result = {"category": EVIL, "images": 1, "metrics": dict.fromkeys(METRICS), "notes": [EVIL]}
     tables.print_metrics([result], EVIL)
     assert "\x1b[31m" not in "".join(capsys.readouterr())
+
+
+def test_no_table_is_written_with_carriage_returns() -> None:
+    """They hide the last column from grep and awk."""
+    package = Path(musc_fast.__file__).parent
+    sources = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    writers = {
+        f"{path.name}: {line.strip()}"
+        for path, text in sources.items()
+        for line in text.splitlines()
+        if re.search(r"csv\.(Dict)?[wW]riter\(", line)
+    }
+    assert writers
+    assert all('lineterminator="\\n"' in line for line in writers), writers
+    file = io.StringIO(newline="")
+    table_writer(file).writerows([["a", "b\n"], [1, 0]])
+    assert file.getvalue() == 'a,"b\n"\n1,0\n'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,28 @@ def check_ids(ids: Sequence[str] | None, images: int, number: int) -> list[str]:
     if len(names) != images or not all(isinstance(name, str) for name in names):
         raise InputError(f"ids: found {len(names)}, wanted {images} strings, one an image")
     return names
+
+
+def refuse_twice(ids: Sequence[str] | None, held: Collection[str]) -> None:
+    """Raise InputError where an id is given twice, or is that of an image in the bank.
+
+    held: the ids in the bank.
+    """
+    seen = set(held)
+    for name in () if ids is None else ids:
+        if name in seen:
+            where = "in the bank already" if name in held else "given twice"
+            raise InputError(f"ids: {name!r} is {where}; give each image an id of its own")
+        seen.add(name)
+
+
+def free_id(name: str, held: Collection[str]) -> str:
+    """`name`, or "name (2)" and so on where `held` has it: a camera writes one name again."""
+    found, count = name, 1
+    while found in held:
+        count += 1
+        found = f"{name} ({count})"
+    return found
 
 
 def finite_scores(

@@ -1,4 +1,7 @@
-"""The file of a ReferenceBank: safetensors with the tokens, and the rest as JSON in its header."""
+"""The file of a ReferenceBank: safetensors with the tokens, and the rest as JSON in its header.
+
+Version 2 also holds the distances among the images; a bank that has none is written as version 1.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from ..errors import BankError
 from ..files import replacing
 
-_VERSION = 1
+_VERSIONS = ("1", "2")
 _NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
 # What banks had of which a file of an earlier musc_fast says nothing.
 _EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores"}
@@ -34,24 +37,39 @@ class Entry:
     number: int
 
 
-def save_bank(
-    path: str | os.PathLike[str],
-    settings: Mapping[str, Any],
-    entries: Sequence[Entry],
-    added: int,
-    tokens: Sequence[Tensor],
-) -> None:
-    """Write tokens [len, P, C] a layer, and what else makes up a bank; atomic."""
-    tensors = {f"tokens.{index:03}": layer.cpu().contiguous() for index, layer in enumerate(tokens)}
+@dataclass(frozen=True)
+class Contents:
+    """What makes up a bank.
+
+    settings: the arguments of `ReferenceBank`.
+    entries: the images, in the order in which they were added; added: how many ever were.
+    tokens: [len, P, C] a layer.
+    distances: among the images, [len, P, len] float32 a search; none where they are not known.
+    """
+
+    settings: Mapping[str, Any]
+    entries: list[Entry]
+    added: int
+    tokens: list[Tensor]
+    distances: list[Tensor]
+
+
+def save_bank(path: str | os.PathLike[str], bank: Contents) -> None:
+    """Write a bank; atomic."""
+    tensors = {
+        f"{name}.{index:03}": each.cpu().contiguous()
+        for name in ("tokens", "distances")
+        for index, each in enumerate(getattr(bank, name))
+    }
     contents = json.dumps(
         {
-            "settings": dict(settings),
-            "entries": [[entry.id, entry.score, entry.number] for entry in entries],
-            "added": added,
+            "settings": dict(bank.settings),
+            "entries": [[entry.id, entry.score, entry.number] for entry in bank.entries],
+            "added": bank.added,
         }
     )
     metadata = {
-        "musc_fast_bank": str(_VERSION),
+        "musc_fast_bank": "2" if bank.distances else "1",  # earlier versions read the first alone
         "about": contents,
         "sha256": _checksum(contents, [tensors[name] for name in sorted(tensors)]),
     }
@@ -61,26 +79,24 @@ def save_bank(
             os.fsync(written.fileno())  # before the rename, so that a crash leaves the old or new
 
 
-def load_bank(
-    path: str | os.PathLike[str], source: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
-    """Settings, entries, added and tokens; BankError where they are not what is wanted."""
+def load_bank(path: str | os.PathLike[str], source: Mapping[str, Any] | None) -> Contents:
+    """The bank of a file; BankError where it is not what is wanted."""
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
             version = metadata.get("musc_fast_bank")
             if version is None:
                 raise BankError(f"{path} is no reference bank")
-            if version != str(_VERSION):
+            if version not in _VERSIONS:
                 raise BankError(
-                    f"{path} is a bank of version {version}, this is musc_fast with version "
-                    f"{_VERSION}; make the bank anew"
+                    f"{path} is a bank of version {version}, this is musc_fast with versions "
+                    f"{' and '.join(_VERSIONS)}; make the bank anew"
                 )
-            tokens = [stored.get_tensor(name) for name in sorted(stored.keys())]
+            tensors = {name: stored.get_tensor(name) for name in sorted(stored.keys())}
         contents = metadata["about"]
-        if metadata["sha256"] != _checksum(contents, tokens):
+        if metadata["sha256"] != _checksum(contents, list(tensors.values())):
             raise BankError(f"{path} is damaged (its checksum differs); make the bank anew")
-        return _parsed(path, json.loads(contents), tokens, source)
+        return _parsed(path, json.loads(contents), tensors, source)
     except BankError:
         raise
     except FileNotFoundError:
@@ -90,8 +106,13 @@ def load_bank(
 
 
 def _parsed(
-    path: str | os.PathLike[str], found: Any, tokens: list[Tensor], source: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], list[Entry], int, list[Tensor]]:
+    path: str | os.PathLike[str],
+    found: Any,
+    tensors: dict[str, Tensor],
+    source: Mapping[str, Any] | None,
+) -> Contents:
+    distances = [tensors.pop(name) for name in list(tensors) if name.startswith("distances.")]
+    tokens = list(tensors.values())
     settings: dict[str, Any] = dict(found["settings"])
     settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
     stored = settings.get("source")
@@ -117,7 +138,18 @@ def _parsed(
     )
     if not known or len(set(numbers)) < len(numbers):
         raise BankError(f"{path} lists images that no bank could hold")
-    return settings, entries, added, tokens
+    for each in distances:
+        if not _are_distances(each, len(entries)):
+            raise BankError(f"{path} holds distances that are none")
+    return Contents(settings, entries, added, tokens, distances)
+
+
+def _are_distances(found: Tensor, count: int) -> bool:
+    """Whether these [len, P, len] can be distances among images: +inf to itself, else finite."""
+    if found.dtype != torch.float32 or found.dim() != 3 or {*found.shape[::2]} != {count}:
+        return False
+    own = torch.eye(count, dtype=torch.bool)[:, None].expand_as(found)
+    return bool((found >= 0).all()) and bool((found.isinf() == own).all())
 
 
 def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

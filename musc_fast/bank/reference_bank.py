@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import reference
-from ..backends.base import KeptReferences, Operators
-from ..backends.registry import resolve
 from ..checks import describe
 from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.layer_passes import mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
 from ..settings import DegreeFusion, ScoringSettings, whole_number
-from .arguments import check_ids, finite_scores, json_source
-from .file import Entry, load_bank, save_bank
+from .alone import alone
+from .arguments import check_ids, finite_scores, json_source, refuse_twice
+from .file import Contents, Entry, load_bank, save_bank
+from .own_distances import LeaveOneOut
+from .search import BankSearch
+from .slots import Slots
 
 Eviction = Literal["oldest", "anomalous"]
 _POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
-
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _alone(
-    method: Callable[Concatenate[ReferenceBank, _P], _R],
-) -> Callable[Concatenate[ReferenceBank, _P], _R]:
-    """The method, which one thread at a time runs on a bank."""
-
-    @wraps(method)
-    def call(self: ReferenceBank, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return call
 
 
 class ReferenceBank:
@@ -108,11 +92,15 @@ class ReferenceBank:
         self._lock = threading.RLock()
         self._entries: list[Entry] = []  # by slot
         self._added = 0
-        self._tokens: list[Tensor] = []  # a layer: [capacity, P, C]
-        self._references: list[list[KeptReferences]] = []  # a layer: one a search
+        self._slots = Slots(capacity, grid, self.scoring)
+        self._leave_one_out: LeaveOneOut | None = None  # of the images as they are
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        backbone = self.source.get("backbone", "tokens of unknown source")
+        return f"<ReferenceBank of {len(self)} of {self.capacity} images, {backbone}>"
 
     @property
     def entries(self) -> list[Entry]:
@@ -130,13 +118,12 @@ class ReferenceBank:
         """How many images were ever added."""
         return self._added
 
-    @_alone
+    @alone
     def tokens(self) -> list[Tensor]:
         """The patch tokens held, [len, P, C] a layer, in the order of `ids`."""
-        slots = sorted(range(len(self)), key=lambda slot: self._entries[slot].number)
-        return [layer[slots] for layer in self._tokens]
+        return self._tokens_of(self._slots_in_order())
 
-    @_alone
+    @alone
     def score(
         self, tokens: Tokens, *, cls_tokens: Tensor | NDArray[Any] | None = None
     ) -> BatchScores:
@@ -146,7 +133,7 @@ class ReferenceBank:
         """
         return self._scored(self._checked(tokens), cls_tokens)[0]
 
-    @_alone
+    @alone
     def add(
         self,
         tokens: Tokens,
@@ -156,16 +143,17 @@ class ReferenceBank:
     ) -> list[str]:
         """Add images; returns the ids of those that had to go.
 
-        ids: a name for each image, "image 17" by default.
+        ids: a name for each image, none twice, "image 17" by default.
         scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
             found by scoring against the bank.
         """
         layers = self._checked(tokens)
+        refuse_twice(ids, self.ids)
         if scores is None and self.evict == "anomalous" and len(self):
             scores = self._scored(layers, None)[0].raw_image_scores
         return self._add(layers, ids, scores, None)
 
-    @_alone
+    @alone
     def score_and_add(
         self,
         tokens: Tokens,
@@ -176,19 +164,79 @@ class ReferenceBank:
         """`score`, then `add` with the raw scores found."""
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
+        refuse_twice(ids, self.ids)
         found, pooled = self._scored(layers, cls_tokens)
         self._add(layers, ids, found.raw_image_scores, pooled)
         return found
 
-    @_alone
+    @alone
+    def leave_one_out(self, *, on_progress: Progress = lambda done, total: None) -> LeaveOneOut:
+        """What each image held scores against the others: the scale for new images.
+
+        The interval mean is over the ranks that it has for a new image against all: these are the
+        scores, to the bit, of `score_batch` of the images held with those ranks as `topmin`.
+        The first call takes the work of that; from then on the bank keeps the distances among its
+        images up to date and saves them. Each image added then takes two searches more, and the
+        memory is searches x capacity x P x capacity x 4 bytes.
+
+        Raises InputError where the bank holds fewer than two images.
+        """
+        count = len(self)
+        if count < 2:
+            raise InputError(f"the bank holds {count} images, wanted two or more to leave one out")
+        if self._leave_one_out is None:
+            means = self._slots.means(count, on_progress)
+            grid = grid_of(self.grid, means.shape[1], 0)
+            self._leave_one_out = LeaveOneOut.of(
+                self.entries,
+                means[self._slots_in_order()].reshape(count, *grid),
+                map_size(self.image_size, grid, count),
+            )
+        return self._leave_one_out
+
+    @property
+    def knows_itself(self) -> bool:
+        """Whether the distances among the images are kept, see `leave_one_out`."""
+        return self._slots.distances is not None
+
+    @alone
+    def set_scores(self, scores: Mapping[int, float]) -> None:
+        """Give images their raw scores, by running number (`Entry.number`)."""
+        self._entries = [
+            replace(entry, score=float(scores[entry.number])) if entry.number in scores else entry
+            for entry in self._entries
+        ]
+        self._leave_one_out = None
+
+    @alone
+    def remove(self, numbers: Collection[int]) -> list[str]:
+        """Take the images with these running numbers (`Entry.number`) out; returns their ids.
+
+        Raises InputError where the bank does not hold one of them; it is then as before.
+        """
+        held = {entry.number: entry for entry in self.entries}
+        absent = set(numbers) - set(held)
+        if absent:
+            raise InputError(f"numbers: found {min(absent)}, which the bank does not hold")
+        gone = [entry for number, entry in held.items() if number in set(numbers)]
+        if gone:
+            slots = [s for s in self._slots_in_order() if self._entries[s] not in gone]
+            self._start_anew(slots)
+        return [entry.id for entry in gone]
+
+    @alone
     def pass_over(self) -> None:
         """Count an image that cannot be read as added, so that the next keeps its number."""
         self._added += 1
 
-    @_alone
+    @alone
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
-        save_bank(path, self.settings(), self.entries, self._added, self.tokens())
+        slots = self._slots_in_order()
+        contents = Contents(
+            self.settings(), self.entries, self._added, self.tokens(), self._distances_of(slots)
+        )
+        save_bank(path, contents)
 
     @classmethod
     def load(
@@ -207,22 +255,27 @@ class ReferenceBank:
         of a later version, or of another source.
         """
         own = ScoringSettings(backend=backend, precision=precision, memory_limit=memory_limit)
-        settings, entries, added, tokens = load_bank(path, source)
-        layers = [layer.to(device) for layer in tokens]
+        stored = load_bank(path, source)
+        entries = stored.entries
+        layers = [layer.to(device) for layer in stored.tokens]
         try:
             bank = cls(
-                **settings, backend=backend, precision=precision, memory_limit=own.memory_limit
+                **stored.settings,
+                backend=backend,
+                precision=precision,
+                memory_limit=own.memory_limit,
             )
             if len(entries) > bank.capacity:
                 raise InputError(f"{len(entries)} images, room for {bank.capacity}")
             if entries:
                 checked = bank._checked(layers, prefix_tokens=0)
                 bank._add(checked, [e.id for e in entries], None, None)
+                bank._slots.take_distances([each.to(device) for each in stored.distances])
         except BackendError:
             raise
         except (InputError, TypeError, ValueError) as error:  # what the file says, not the caller
             raise BankError(f"{path} cannot be read as a bank: {error}") from None
-        bank._entries, bank._added = entries, added
+        bank._entries, bank._added = entries, stored.added
         return bank
 
     def settings(self) -> dict[str, Any]:
@@ -246,18 +299,18 @@ class ReferenceBank:
         layers = token_layers("tokens", tokens, prefix)
         same_layers(layers)
         grid_of(self.grid, layers[0].shape[1], prefix)
-        self._operators(layers[0])
-        if self._tokens:
-            for index, (layer, stored) in enumerate(zip(layers, self._tokens, strict=False)):
+        self._slots.operators(layers[0])
+        if self._slots.tokens:
+            for index, (layer, stored) in enumerate(zip(layers, self._slots.tokens, strict=False)):
                 same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
                 if not same or layer.dtype != stored.dtype:
                     raise InputError(
                         f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
                         f"the bank holds {describe(stored[0])} an image on {stored.device}"
                     )
-            if len(layers) != len(self._tokens):
+            if len(layers) != len(self._slots.tokens):
                 raise InputError(
-                    f"tokens: found {len(layers)} layers, the bank holds {len(self._tokens)}"
+                    f"tokens: found {len(layers)} layers, the bank holds {len(self._slots.tokens)}"
                 )
         return layers
 
@@ -270,19 +323,16 @@ class ReferenceBank:
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         images, patches = layers[0].shape[:2]
         grid = grid_of(self.grid, patches, 0)
-        search = _BankSearch(self.scoring, images, self._references)
+        search = BankSearch(self.scoring, images, self._slots.references)
         means = mean_over_passes(
             layers,
-            self._pooling(layers[0]),
+            self._slots.pooling(layers[0]),
             search,
             on_progress=lambda done, total: None,
         )
         size = map_size(self.image_size, grid, images)
         scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
         return scores, search.pooled
-
-    def _operators(self, layer: Tensor) -> Operators:
-        return resolve(self.scoring.backend, layer.device).operators()
 
     def _add(
         self,
@@ -294,7 +344,6 @@ class ReferenceBank:
         images = layers[0].shape[0]
         names = check_ids(ids, images, self._added)
         known = [None] * images if scores is None else finite_scores(scores, images)
-        self._make_room(layers)
         entries, slots, gone = list(self._entries), dict[int, int](), []
         for image, (name, score) in enumerate(zip(names, known, strict=True)):
             new = Entry(name, score, self._added + image)
@@ -308,39 +357,34 @@ class ReferenceBank:
                     continue  # the new image is the one to go
                 entries[slot] = new
             slots[slot] = image
-        for index, layer in enumerate(layers):
-            self._keep(index, layer, slots, None if pooled is None else pooled[index])
+        self._leave_one_out = None
+        self._slots.put(layers, slots, len(entries), pooled)
         self._entries = entries
         self._added += images
         return gone
 
-    @torch.no_grad()
-    def _keep(
-        self, index: int, layer: Tensor, slots: dict[int, int], pooled: list[Tensor] | None
-    ) -> None:
-        """Put images of layer [N, P, C] number `index` into slots, with LNAMD's results.
+    def _slots_in_order(self) -> list[int]:
+        """The slots filled, in the order in which their images were added."""
+        return sorted(range(len(self)), key=lambda slot: self._entries[slot].number)
 
-        slots: the image by its slot; of the others nothing is computed.
-        pooled: LNAMD's results of the whole layer; None computes them, a few images at a time.
-        """
-        places = sorted(slots.items())
-        for first in range(0, len(places), _POOLED_TOGETHER):
-            some = places[first : first + _POOLED_TOGETHER]
-            images = [image for _, image in some]
-            tokens = layer[images]
-            results = (
-                self._pooling(layer).pool_in_memory(tokens)
-                if pooled is None
-                else [z[images] for z in pooled]
-            )
-            for place, (slot, _) in enumerate(some):
-                self._tokens[index][slot] = tokens[place]
-                for z, references in zip(results, self._references[index], strict=True):
-                    references.put(slot, z[place])
+    def _tokens_of(self, slots: list[int]) -> list[Tensor]:
+        return [layer[slots] for layer in self._slots.tokens]
 
-    def _pooling(self, layer: Tensor) -> Pooling:
-        grid = grid_of(self.grid, layer.shape[1], 0)
-        return Pooling(self._operators(layer), grid, self.scoring)
+    def _distances_of(self, slots: list[int]) -> list[Tensor]:
+        """The distances among the images of some slots, [n, P, n] a search, where known."""
+        known = self._slots.distances
+        return [] if known is None else known.of(slots)
+
+    def _start_anew(self, slots: list[int]) -> None:
+        """Hold the images of some slots alone, in this order."""
+        entries, added = [self._entries[slot] for slot in slots], self._added
+        layers, distances = self._tokens_of(slots), self._distances_of(slots)
+        self._slots = Slots(self.capacity, self.grid, self.scoring)
+        self._entries, self._leave_one_out = [], None
+        if entries:
+            self._add(layers, [entry.id for entry in entries], None, None)
+            self._slots.take_distances(distances)
+        self._entries, self._added = entries, added
 
     def _victim(self, entries: list[Entry]) -> int:
         """The place of the entry that goes."""
@@ -352,42 +396,3 @@ class ReferenceBank:
             return float("inf") if entry.score is None else entry.score, -entry.number
 
         return max(range(len(entries)), key=key)
-
-    def _make_room(self, layers: list[Tensor]) -> None:
-        """Memory for the tokens and operands, once the shapes are known."""
-        if self._tokens:
-            return
-        for layer in layers:
-            _, patches, channels = layer.shape
-            self._tokens.append(layer.new_empty(self.capacity, patches, channels))
-            operators = self._operators(layer)
-            self._references.append(
-                [
-                    operators.keep_references(self.capacity, patches, channels, layer.device)
-                    for _ in range(self.scoring.searches_a_layer)
-                ]
-            )
-
-
-class _BankSearch:
-    """MSM of new images against the bank's; `pooled` holds their LNAMD by layer and degree."""
-
-    def __init__(
-        self, settings: ScoringSettings, images: int, references: list[list[KeptReferences]]
-    ) -> None:
-        self.parts: list[Part] = [(0, images)]
-        self.pooled: list[list[Tensor]] = [[] for _ in references]
-        self._settings, self._references = settings, references
-
-    def missing(self, absent: list[int]) -> list[int]:
-        """The parts to search: all, for a bank has no checkpoint."""
-        return absent
-
-    def scores(
-        self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
-    ) -> Iterator[Tensor]:
-        """MSM of z [N, P, C] against the references -> [N, P]."""
-        self.pooled[place.layer].append(z)
-        references = self._references[place.layer][place.degree]
-        bounds = reference.interval(self._settings.topmin, len(references))
-        yield references.msm(z, *bounds, self._settings.search(on_progress))

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..errors import BankError, InputError
 from ..features.backbone import Backbone
-from ..features.extraction import Extractor, ImageLike
+from ..features.extraction import Extractor, ImageLike, refuse_one_image
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
+from .arguments import free_id
 from .file import differing
 from .reference_bank import Eviction, ReferenceBank
 
@@ -117,8 +118,10 @@ def score_first(
         image_size=bank.image_size,
         **bank.scoring.keywords(),
     )
-    before = bank.added
-    bank.add(layers, names, scores=found.raw_image_scores)
+    before, ids = bank.added, list[str]()
+    for name in names:
+        ids.append(free_id(name, ids))
+    bank.add(layers, ids, scores=found.raw_image_scores)
     return [
         StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
         for number, (name, raw, anomaly_map) in enumerate(
@@ -130,7 +133,7 @@ def score_first(
 def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> StreamScore:
     """Score one image against the bank, and put it there."""
     number, references = bank.added, len(bank)
-    found = bank.score_and_add(tokens, [name])
+    found = bank.score_and_add(tokens, [free_id(name, bank.ids)])
     return StreamScore(
         name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
     )
@@ -152,6 +155,7 @@ def stream(
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)
+    refuse_one_image(images)
     first: list[ImageLike] = []
     names: list[str] = []
     for index, image in enumerate(images):

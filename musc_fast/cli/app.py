@@ -7,30 +7,60 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from .._version import __version__
 from ..errors import DistributedError, InputError, MuscFastError
-from .console import console, errors, print_plain, warnings_printed
+from .command import CONTEXT, Group, add_command
+from .console import console, errors, print_marked, print_plain, warnings_printed
 from .demo import demo
 from .evaluate import evaluate
 from .inspect import backbones, info
 from .score import score
 from .watch import watch
 
+EXIT_STATUS = (
+    "[bold]Exit status[/]",
+    "0  done (also where images are flagged, without --fail-on-flagged)",
+    "1  an error; its message says what to do",
+    "2  the command line is wrong",
+    "3  score --fail-on-flagged: images are flagged",
+    "4  score --fail-on-flagged: none is flagged, but some cannot be decided on (look)",
+    "130, 143  ended by Ctrl-C, by SIGTERM",
+)
+
 app = typer.Typer(
     name="musc-fast",
+    cls=Group,
+    context_settings=CONTEXT,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Find defects in a folder of product images: no training, no labels, no prompts. "
     "The images score each other (MuSc, ICLR 2024).",
+    epilog="\n".join(EXIT_STATUS),
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_plain(f"musc-fast {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _start(context: typer.Context) -> None:
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Under torchrun let only rank 0 print, and refuse commands other than `score`."""
     if "WORLD_SIZE" not in os.environ:  # `launched` imports torch, which takes seconds
         return
@@ -45,8 +75,23 @@ def _start(context: typer.Context) -> None:
         )
 
 
-for command in (evaluate, watch, score, demo, backbones, info):  # the order in the help
-    app.command()(command)
+EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
+    score: (
+        "musc-fast score photos/",
+        "musc-fast score today/ --references good/ --out today_results",
+        "musc-fast score photos/ --fail-on-flagged --json - -q",
+    ),
+    watch: ("musc-fast watch incoming/ --bank line3.safetensors",),
+    evaluate: (
+        "musc-fast evaluate --root mvtec/ --category bottle --category cable",
+        "musc-fast evaluate --dataset visa --root visa/ --cache features/",
+    ),
+    demo: ("musc-fast demo",),
+    backbones: (),
+    info: (),
+}
+for command, examples in EXAMPLES.items():  # the order in the help
+    add_command(app, command, examples)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -70,6 +115,5 @@ def main() -> None:
             time.sleep(3)
             sys.exit(1)
         errors.quiet = False
-        errors.print("error:", style="bold red", end=" ")
-        print_plain(str(error), to=errors, wrap=False)
+        print_marked("error:", "bold red", str(error))
         sys.exit(1)

@@ -9,7 +9,7 @@ import typer
 
 from ..recipes import DEFAULT_RECIPE
 from . import options
-from .console import console, interruptible, load
+from .console import console, interruptible, load, stages
 from .tables import print_scores
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ def demo(
     the scores with the drawn masks.
     """
     from ..datasets.sample.draw import draw_sample
-    from ..progress import stage_bars
     from ..report.folder import check_target
     from ..runs.score import ScoreJob
 
     results = out / "results"
     check_target(results)  # before the drawing, which takes longer than the check
     with interruptible("no result was written, an earlier one is untouched"):
-        with stage_bars() as on_progress:
+        with stages() as on_progress:
             samples = draw_sample(
                 out / "images",
                 count=count,
@@ -50,7 +49,9 @@ def demo(
                 progress=lambda done, total: on_progress("drawing", done, total),
             )
         job = ScoreJob([sample.path for sample in samples], results)
-        batch = job.run(load(options.musc_arguments(context)))
+        musc = load(options.musc_arguments(context))
+        with stages() as on_progress:
+            batch = job.run(musc, progress=on_progress)
     assert batch is not None  # the demo runs in one process
     print_scores(batch, results)
     compare_with_masks(samples, batch, results / "report.html")

@@ -2,81 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
 from ..recipes import DEFAULT_RECIPE
-from ..settings import ReadSettings
+from ..shown import shown
 from . import options
-from .console import interruptible, load, print_place
+from .console import interruptible, load, print_place, print_plain, stages
 from .tables import print_metrics
+
+if TYPE_CHECKING:
+    from ..datasets.layouts import Category
+    from ..runs.finished import Result
+
+# Options that decide where results go and what is said, not what they are.
+_NOT_OF_RESULTS = ("out", "cache", "force", "quiet", "verbose", "log_file")
 
 
 def evaluate(
     context: typer.Context,
-    root: Annotated[Path, typer.Option(help="Folder of the dataset, or of one category.")],
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of the dataset, or of one category.")
+    ],
     dataset: Annotated[
-        str, typer.Option(help="Layout: mvtec (also MPDD, LOCO, ...), visa, btad or folder.")
+        str,
+        typer.Option(
+            metavar="LAYOUT", help="Layout: mvtec (also MPDD, LOCO, ...), visa, btad or folder."
+        ),
     ] = "mvtec",
     category: Annotated[
         list[str] | None,
-        typer.Option(help="Category to evaluate; repeat for several. Default: all."),
+        typer.Option(
+            metavar="NAME", help="Category to evaluate; repeat for several. Default: all."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path(
         "musc_fast_evaluation"
     ),
     protocol: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="Pixels as the official MuSc code (musc: masks shrunk to the maps) or as MVTec AD "
-            "(mvtec: maps enlarged to the masks; its PRO)."
+            "(mvtec: maps enlarged to the masks; its PRO).",
         ),
     ] = "musc",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Keep features in this folder for later runs.", show_default=False),
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep features in this folder for later runs.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo finished categories.")] = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
+    weights: options.WeightsOption = None,
+    offline: options.OfflineOption = False,
+    engine: options.EngineOption = "auto",
+    feature_precision: options.FeaturePrecisionOption = "auto",
+    batch_size: options.BatchSizeOption = 4,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
-    backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
-    memory_limit: options.MemoryOption = None,
     device: options.DeviceOption = "auto",
-    engine: options.EngineOption = "auto",
-    feature_precision: options.FeaturePrecisionOption = "auto",
-    batch_size: options.BatchSizeOption = 4,
-    weights: options.WeightsOption = None,
-    offline: options.OfflineOption = False,
-    white: options.WhiteOption = None,
-    max_pixels: options.MaxPixelsOption = None,
+    backend: options.BackendOption = "auto",
+    memory_limit: options.MemoryOption = None,
 ) -> None:
-    """Measure accuracy on a labelled dataset: a table, results.json and results.csv.
+    """Measure accuracy on a labelled dataset: tables, report.html, results.json, results.csv.
 
     Each category is scored as one batch; labels are used afterwards alone. Run it again after an
     interruption: finished categories are kept as long as settings and files are the same.
     """
     from ..datasets.layouts import load_dataset, verify
-    from ..progress import stage_bars
-    from ..runs.evaluate import evaluate as run
+    from ..runs.finished import command_key, read_finished, write_finished
 
     arguments = options.musc_arguments(context)
     if protocol not in ("musc", "mvtec"):
         raise InputError(f"--protocol: found {protocol!r}, wanted musc or mvtec")
-    reading = ReadSettings(white, arguments["max_pixels"] or ReadSettings.max_pixels)
+    reading = options.reading(arguments)
     categories = load_dataset(dataset, root, category)
+    key = command_key(
+        {name: value for name, value in context.params.items() if name not in _NOT_OF_RESULTS},
+        [*_files_of(categories), *(() if weights is None else (weights,))],
+    )
+    finished = None if force else read_finished(out, key)
+    if finished is not None:
+        results, title = finished
+        _print(results, title, [result["category"] for result in results], out)
+        return
+    from ..report.folder import check_fillable
+    from ..runs.evaluate import evaluate as run
+
     verify(categories, reading)
+    for folder, name in ((out, "--out"), (cache, "--cache")):
+        if folder is not None:
+            check_fillable(folder, name)
+    kept: list[str] = []
     with interruptible("finished categories are kept; run the same command again to go on"):
         musc = load(arguments)
-        with stage_bars() as on_progress:
+        with stages() as on_progress:
             results = run(
                 musc,
                 categories,
@@ -84,8 +119,27 @@ def evaluate(
                 protocol="mvtec" if protocol == "mvtec" else "musc",
                 cache=cache,
                 force=force,
+                on_kept=kept.append,
                 progress=on_progress,
             )
     side = "x".join(map(str, musc.backbone.image_size))
-    print_metrics(results, f"{backbone} at {side}, {protocol} protocol")
-    print_place(out)
+    title = f"{backbone} at {side}, {protocol} protocol"
+    write_finished(out, key, results, title)
+    _print(results, title, kept, out)
+
+
+def _files_of(categories: Sequence[Category]) -> Iterator[Path]:
+    for category in categories:
+        for sample in category.samples:
+            yield sample.image
+            yield from sample.mask_files
+
+
+def _print(results: Sequence[Result], title: str, kept: Sequence[str], out: Path) -> None:
+    if kept:
+        print_plain(
+            f"kept: {', '.join(map(shown, kept))}, finished earlier with the same settings and "
+            "files (--force redoes them)"
+        )
+    print_metrics(results, title)
+    print_place(out / "report.html")

@@ -13,9 +13,21 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import InputError
+from ..settings import ReadSettings
+
+RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose import takes time
+# The groups of options in the help, in the order in which a command names them first.
+VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
+BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
 
 BackboneOption = Annotated[
-    str, typer.Option(help="Backbone; `musc-fast backbones` lists them.", show_default=True)
+    str,
+    typer.Option(
+        help="Backbone; `musc-fast backbones` lists them.",
+        show_default=True,
+        metavar="NAME",
+        rich_help_panel=BACKBONE,
+    ),
 ]
 SizeOption = Annotated[
     str | None,
@@ -23,42 +35,89 @@ SizeOption = Annotated[
         help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
         "Default: the backbone's own.",
         show_default=False,
+        metavar="H,W",
+        rich_help_panel=BACKBONE,
     ),
 ]
-BatchSizeOption = Annotated[int, typer.Option(help="Images a forward pass of the backbone.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option(
+        help="Images a forward pass of the backbone.", metavar="N", rich_help_panel=BACKBONE
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", metavar="NAME", rich_help_panel=MACHINE)
+]
 BackendOption = Annotated[
-    str, typer.Option(help="Kernels to score with; `musc-fast info` lists them.")
+    str,
+    typer.Option(
+        help="Kernels to score with; `musc-fast info` lists them.",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
 ]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="Local weight file for the backbone.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="Local weight file for the backbone.",
+        show_default=False,
+        metavar="FILE",
+        rich_help_panel=BACKBONE,
+    ),
 ]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Use no network: weights must be cached or local.")
+    bool,
+    typer.Option(
+        "--offline",
+        help="Use no network: weights must be cached or local.",
+        rich_help_panel=BACKBONE,
+    ),
 ]
 RecipeOption = Annotated[
     str,
     typer.Option(
-        help="What is searched: one-search, two-searches, or paper, the official twelve searches."
+        help="What is searched: one-search, two-searches, or paper, the official twelve searches.",
+        metavar="NAME",
+        rich_help_panel=SCORING,
     ),
 ]
 EngineOption = Annotated[
     str,
-    typer.Option(help="What computes the backbone: auto, openvino or torch; see `musc-fast info`."),
+    typer.Option(
+        help="What computes the backbone: auto, openvino or torch; see `musc-fast info`.",
+        metavar="NAME",
+        rich_help_panel=BACKBONE,
+    ),
 ]
 FeaturePrecisionOption = Annotated[
-    str, typer.Option(help="Precision of the backbone: auto, fp32 or bf16.")
+    str,
+    typer.Option(
+        help="Precision of the backbone: auto, fp32 or bf16.",
+        metavar="NAME",
+        rich_help_panel=BACKBONE,
+    ),
 ]
 DegreesOption = Annotated[
     str | None,
     typer.Option(
-        help="LNAMD neighbourhood sides, odd, as 1,3,5. Default: the recipe's.", show_default=False
+        help="LNAMD neighbourhood sides, odd, as 1,3,5. Default: the recipe's.",
+        show_default=False,
+        metavar="N,N",
+        rich_help_panel=SCORING,
     ),
 ]
 TopminOption = Annotated[
-    str, typer.Option(help="Share of most similar images that count (MSM); from 1 on, counts.")
+    str,
+    typer.Option(
+        help="Share of most similar images that count (MSM); from 1 on, counts.",
+        metavar="LOW,HIGH",
+        rich_help_panel=SCORING,
+    ),
 ]
-NeighborsOption = Annotated[str, typer.Option(help="Neighbourhood sizes k of RsCIN.")]
+NeighborsOption = Annotated[
+    str,
+    typer.Option(help="Neighbourhood sizes k of RsCIN.", metavar="K,K", rich_help_panel=SCORING),
+]
 RscinOption = Annotated[
     bool | None,
     typer.Option(
@@ -66,13 +125,19 @@ RscinOption = Annotated[
         help="Smooth image scores over similar images, for which the whole backbone runs. "
         "Default: the recipe's.",
         show_default=False,
+        rich_help_panel=SCORING,
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="exact or fast.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="exact or fast.", metavar="NAME", rich_help_panel=SCORING)
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
-        help="Memory for scoring, as 4GB; default a share of what is free.", show_default=False
+        help="Memory for scoring, as 4GB; default a share of what is free.",
+        show_default=False,
+        metavar="BYTES",
+        rich_help_panel=MACHINE,
     ),
 ]
 MaxReferencesOption = Annotated[
@@ -81,6 +146,8 @@ MaxReferencesOption = Annotated[
         help="Score each image against this many others only, drawn by content: for batches of "
         "thousands. Default: all others.",
         show_default=False,
+        metavar="N",
+        rich_help_panel=SCORING,
     ),
 ]
 ThresholdOption = Annotated[
@@ -88,6 +155,8 @@ ThresholdOption = Annotated[
     typer.Option(
         help="Flag images whose raw score is at least this. Default: those that stand apart.",
         show_default=False,
+        metavar="SCORE",
+        rich_help_panel=VERDICT,
     ),
 ]
 DefectRateOption = Annotated[
@@ -95,6 +164,27 @@ DefectRateOption = Annotated[
     typer.Option(
         help="Flag this share of the batch, as 0.05, instead of those that stand apart.",
         show_default=False,
+        metavar="SHARE",
+        rich_help_panel=VERDICT,
+    ),
+]
+FalseAlarmsOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="With --references, the share of good images that may be flagged (default 0.01); "
+        "without, the share of all-good batches in which any may (default 0.1).",
+        show_default=False,
+        rich_help_panel=VERDICT,
+    ),
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How a batch without references is judged: {', '.join(RULE_NAMES)}.",
+        show_default=False,
+        rich_help_panel=VERDICT,
     ),
 ]
 WhiteOption = Annotated[
@@ -103,17 +193,25 @@ WhiteOption = Annotated[
         help="The value that is white in images of more than 8 bits, as 4095 for 12 bits. Default: "
         "what the files state, else 1023, 4095, 16383 or 65535, by the batch's largest value.",
         show_default=False,
+        metavar="VALUE",
+        rich_help_panel=IMAGES,
     ),
 ]
 MaxPixelsOption = Annotated[
     str | None,
     typer.Option(
-        help="Refuse images with more pixels, as 250M. Default: 179 million.", show_default=False
+        help="Refuse images with more pixels, as 250M. Default: 179 million.",
+        show_default=False,
+        metavar="N",
+        rich_help_panel=IMAGES,
     ),
 ]
 MapScaleOption = Annotated[
     Literal["batch", "image"],
-    typer.Option(help="Colours of the pictures: one scale for the batch, or for each image."),
+    typer.Option(
+        help="Colours of the pictures: one scale for the batch, or for each image.",
+        rich_help_panel=RESULTS,
+    ),
 ]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -197,6 +295,11 @@ _MUSC_OPTIONS = (
     "white",
     "max_pixels",
 )
+
+
+def reading(arguments: dict[str, Any]) -> ReadSettings:
+    """How images are read, by the arguments of `musc_arguments`."""
+    return ReadSettings(arguments["white"], arguments["max_pixels"] or ReadSettings.max_pixels)
 
 
 def musc_arguments(context: typer.Context) -> dict[str, Any]:

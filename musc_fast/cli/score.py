@@ -2,65 +2,119 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ..recipes import DEFAULT_RECIPE
 from . import options
-from .console import errors, interruptible, load, print_plain
+from .console import errors, interruptible, load, print_plain, printing_to_errors, stages
 from .tables import print_scores
+
+if TYPE_CHECKING:
+    from ..report.scored_batch import ScoredBatch
+    from ..threshold import Rule
+
+FLAGGED, LOOK = 3, 4  # exit statuses of --fail-on-flagged
 
 
 def score(
     context: typer.Context,
     images: Annotated[
-        list[Path], typer.Argument(help="Folders (searched recursively) or image files.")
+        list[Path],
+        typer.Argument(metavar="IMAGES", help="Folders (searched recursively) or image files."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("musc_fast_results"),
-    backbone: options.BackboneOption = "dinov2-vit-s-14",
-    size: options.SizeOption = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the results.")] = Path(
+        "musc_fast_results"
+    ),
     references: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of other images to score against, instead of the batch itself.",
+            metavar="FOLDER",
+            help="Folder of good images to score against, instead of the batch itself; 20 or more "
+            "also decide better.",
             show_default=False,
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep the features of the references in this folder for later runs.",
+            show_default=False,
+        ),
+    ] = None,
+    false_alarms: options.FalseAlarmsOption = None,
+    rule: options.RuleOption = None,
+    threshold: options.ThresholdOption = None,
+    expected_defect_rate: options.DefectRateOption = None,
+    fail_on_flagged: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-flagged",
+            help=f"End with exit status {FLAGGED} where images are flagged, and with {LOOK} where "
+            "none is flagged but some cannot be decided on.",
+            rich_help_panel=options.VERDICT,
+        ),
+    ] = False,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Also write one JSON object a line for each image to this file; - for standard "
+            "output, where tables then go to standard error.",
+            show_default=False,
+            rich_help_panel=options.RESULTS,
+        ),
+    ] = None,
+    maps: Annotated[
+        bool,
+        typer.Option(
+            help="Write heat maps, overlays and the report.", rich_help_panel=options.RESULTS
+        ),
+    ] = True,
+    map_scale: options.MapScaleOption = "batch",
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Skip unreadable images instead of stopping.",
+            rich_help_panel=options.IMAGES,
+        ),
+    ] = False,
+    white: options.WhiteOption = None,
+    max_pixels: options.MaxPixelsOption = None,
+    backbone: options.BackboneOption = "dinov2-vit-s-14",
+    size: options.SizeOption = None,
+    weights: options.WeightsOption = None,
+    offline: options.OfflineOption = False,
+    engine: options.EngineOption = "auto",
+    feature_precision: options.FeaturePrecisionOption = "auto",
+    batch_size: options.BatchSizeOption = 4,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
-    backend: options.BackendOption = "auto",
-    precision: options.PrecisionOption = "exact",
-    memory_limit: options.MemoryOption = None,
     max_references: options.MaxReferencesOption = None,
+    precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
-    engine: options.EngineOption = "auto",
-    feature_precision: options.FeaturePrecisionOption = "auto",
-    batch_size: options.BatchSizeOption = 4,
-    weights: options.WeightsOption = None,
-    offline: options.OfflineOption = False,
-    white: options.WhiteOption = None,
-    max_pixels: options.MaxPixelsOption = None,
-    threshold: options.ThresholdOption = None,
-    expected_defect_rate: options.DefectRateOption = None,
-    map_scale: options.MapScaleOption = "batch",
-    maps: Annotated[bool, typer.Option(help="Write heat maps, overlays and the report.")] = True,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip unreadable images instead of stopping.")
-    ] = False,
+    backend: options.BackendOption = "auto",
+    memory_limit: options.MemoryOption = None,
 ) -> None:
-    """Score images against each other: report.html, scores.csv, heat maps, overlays, regions.csv.
+    """Find the defective images of a folder: report.html, scores.csv, results.json, heat maps.
 
-    A higher score is more anomalous. Give one product at a time, ten images or more, most of them
-    good. Results appear in --out only when the run is complete.
+    The images are scored against each other; a higher score is more anomalous. Give one product at
+    a time, ten images or more, most of them good. Results appear in --out only when the run is
+    complete.
 
     Several processes share the work under `torchrun --nproc-per-node 2 -m musc_fast score ...`.
     """
     from ..distributed.launch import joined
+    from ..report.tables import check_json_target, write_json_lines
     from ..runs.score import ScoreJob
 
     arguments = options.musc_arguments(context)
@@ -68,19 +122,45 @@ def score(
         images,
         out,
         references=None if references is None else [references],
+        cache=cache,
         maps=maps,
         map_scale=map_scale,
         threshold=threshold,
         expected_defect_rate=expected_defect_rate,
+        false_alarms=false_alarms,
+        rule=cast("Rule | None", rule),  # of an unknown one the job tells the known ones
         skip_bad=skip_bad,
+        reading=options.reading(arguments),
     )
-    with interruptible("no result was written, an earlier one is untouched"), joined():
-        batch = job.run(load(arguments))
-    if batch is None:  # rank 0 prints
-        return
+    to_stdout = json == "-"
+    if json is not None and not to_stdout:
+        check_json_target(Path(json), out)
+    with printing_to_errors() if to_stdout else nullcontext():
+        with interruptible("no result was written, an earlier one is untouched"), joined():
+            musc = load(arguments)
+            with stages() as on_progress:
+                batch = job.run(musc, progress=on_progress)
+        if batch is None:  # rank 0 prints
+            return
+        _print(batch, out)
+    if json is not None:
+        write_json_lines(None if to_stdout else Path(json), batch)
+    if fail_on_flagged:
+        raise typer.Exit(status_of(batch))
+
+
+def status_of(batch: ScoredBatch) -> int:
+    """The exit status of --fail-on-flagged: FLAGGED, else LOOK, else 0."""
+    verdicts = set(batch.verdicts)
+    return FLAGGED if "flagged" in verdicts else LOOK if "look" in verdicts else 0
+
+
+def _print(batch: ScoredBatch, out: Path) -> None:
     skipped = batch.settings["skipped"]
     for reason in skipped:
         print_plain(f"skipped: {reason}", to=errors, wrap=False)
     if skipped:
         errors.print(f"{len(skipped)} unreadable images were skipped")
     print_scores(batch, out)
+    if batch.settings.get("watch"):
+        print_plain(f"new images by themselves: {batch.settings['watch']['command']}", wrap=False)

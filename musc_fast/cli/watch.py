@@ -16,12 +16,17 @@ from ..errors import ImageError, InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
 from . import options
-from .console import console, errors, interruptible, load, print_plain
+from .console import console, errors, interruptible, load, print_plain, talk
 
 if TYPE_CHECKING:
     from ..runs.watch import Watch
     from ..runs.watch_record import Row
 
+_OF_BANK = {
+    "reference": "  reference",
+    "reference left out": "  reference, left out of the bank",
+    "removed": "  found again among the images of the bank, and removed",
+}
 _LONGEST = 7 * 86400.0  # seconds between two looks
 
 
@@ -56,10 +61,40 @@ def watch(
     start: Annotated[
         int, typer.Option(help="Images that are scored against each other to begin with.")
     ] = 10,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of good images that a new bank is begun with. Default: the first --start "
+            "images of the watched folder.",
+            show_default=False,
+            metavar="FOLDER",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Mark images whose raw score is at least this.", show_default=False),
+        typer.Option(
+            help="Flag images whose raw score is at least this. Default: those that score higher "
+            "than the images of the bank do against each other.",
+            show_default=False,
+            metavar="SCORE",
+        ),
     ] = None,
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            help="Share of the good images that may be flagged, where the bank decides.",
+            metavar="SHARE",
+        ),
+    ] = 0.01,
+    keep_flagged: Annotated[
+        bool,
+        typer.Option(
+            "--keep-flagged", help="Let flagged images into the bank, and look for none there."
+        ),
+    ] = False,
+    pictures: Annotated[
+        bool, typer.Option(help="Write a heat map over each flagged image, beside the record.")
+    ] = True,
     once: Annotated[
         bool, typer.Option("--once", help="Score the images that are there, then end.")
     ] = False,
@@ -84,6 +119,11 @@ def watch(
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
+    What the images of the bank score against each other tells which new ones to flag. Flagged ones
+    stay out of the bank. A defect among the first is found again, and taken out of the bank, once
+    there are enough images to tell: it then gets a second line. Until then the verdict on what
+    stands out is "look".
+
     Every image gets one line in the record; stopped or killed, the command goes on where it was.
     A file that is written anew under its old name is a new image with a line of its own. One that
     cannot be read gets a line with the reason, and another when it has changed.
@@ -92,7 +132,10 @@ def watch(
 
     Ctrl-C or SIGTERM ends the watch after the image under way; a second one at once.
     """
+    from ..datasets.find_images import find_images
+    from ..report.folder import check_fillable
     from ..runs.watch import WatchSettings, watching
+    from ..runs.watch_pictures import pictures_folder
 
     if not 0 < interval <= _LONGEST:
         raise InputError(f"--interval: found {interval:g}, wanted seconds, at most a week")
@@ -106,11 +149,23 @@ def watch(
         "batch_size": 1,
     }
     record = bank.with_name("scores.csv") if out is None else out
-    settings = WatchSettings(capacity, evict, start, save_every, threshold)
+    settings = WatchSettings(
+        capacity=capacity,
+        evict=evict,
+        start=start,
+        save_every=save_every,
+        threshold=threshold,
+        false_alarms=false_alarms,
+        keep_flagged=keep_flagged,
+        references=() if references is None else tuple(find_images([references])),
+        pictures=pictures,
+    )
+    check_fillable(bank.parent, "--bank")
+    check_fillable(record.parent, "--out")
     with interruptible("started again, the command goes on where it was"):
         musc = load(arguments)
         with (
-            watching(musc, folder, bank, record, settings, shown=True) as watched,
+            watching(musc, folder, bank, record, settings, shown=not talk.quiet) as watched,
             _stop_signals() as stop_signal,
         ):
             _print_start(watched, folder)
@@ -118,8 +173,10 @@ def watch(
     count = watched.lines
     if once and not count and not stop_signal():
         raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
-    text = f"{count} images in {shown(record)}, the bank has {watched.bank.added}"
+    text = f"{count} images in {shown(record)}, {_bank_line(watched)}"
     print_plain(text, wrap=False)
+    if pictures_folder(record).is_dir():
+        print_plain(f"pictures of flagged images: {pictures_folder(record)}", wrap=False)
     if stop_signal() == signal.SIGINT:
         raise typer.Exit(130)
 
@@ -130,13 +187,30 @@ def _print_start(watched: Watch, folder: Path) -> None:
             f"{shown(name)} was scored, but is gone or has changed: left out of the bank",
             to=errors,
         )
-    count, start = watched.bank.added, watched.settings.start
-    begin = f"the bank has {count}" if count else f"the first {start} are scored together"
+    if watched.begun and watched.settings.references:
+        print_plain(
+            "the bank has been begun already: --references are not read again",
+            to=errors,
+            wrap=False,
+        )
+    start, references = watched.settings.start, len(watched.settings.references)
+    begin = f"the first {start} are scored together"
+    if watched.begun:
+        begin = _bank_line(watched)
+    elif references:
+        begin = f"the bank is begun with {references} references"
     print_plain(
         f"watching {shown(folder)}: {watched.lines} images done, {begin}",
         to=errors,
         wrap=False,
     )
+
+
+def _bank_line(watched: Watch) -> str:
+    """How many images the bank holds, and from which raw score on it flags."""
+    level = watched.level
+    says = "it cannot tell yet" if level is None else f"flagged from {level:.4f} on"
+    return f"the bank has been given {watched.bank.added} and holds {len(watched.bank)}: {says}"
 
 
 def _score_until_stopped(
@@ -189,12 +263,18 @@ def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
 
 
 def _print_row(row: Row, folder: Path) -> None:
-    """Print an image's raw score and the number of its references, or why it cannot be read."""
-    name = shown(Path(row.file).relative_to(folder))
+    """Print an image's raw score, references and verdict, or why it cannot be read."""
+    path = Path(row.path)
+    name = shown(path.relative_to(folder) if folder in path.parents else path)
     if row.reason:
         text = Text.assemble(("unreadable", "yellow"), f"  {name}  {shown(row.reason)}")
     else:
         text = Text(f"{float(row.raw_score):.4f}  {name}  ")
+        level = f" from {float(row.threshold):.4f} on" if row.threshold else ""
         text.append(f"against {row.references}", "dim")
-        text.append("  flagged" if row.flagged == "1" else "", "red")
+        if row.verdict == "flagged":
+            text.append(f"  flagged{level}", "red")
+        elif row.verdict == "look":
+            text.append("  look", "yellow")
+        text.append(_OF_BANK.get(row.bank, ""), "dim")
     console.print(text, highlight=False, soft_wrap=True)

@@ -166,7 +166,7 @@ def load_backbone(
     the device, the engine or the precision cannot be used.
     """
     spec = get_spec(name)
-    torch_device = _check_device(device)
+    torch_device = checked_device(device)
     chosen = resolve_engine(engine, torch_device.type)  # before any download
     resolve_precision(feature_precision, torch_device, rotary=False)
     if engine == "auto":
@@ -229,7 +229,8 @@ def _load_tower(
     return tower, found.source, found.digest
 
 
-def _check_device(device: torch.device | str) -> torch.device:
+def checked_device(device: torch.device | str) -> torch.device:
+    """The device of this name; BackendError where it is none that can be used here."""
     try:
         torch_device = torch.device(device)
     except RuntimeError as error:

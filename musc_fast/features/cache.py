@@ -7,12 +7,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..errors import MuscFastWarning
 from ..files import replacing
 from ..progress import StageProgress
 from .extraction import BatchFeatures, Extractor
@@ -25,19 +27,27 @@ def extract_cached(
     paths: Sequence[Path],
     folder: Path | None,
     *,
+    skip_bad: bool = False,
+    white: float | None = None,
     progress: StageProgress | None = None,
 ) -> BatchFeatures:
     """Return `extractor.extract(paths)`, from the cache where it holds these features.
 
-    A damaged cache file is replaced. Where the cache cannot be written, a warning says so.
+    A damaged cache file is replaced. Where the cache cannot be written, a warning says so. Features
+    of which some images are missing, because they cannot be read, are not cached.
 
     folder: of the cache, which holds one safetensors file a batch; None caches nothing.
+    skip_bad, white: as for `extract`.
     progress: called as progress("features", done, total).
     """
+    extract = partial(extractor.extract, paths, skip_bad=skip_bad, progress=progress)
     if folder is None:
-        return extractor.extract(paths, progress=progress)
-    white = extractor.white_of(paths)
-    file = folder / f"{feature_key(extractor, paths, white)}.safetensors"
+        return extract(white=white)
+    white = extractor.white_of(paths) if white is None else white
+    try:
+        file = folder / f"{feature_key(extractor, paths, white)}.safetensors"
+    except OSError:  # a file that cannot be read, which `extract` names or skips
+        return extract(white=white)
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
@@ -47,8 +57,12 @@ def extract_cached(
         else:
             if progress is not None:
                 progress("features", len(paths), len(paths))
+            for note in features.notes:
+                warnings.warn(note, MuscFastWarning, stacklevel=2)
             return features
-    features = extractor.extract(paths, white=white, progress=progress)
+    features = extract(white=white)
+    if features.bad:
+        return features
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()

@@ -22,12 +22,13 @@ from torch import Tensor
 from ..datasets.decode import deep_image
 from ..datasets.deep import DeepImage
 from ..datasets.find_images import find_images
-from ..datasets.read_images import read_picture, to_rgb, white_level
+from ..datasets.read_images import image_size, read_picture, to_rgb, white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
 from ..scratch import require_memory
 from ..settings import ReadSettings
 from .backbone import Backbone
+from .mixture import is_grey, mixture_note
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
@@ -63,7 +64,7 @@ class BatchFeatures:
 class _Input:
     """One image as the backbone's input; `source` and `size` as in `BatchFeatures`.
 
-    notes: what was decided while reading it.
+    notes: what was decided while reading it. grey: whether it has no colours.
     """
 
     source: int
@@ -71,6 +72,7 @@ class _Input:
     size: tuple[int, int]
     pixels: Tensor
     notes: tuple[str, ...]
+    grey: bool
 
 
 # Name of an image that cannot be read, and the reason.
@@ -173,7 +175,7 @@ class Extractor:
         start = perf_counter()
         white = self.white_of(images) if white is None else white
         store = _Store(self.backbone, len(images), self.cls)
-        rows: list[tuple[int, str, tuple[int, int]]] = []
+        rows: list[tuple[int, str, tuple[int, int], bool]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
         done = 0
@@ -183,7 +185,7 @@ class Extractor:
             done += len(batch)
             if good and (skip_bad or not bad):
                 store.extract([item.pixels for item in good])
-                rows += [(item.source, item.name, item.size) for item in good]
+                rows += [(item.source, item.name, item.size, item.grey) for item in good]
             for item in good:
                 for note in item.notes:
                     notes.setdefault(note, []).append(item.name)
@@ -191,15 +193,18 @@ class Extractor:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
             raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+        sources, read, sizes, grey = zip(*rows, strict=True)
+        mixed = mixture_note(read, sizes, grey)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())
+        sentences += (mixed,) if mixed else ()
         for sentence in sentences:
             warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return BatchFeatures(
             tokens=tuple(layer[: store.filled] for layer in store.layers),
             cls_tokens=None if store.classes is None else store.classes[: store.filled],
-            names=tuple(name for _, name, _ in rows),
-            sources=tuple(source for source, _, _ in rows),
-            sizes=tuple(size for _, _, size in rows),
+            names=read,
+            sources=sources,
+            sizes=sizes,
             bad=tuple(bad),
             seconds=perf_counter() - start,
             white=white,
@@ -231,15 +236,15 @@ class Extractor:
         name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
         try:
             picture, notes = picture_of(image, self.reading)
+            grey = is_grey(picture)
             if isinstance(picture, DeepImage):
-                return _Input(
-                    index, name, picture.size, self.backbone.preprocess(picture.unit(white)), notes
-                )
+                pixels = self.backbone.preprocess(picture.unit(white))
+                return _Input(index, name, picture.size, pixels, notes, grey)
         except ImageError as error:
             text = str(error)
             return name, text if name in text else f"{name}: {text}"
         pixels = self.backbone.preprocess(picture)
-        return _Input(index, name, (picture.height, picture.width), pixels, notes)
+        return _Input(index, name, (picture.height, picture.width), pixels, notes, grey)
 
 
 def _sentence(note: str, names: Sequence[str]) -> str:
@@ -265,16 +270,55 @@ def check_apart(
         )
 
 
+def check_headers(paths: Sequence[Path], reading: ReadSettings) -> None:
+    """Raise ImageError that lists the files whose headers cannot be read, before a model is loaded.
+
+    A file that is cut short after its header is found by `Extractor.extract`.
+    """
+
+    def reason(path: Path) -> str | None:
+        try:
+            image_size(path, reading)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        found = pool.map(reason, paths)
+        bad = [(str(path), why) for path, why in zip(paths, found, strict=True) if why]
+    if bad:
+        raise unreadable(bad, len(paths), can_skip=len(bad) < len(paths))
+
+
 def as_sequence(images: Images) -> Sequence[ImageLike] | Tensor:
     """Return the image files of a folder; a sequence comes back as it is.
 
-    Raises InputError where `images` is neither, ImageError where the folder holds no image.
+    Raises InputError where `images` is neither, or one image, ImageError where the folder holds no
+    image.
     """
     if isinstance(images, str | os.PathLike):
         return find_images([Path(images)])
     if not isinstance(images, Sequence | Tensor | np.ndarray):
-        raise InputError(f"images: found one {type(images).__name__}, wanted a sequence")
+        raise InputError(
+            f"images: found one {type(images).__name__}, wanted a sequence; put one image in a "
+            "list: [image]"
+        )
+    refuse_one_image(images)
     return images
+
+
+def refuse_one_image(images: object) -> None:
+    """Raise InputError where an array or tensor is one image: its rows would pass for images."""
+    if not isinstance(images, Tensor | np.ndarray) or not 2 <= images.ndim <= 3:
+        return
+    shape = list(images.shape)
+    is_tensor = isinstance(images, Tensor)
+    # A batch of grey arrays [N, h, w] is none of these: images are wider than 4 pixels.
+    if len(shape) == 2 or is_tensor or shape[-1] in (1, 3, 4):
+        raise InputError(
+            f"images: found {'a tensor' if is_tensor else 'an array'} {shape}, which is one image, "
+            "wanted a batch; put it in a list, [image], with others or with references"
+        )
 
 
 def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:

@@ -16,7 +16,7 @@ from PIL import Image
 from . import pictures
 from .heatmap import Scale
 from .outline import svg_path
-from .regions import Region, label_regions, measure_regions
+from .regions import Region, label_regions, measure_regions, strongest_place
 from .scored_batch import ScoredBatch
 
 _PIXELS = 40_000_000  # that are decoded at a time, about 10 bytes each
@@ -32,8 +32,9 @@ class Card:
     photo, heat: data URIs of the photo and of the transparent heat layer.
     scale: distances of the first and the last colour of `heat`.
     regions: biggest peak first.
-    outline, truth: SVG paths around the regions and around the labelled defect, "" for none.
-    view: (width, height) of the coordinates of `outline` and `truth`.
+    outline, hint, truth: SVG paths around the regions, around where an image without regions
+        differs most, and around the labelled defect, "" for none.
+    view: (width, height) of the coordinates of these paths.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Card:
     scale: Scale
     regions: Sequence[Region]
     outline: str
+    hint: str
     truth: str
     view: tuple[int, int]
 
@@ -67,6 +69,11 @@ def make_card(
     shrink = _VIEW / max(image.size)
     height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))
     heat = pictures.heat(anomaly_map, scale)
+    regions = measure_regions(labels, anomaly_map, (image.height, image.width))
+    hint = ""
+    if not regions and (index == run.order[0] or run.verdicts[index] == "look"):
+        level, place = strongest_place(anomaly_map)
+        hint = svg_path(place, anomaly_map, level, (height, width))
     return Card(
         index=index,
         width=image.width,
@@ -74,10 +81,11 @@ def make_card(
         photo=pictures.data_uri(pictures.photo(image, pictures.PICTURE_BYTES - len(heat))),
         heat=pictures.data_uri(heat),
         scale=scale,
-        regions=measure_regions(labels, anomaly_map, (image.height, image.width)),
+        regions=regions,
         outline=(
             "" if threshold is None else svg_path(labels, anomaly_map, threshold, (height, width))
         ),
+        hint=hint,
         truth=(
             "" if mask is None else svg_path(mask.astype(np.int8), mask * 1.0, 0.5, (height, width))
         ),

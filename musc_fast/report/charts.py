@@ -66,7 +66,7 @@ def histogram(
     groups: Sequence[tuple[str, str, Bools]],
     axis: str,
 ) -> str:
-    """SVG with stacked bars that count scores.
+    """SVG with stacked bars that count scores; each names its bin of `histogram_bins`.
 
     scores: [N].
     threshold: drawn as a dashed line where it lies within the scores; None draws none.
@@ -85,7 +85,7 @@ def histogram(
     description = f"{scores.size} images from {scores.min():.3f} to {scores.max():.3f}" + (
         f"; threshold {threshold:.3f}" if threshold is not None else "; no threshold"
     )
-    parts = [_opening("histogram", "Histogram of scores", description, width, height)]
+    parts = [_opening("histogram", "Histogram of scores", description, width, height, "group")]
     parts += [_y_tick(y(t), f"{t:.0f}", width) for t in ticks]
     for k in range(bins):
         base = y(0)
@@ -95,7 +95,9 @@ def histogram(
             bar_height = max(2.0, y(0) - y(int(count[k])))  # so that one image is visible
             base -= bar_height
             parts.append(
-                f'<rect class="bar {css}" x="{x(edges[k]) + 0.75:.1f}" y="{base:.1f}" '
+                f'<rect class="bar {css}" data-bin="{k}" '
+                f'data-range="{edges[k]:.3f} to {edges[k + 1]:.3f}" tabindex="0" role="button" '
+                f'aria-pressed="false" x="{x(edges[k]) + 0.75:.1f}" y="{base:.1f}" '
                 f'width="{max(1.0, x(edges[k + 1]) - x(edges[k]) - 1.5):.1f}" '
                 f'height="{bar_height:.1f}"><title>{edges[k]:.3f} to {edges[k + 1]:.3f}: '
                 f"{count[k]} {name}</title></rect>"
@@ -166,9 +168,11 @@ class _Axis:
         return self.start + share * (self.end - self.start)
 
 
-def _opening(kind: str, title: str, description: str, width: int, height: int) -> str:
+def _opening(
+    kind: str, title: str, description: str, width: int, height: int, role: str = "img"
+) -> str:
     return (
-        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="{role}" '
         f'aria-labelledby="{kind}-title {kind}-desc"><title id="{kind}-title">{title}</title>'
         f'<desc id="{kind}-desc">{description}</desc>'
     )

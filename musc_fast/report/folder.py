@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +18,18 @@ from pathlib import Path
 import psutil
 
 from ..errors import InputError
-from ..files import PICTURE_FOLDERS, RUN_FILE, is_results_folder
+from ..files import (
+    PICTURE_FOLDERS,
+    RUN_FILE,
+    is_results_folder,
+    nearest_folder,
+    takes_files,
+)
 from ..scratch import naming_full
 
-_ENTRIES = frozenset({"scores.csv", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS})
+_ENTRIES = frozenset(
+    {"scores.csv", "results.json", RUN_FILE, "report.html", "regions.csv", *PICTURE_FOLDERS}
+)
 _live_names: set[str] = set()  # names of the hidden folders that this process is using
 
 
@@ -62,6 +70,28 @@ def check_target(folder: Path, inputs: Sequence[Path] = ()) -> None:
         )
 
 
+def check_writable(folder: Path) -> None:
+    """Raise InputError where `folder`, which need not exist, cannot be made or replaced."""
+    parent = nearest_folder(folder.resolve().parent)
+    if not takes_files(parent):
+        raise InputError(
+            f"{folder} cannot take the results: {parent} is no folder that can be written to; "
+            "choose another folder"
+        )
+
+
+def check_fillable(folder: Path, name: str) -> None:
+    """Raise InputError where files cannot be put into `folder`, which need not exist.
+
+    name: of the option or argument, for the message.
+    """
+    nearest = nearest_folder(folder)
+    if not takes_files(nearest):
+        raise InputError(
+            f"{name}: {nearest} is no folder that can be written to; choose another folder"
+        )
+
+
 @contextmanager
 def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     """Yield an empty folder, the stage, that takes the place of `folder` when the block succeeds.
@@ -80,11 +110,12 @@ def staged(folder: Path, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     with _input_errors(folder):
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear_up(place)
-        stage = Path(
-            tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-partial-{os.getpid()}-")
-        )
+    # Named before it is made, so that an interrupt at any moment finds what to remove.
+    stage = place.with_name(f".{place.name}-partial-{os.getpid()}-{secrets.token_hex(4)}")
     _live_names.add(stage.name)
     try:
+        with _input_errors(folder):
+            stage.mkdir(mode=0o700)
         with naming_full(place.parent):
             yield stage
         with _input_errors(folder):

@@ -11,6 +11,8 @@ import base64
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,13 +22,14 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from ..datasets.read_images import read_image
 from ..errors import InputError
 from ..files import replacing
 from ..metrics import ImageMetrics, image_metrics
+from ..shown import path_cell
 from . import charts
 from .cards import Card, make_card, make_cards
 from .heatmap import MapScale, colour_table
@@ -78,17 +81,21 @@ def write_report(
     if cards is None:
         cards = _read_cards(run, evaluation, map_scale, progress)
     names = relative_names(run.paths)
-    rows = [_row(run, cards[i], names[i]) for i in np.argsort(run.ranks)]
-    script = _package_text("report.js")
+    _, bins = charts.histogram_bins(run.raw_scores, run.threshold.value)
+    rows = [_row(run, cards[i], names[i], int(bins[i])) for i in run.order]
+    script = package_text("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "script": Markup(script),
-        "style": Markup(_package_text("report.css")),
+        "style": Markup(package_text("report.css")),
         "script_hash": f"sha256-{digest}",
         "title": printable(title or "/".join(common_folder(run.paths).parts[-2:])),
         "run": run,
-        "rescored": not np.array_equal(run.image_scores, run.raw_scores),
-        "flagged": int(run.threshold.flagged.sum()),
+        "run_id": _run_id(run),
+        "rescored": run.is_rescored,
+        "flagged": run.verdicts.count("flagged"),
+        "look": run.verdicts.count("look"),
+        "hints": any(card.hint for card in cards),
         "cards": rows,
         "ratio": float(np.clip(np.median([c.width / c.height for c in cards]), 0.4, 2.5)),
         "scale": run.scales("batch")(0),
@@ -104,7 +111,7 @@ def write_report(
         "seconds": sum(run.settings.get("seconds", {}).values()),
         "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),
     }
-    page = _environment().get_template("template.html").stream(values)
+    page = page_environment().get_template("template.html").stream(values)
     with replacing(path) as temporary, temporary.open("wb") as file:
         page.dump(file, encoding="utf-8", errors="replace")
 
@@ -126,7 +133,20 @@ def _read_cards(
     return make_cards(read_card, len(run.paths), on_progress)
 
 
-def _row(run: ScoredBatch, card: Card, name: str) -> dict[str, Any]:
+def _run_id(run: ScoredBatch) -> str:
+    """A name of these images with these scores, under which a browser keeps a person's checks."""
+    digest = hashlib.sha256(run.raw_scores.tobytes())
+    for path in run.paths:
+        digest.update(os.fsencode(path) + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken after a separator, so that no browser breaks it in a word."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_. -])", name) if part)
+
+
+def _row(run: ScoredBatch, card: Card, name: str, place_in_histogram: int) -> dict[str, Any]:
     """A card as the template shows it."""
     name = printable(name)
     folder, _, file = name.rpartition("/")
@@ -137,7 +157,11 @@ def _row(run: ScoredBatch, card: Card, name: str) -> dict[str, Any]:
         "folder": folder,
         "file": file,
         "rank": int(run.ranks[card.index]),
-        "flagged": bool(run.threshold.flagged[card.index]),
+        "path": printable(path_cell(run.paths[card.index])),
+        "bin": place_in_histogram,
+        "verdict": run.verdicts[card.index],
+        "flagged": run.verdicts[card.index] == "flagged",
+        "p_value": None if run.p_values is None else float(run.p_values[card.index]),
         "score": float(run.image_scores[card.index]),
         "raw": float(run.raw_scores[card.index]),
         "regions": json.dumps(
@@ -147,13 +171,17 @@ def _row(run: ScoredBatch, card: Card, name: str) -> dict[str, Any]:
 
 
 def _histogram(run: ScoredBatch, evaluation: Evaluation | None) -> str:
-    flagged = run.threshold.flagged
+    flagged, look = run.threshold.flagged, run.threshold.look
     if evaluation is None:
-        groups = [("not flagged", "plain", ~flagged), ("flagged", "flagged", flagged)]
+        groups = [
+            ("clear" if look.any() else "not flagged", "plain", ~flagged & ~look),
+            ("to look at", "look", look),
+            ("flagged", "flagged", flagged),
+        ]
     else:
         labels = evaluation.labels
         groups = [("good", "plain", ~labels), ("defective", "flagged", labels)]
-    axis = "peak: largest distance on the image’s map"
+    axis = "raw score: largest distance on the image’s map"
     return charts.histogram(run.raw_scores, run.threshold.value, groups, axis)
 
 
@@ -270,19 +298,21 @@ def _sentence(text: str) -> str:
 
 
 @cache
-def _package_text(name: str) -> str:
+def package_text(name: str) -> str:
     """The text of a file that lies beside this module."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_package_text),
+        loader=jinja2.FunctionLoader(package_text),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(duration=_duration, metric=_metric, sentence=_sentence)
+    environment.filters.update(
+        breakable=_breakable, duration=_duration, metric=_metric, sentence=_sentence
+    )
     return environment

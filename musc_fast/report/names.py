@@ -34,6 +34,13 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([_absolute(path).parent for path in paths]))
 
 
+def metric_title(name: str) -> str:
+    """The name of a metric as a reader knows it: "image F1-max" for "image_f1_max"."""
+    kind, _, metric = name.partition("_")
+    known = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "pro": "PRO"}
+    return f"{kind} {known.get(metric, metric)}"
+
+
 def printable(name: str) -> str:
     """`name` with U+FFFD for each lone surrogate, by which Python marks bytes that are not UTF-8.
 

@@ -18,7 +18,6 @@ plates 0.77 both times.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..shown import path_cell
+from ..shown import path_cell, table_writer
 from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
@@ -133,6 +132,22 @@ def _standing_out(values: Floats, threshold: float) -> NDArray[np.bool_]:
     return standing
 
 
+def strongest_place(anomaly_map: Floats) -> tuple[float, NDArray[np.int32]]:
+    """Where a picture differs most, flagged or not: a level, and [h, w] with 1 on the place.
+
+    The place is the part around the peak that reaches half of the way from the picture's background
+    to the peak. It is empty in a picture of one value.
+    """
+    values = np.asarray(anomaly_map, dtype=np.float64)
+    background, peak = float(np.quantile(values, _BACKGROUND)), float(values.max())
+    level = background + _CUT * (peak - background)
+    if not peak > background:
+        return level, np.zeros(values.shape, dtype=np.int32)
+    components, _ = ndimage.label(values >= level, structure=_EIGHT_NEIGHBOURS)
+    place: NDArray[np.int32] = (components == components.flat[values.argmax()]).astype(np.int32)
+    return level, place
+
+
 def measure_regions(
     labels: NDArray[np.int32], anomaly_map: Floats, size: tuple[int, int]
 ) -> list[Region]:
@@ -182,7 +197,7 @@ def write_regions(path: Path, images: Sequence[Path], regions: Sequence[Sequence
     ]
     rows.sort(key=lambda row: -row[0])
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+        writer = table_writer(file)
         writer.writerow(COLUMNS)
         for _, image, number, r in rows:
             writer.writerow(

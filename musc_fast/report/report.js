@@ -32,12 +32,16 @@
   const plain = (text) => text.normalize("NFC").toLowerCase();
   const shown = () => cards.filter((card) => !card.hidden);
 
+  let bin = null; // of the histogram, whose images alone are shown
+
   function filter() {
     const wanted = plain($("#search").value.trim());
-    const flagged = $("[name=show]:checked").value === "flagged";
+    const verdict = $("[name=show]:checked").value;
     for (const card of cards) {
       card.hidden =
-        (flagged && card.dataset.flagged !== "1") || !plain(card.dataset.name).includes(wanted);
+        (verdict !== "all" && card.dataset.verdict !== verdict) ||
+        (bin !== null && card.dataset.bin !== bin) ||
+        !plain(card.dataset.name).includes(wanted);
     }
     const count = shown().length;
     $("#count").value = count === cards.length ? `${count} images` : `${count} of ${cards.length} images`;
@@ -59,6 +63,88 @@
     choice.addEventListener("change", filter);
   }
   $("#order").addEventListener("change", order);
+
+  // A bar of the histogram selects its images; again, or the button, lets go of them.
+
+  const bars = [...document.querySelectorAll(".histogram .bar")];
+
+  function select(bar) {
+    bin = bar && bar.dataset.bin !== bin ? bar.dataset.bin : null;
+    for (const other of bars) {
+      other.classList.toggle("dimmed", bin !== null && other.dataset.bin !== bin);
+      other.setAttribute("aria-pressed", other.dataset.bin === bin);
+    }
+    $("#bar").hidden = bin === null;
+    if (bin !== null) $("#bar").textContent = `Raw score ${bar.dataset.range} ✕`;
+    filter();
+  }
+
+  for (const bar of bars) {
+    bar.addEventListener("click", () => select(bar));
+    bar.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      select(bar);
+    });
+  }
+  $("#bar").addEventListener("click", () => select(null));
+
+  // What a person found on looking: kept in this browser under the run's own name.
+
+  const storeName = `musc_fast checks ${grid.dataset.run}`;
+  let checks = {};
+  try {
+    checks = JSON.parse(localStorage.getItem(storeName)) || {};
+  } catch {
+    // Storage is blocked or damaged: the checks last as long as the page.
+  }
+
+  function showChecks() {
+    for (const card of cards) {
+      for (const button of card.querySelectorAll("[data-check]")) {
+        button.setAttribute("aria-pressed", checks[card.dataset.rank] === button.dataset.check);
+      }
+    }
+    const count = Object.keys(checks).length;
+    $("#checked").textContent = count;
+    $("#export").disabled = count === 0;
+  }
+
+  function check(button) {
+    const { rank } = button.closest(".card").dataset;
+    if (checks[rank] === button.dataset.check) delete checks[rank];
+    else checks[rank] = button.dataset.check;
+    try {
+      localStorage.setItem(storeName, JSON.stringify(checks));
+    } catch {
+      // As above.
+    }
+    showChecks();
+  }
+
+  function checksAsCsv() {
+    const cell = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    const rows = cards
+      .filter((card) => card.dataset.rank in checks)
+      .sort((a, b) => a.dataset.rank - b.dataset.rank)
+      .map(({ dataset: { path, raw, rank, verdict } }) => [path, raw, rank, verdict, checks[rank]]);
+    const lines = [["path", "raw_score", "rank", "verdict", "checked"], ...rows];
+    return lines.map((line) => line.map(cell).join(",") + "\n").join("");
+  }
+
+  grid.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-check]");
+    if (button) check(button);
+  });
+  $("#export").addEventListener("click", () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([checksAsCsv()], { type: "text/csv" }));
+    link.download = "checks.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+  showChecks();
+
   const boxes = [$("#marks"), $("#viewer-marks")];
   for (const box of boxes) {
     box.addEventListener("change", () => {
@@ -86,12 +172,13 @@
 
   function show(card) {
     current = card;
-    const { name, rank, flagged, size, scale, regions } = card.dataset;
+    const { rank, size, scale, regions } = card.dataset;
     const [low, high, peak] = scale.split(" ").map(Number);
     const [width, height] = size.split(" ");
     stage.replaceChildren(...[...$(".panes", card).children].map((pane) => pane.cloneNode(true)));
-    const verdict = card.dataset.flagged === "1" ? "flagged" : "not flagged";
-    $("#viewer-name").textContent = name;
+    const verdict = { clear: "not flagged", look: "look" }[card.dataset.verdict] || "flagged";
+    // The card's title knows where its name may be broken.
+    $("#viewer-name").replaceChildren(...$("h3", card).cloneNode(true).childNodes);
     $("#viewer-facts").textContent =
       `Rank ${rank} of ${cards.length} · ${verdict} · ${$(".facts p", card).textContent} · ${width} × ${height} px`;
     const position = (value) => `${Math.min(100, Math.max(0, (100 * (value - low)) / (high - low || 1)))}%`;

@@ -1,11 +1,11 @@
 """The files of a results folder (see `folder` for the folder itself).
 
-scores.csv and run.json; with pictures also report.html, regions.csv, maps/, maps_grey/, overlays/.
+scores.csv, results.json and run.json; with pictures also report.html, regions.csv, maps/,
+maps_grey/ and overlays/.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable
@@ -19,13 +19,20 @@ from .._version import __version__
 from ..datasets.read_images import image_size, read_image
 from ..errors import InputError
 from ..files import RUN_FILE
-from ..shown import path_cell, shown
+from ..shown import shown
 from .cards import Card, make_card, make_cards
 from .heatmap import MapScale, Scale, coloured, grey_map, panel
 from .html import write_report
 from .names import result_names
 from .regions import write_regions
 from .scored_batch import ScoredBatch
+from .tables import (
+    RESULTS_FILE,
+    SCORES_FILE,
+    threshold_record,
+    write_results_json,
+    write_scores,
+)
 
 
 def write_results(
@@ -39,7 +46,7 @@ def write_results(
 ) -> None:
     """Write the results of a batch, except run.json, into an empty folder.
 
-    - scores.csv: path, image_score, raw_score, rank, flagged (0 or 1)
+    - scores.csv, results.json: see `tables`
     - report.html: see `html`
     - regions.csv: see `regions`
     - maps/: a float32 .npy [h, w] and a coloured .png an image
@@ -49,7 +56,7 @@ def write_results(
     The pictures in maps/ and maps_grey/ have the image's own size.
 
     stage: the folder, as `folder.staged` yields it.
-    maps: False writes scores.csv alone.
+    maps: False writes scores.csv and results.json alone.
     map_scale: "batch" gives all pictures one scale, "image" each picture its own.
     title: heading of the report; None takes the last two parts of the images' common folder.
     progress: called after each image with the number of images done and their total.
@@ -58,8 +65,9 @@ def write_results(
     unknown or a result would lie outside `stage`.
     """
     scales = run.scales(map_scale)
-    write_scores(stage / "scores.csv", run)
+    write_scores(stage / SCORES_FILE, run)
     if not maps:
+        write_results_json(stage / RESULTS_FILE, run, None, maps=False)
         return
     names, ranks = result_names(run.paths), run.ranks
 
@@ -74,7 +82,9 @@ def write_results(
 
     pixels = [math.prod(image_size(path)) for path in run.paths]
     cards = make_cards(picture_and_card, len(names), progress, pixels)
-    write_regions(stage / "regions.csv", run.paths, [card.regions for card in cards])
+    regions = [card.regions for card in cards]
+    write_regions(stage / "regions.csv", run.paths, regions)
+    write_results_json(stage / RESULTS_FILE, run, regions, maps=True)
     write_report(stage / "report.html", run, cards=cards, map_scale=map_scale, title=title)
 
 
@@ -83,44 +93,14 @@ def write_settings(stage: Path, run: ScoredBatch, map_scale: MapScale = "batch")
 
     map_scale: as given to `write_results`; the entries "low" and "high" are the batch's either way.
     """
-    scale, threshold = run.scales("batch")(0), run.threshold
+    scale = run.scales("batch")(0)
     settings = {
         "musc_fast": __version__,  # the mark of a folder that a later run may replace
         **run.settings,
-        "threshold": {
-            "value": _json_number(threshold.value),
-            "pixel": _json_number(run.pixel_threshold),
-            "rule": threshold.rule,
-            "flagged": int(threshold.flagged.sum()),
-            "reason": threshold.reason,
-            "p_value": threshold.p_value,
-        },
+        "threshold": {**threshold_record(run), "flagged": int(run.threshold.flagged.sum())},
         "map_scale": {"of": map_scale, "low": scale.low, "high": scale.high},
     }
     (stage / RUN_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _json_number(value: float | None) -> float | str | None:
-    """`value`, as text where it is infinite (a threshold that flags none), unknown to JSON."""
-    return value if value is None or math.isfinite(value) else str(value)
-
-
-def write_scores(path: Path, run: ScoredBatch) -> None:
-    """scores.csv, most anomalous image first."""
-    ranks = run.ranks
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "image_score", "raw_score", "rank", "flagged"])
-        for i in np.argsort(ranks):
-            writer.writerow(
-                [
-                    path_cell(run.paths[i]),
-                    f"{run.image_scores[i]:.7g}",
-                    f"{run.raw_scores[i]:.7g}",
-                    ranks[i],
-                    int(run.threshold.flagged[i]),
-                ]
-            )
 
 
 def _write_pictures(

@@ -48,13 +48,32 @@ class ScoredBatch:
         """The scale of each image's pictures; see `heatmap.scale_of`."""
         return scale_of(self.anomaly_maps, map_scale, calm=self.is_calm)
 
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """[N], the images by rank, most anomalous first; raw score, then place, breaks ties."""
+        return np.lexsort((-self.raw_scores, -self.image_scores))
+
     @property
     def ranks(self) -> NDArray[np.int64]:
-        """[N], 1 = most anomalous by image score; the raw score, then the order, breaks ties."""
-        order = np.lexsort((-self.raw_scores, -self.image_scores))
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(1, len(order) + 1)
+        """[N], 1 = most anomalous, see `order`."""
+        ranks = np.empty(len(self.order), dtype=np.int64)
+        ranks[self.order] = np.arange(1, len(self.order) + 1)
         return ranks
+
+    @cached_property
+    def verdicts(self) -> list[str]:
+        """[N] of "flagged", "look" (the scores cannot tell) or "clear"."""
+        return [str(verdict) for verdict in self.threshold.verdicts]
+
+    @property
+    def p_values(self) -> NDArray[np.float64] | None:
+        """[N], how often, at most, a normal image scores as high; None where that is not known."""
+        return self.threshold.p_values
+
+    @property
+    def is_rescored(self) -> bool:
+        """Whether the image scores are not the raw ones: RsCIN has evened them out."""
+        return not np.array_equal(self.image_scores, self.raw_scores)
 
     @cached_property
     def pixel_threshold(self) -> float | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,23 +23,21 @@ from ..metrics import Protocol, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
+from ..report.names import metric_title
+from ..report.overview import write_overview
 from ..report.scored_batch import ScoredBatch
-from ..shown import text_cell
+from ..shown import table_writer, text_cell
 from ..threshold import find_threshold
+from .finished import (
+    METRICS,
+    Result,
+    category_files,
+    mean_metrics,
+    read_object,
+    write_object,
+)
 from .pixels import measure_pixels
 from .record import chosen_backend, run_settings
-
-METRICS = (
-    "image_auroc",
-    "image_f1_max",
-    "image_ap",
-    "pixel_auroc",
-    "pixel_f1_max",
-    "pixel_ap",
-    "pixel_pro",
-)
-
-Result = dict[str, Any]
 
 
 def evaluate(
@@ -52,9 +48,10 @@ def evaluate(
     protocol: Protocol = "musc",
     cache: Path | None = None,
     force: bool = False,
+    on_kept: Callable[[str], None] = lambda name: None,
     progress: StageProgress = lambda stage, done, total: None,
 ) -> list[Result]:
-    """Evaluate each category as one batch; write results.json and results.csv in `out`.
+    """Evaluate each category as one batch; write report.html, results.json and .csv in `out`.
 
     categories: the images with their labels and masks, which are used after scoring alone.
     out: a folder. `out`/reports/NAME.html shows the images of a category with their curves and
@@ -63,6 +60,7 @@ def evaluate(
     cache: a folder for features, see `extract_cached`; None keeps none.
     force: evaluate every category. Otherwise a category is not redone while its settings, device
         type, backend, weights and files are the same and its report is there.
+    on_kept: called with the name of each category that is not redone.
     progress: called with (stage, done, total).
 
     Raises InputError where a category's name cannot be that of a file. Returns the results of
@@ -76,8 +74,7 @@ def evaluate(
             raise InputError(f"categories: {name!r} cannot be the name of a file")
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
-        file = out / "categories" / f"{category.name}.json"
-        page = out / "reports" / f"{category.name}.html"
+        file, page = category_files(out, category.name)
         key = result_key(musc, category, protocol)
         result = None if force or not page.is_file() else _stored_result(file, key)
         if result is None:
@@ -92,7 +89,9 @@ def evaluate(
                     progress=progress,
                 ),
             }
-            _write_json(file, result)
+            write_object(file, result)
+        else:
+            on_kept(category.name)
         results.append(result)
         write_tables(out, results, wanted)
     progress("categories", len(categories), len(categories))
@@ -195,7 +194,7 @@ def write_category_report(
             None if s.mask is None else sample_mask(s, None, batch.reading)
             for s in category.samples
         ]
-        figures = {name.replace("_", " "): value for name, value in result["metrics"].items()}
+        figures = {metric_title(name): value for name, value in result["metrics"].items()}
         evaluation = Evaluation(_labels(category), masks, figures)
     write_report(
         path,
@@ -214,17 +213,8 @@ def _labels(category: Category) -> NDArray[np.bool_]:
     return np.array([sample.label is True for sample in category.samples])
 
 
-def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
-    """Mean of each metric over the categories where it is defined."""
-    means = {}
-    for name in METRICS:
-        values = [r["metrics"][name] for r in results if r["metrics"][name] is not None]
-        means[name] = float(np.mean(values)) if values else None
-    return means
-
-
 def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) -> None:
-    """Write results.json and results.csv of the categories evaluated so far.
+    """Write report.html, results.json and results.csv of the categories evaluated so far.
 
     results: of this call; they are listed first, in their order.
     wanted: the names of all categories of this call. Stored results of further categories in
@@ -242,18 +232,19 @@ def write_tables(out: Path, results: Sequence[Result], wanted: Sequence[str]) ->
         "mean": mean_metrics(results),
         "categories": results,
     }
-    _write_json(out / "results.json", document)
+    write_object(out / "results.json", document)
     with (
         replacing(out / "results.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file)
+        writer = table_writer(file)
         writer.writerow(["category", "images", "defective", *METRICS])
         for result in results:
             cells = _csv_cells(result["metrics"])
             name = text_cell(result["category"])
             writer.writerow([name, result["images"], result["defective"], *cells])
         writer.writerow(["mean", "", "", *_csv_cells(mean_metrics(results))])
+    write_overview(out / "report.html", results, mean_metrics(results))
 
 
 def _csv_cells(metrics: dict[str, float | None]) -> list[str]:
@@ -263,7 +254,7 @@ def _csv_cells(metrics: dict[str, float | None]) -> list[str]:
 def _earlier_results(out: Path, wanted: Sequence[str]) -> list[Result]:
     """Stored results of categories that are not among `wanted`; damaged files are left out."""
     files = sorted((out / "categories").glob("*.json"), key=natural_key)
-    stored = (_read_object(file) for file in files if file.stem not in wanted)
+    stored = (read_object(file) for file in files if file.stem not in wanted)
     return [
         result
         for result in stored
@@ -305,24 +296,10 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
 
 def _stored_result(file: Path, key: str) -> Result | None:
     """The stored result of a category; None where it has another key."""
-    result = _read_object(file)
+    result = read_object(file)
     return result if result.get("key") == key else None
-
-
-def _read_object(file: Path) -> Result:
-    """The JSON object in a file; empty where the file is missing, damaged or has no object."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> Any:
     """The value; None for NaN, which JSON lacks."""
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

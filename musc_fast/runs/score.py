@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,16 +14,20 @@ from ..datasets.find_images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
-from ..features.extraction import BatchFeatures, check_apart
+from ..features.cache import extract_cached
+from ..features.extraction import BatchFeatures, check_apart, check_headers
+from ..image_scores import Judge
 from ..musc import MuSc
-from ..progress import StageProgress, stage_bars
-from ..report.folder import check_target, staged
+from ..progress import StageProgress, stages_of
+from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
-from ..threshold import find_threshold
+from ..settings import ReadSettings
+from ..threshold import Rule
 from .record import run_settings
+from .watch_threshold import watch_settings
 
 
 class ScoreJob:
@@ -36,14 +39,15 @@ class ScoreJob:
         replaced when the new one is complete.
     references: files and folders of other images, against which each image is scored instead of
         against the batch.
+    cache: a folder for the features of the references, see `extract_cached`; None keeps none.
     maps: also write pictures and the report. map_scale: "batch" gives all pictures one scale of
         colours, "image" each picture its own.
-    threshold: flag raw scores from this value on; expected_defect_rate: flag this share of the
-        batch. Without either, the rule of `find_threshold` flags.
+    threshold, expected_defect_rate, false_alarms, rule: how to decide, see `image_scores.Judge`.
     skip_bad: skip unreadable images instead of raising ImageError.
+    reading: how files are read; None: as usual.
 
-    Raises ImageError where a path is missing or a folder has no images, InputError where an option
-    is out of range, an image is its own reference or `out` cannot take the results.
+    Raises ImageError where a path is missing, a file is no image or a folder has none, InputError
+    where an option is out of range, an image is its own reference or `out` cannot take the results.
     """
 
     def __init__(
@@ -52,17 +56,23 @@ class ScoreJob:
         out: Path,
         *,
         references: Sequence[Path] | None = None,
+        cache: Path | None = None,
         maps: bool = True,
         map_scale: MapScale = "batch",
         threshold: float | None = None,
         expected_defect_rate: float | None = None,
+        false_alarms: float | None = None,
+        rule: Rule | None = None,
         skip_bad: bool = False,
+        reading: ReadSettings | None = None,
     ) -> None:
-        self._flag = partial(
-            find_threshold, value=threshold, expected_defect_rate=expected_defect_rate
-        )
-        self._flag(np.zeros(1))
+        self._judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+        if references is not None:
+            self._judge.check_references()
         scale_of(np.zeros((1, 1, 1)), map_scale)
+        if cache is not None and references is None:
+            raise InputError("cache: it keeps the features of references; give references, too")
+        self.cache = cache
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
         if self.references is None and len(self.images) < 2:
@@ -74,16 +84,18 @@ class ScoreJob:
         self._inputs = [*self.images, *(self.references or ())]
         check_target(out, self._inputs)
         if launched()[0] == 0:  # the other ranks write nothing
-            _check_writable(out)
+            check_writable(out)
+        if not skip_bad:
+            check_headers(self._inputs, reading or ReadSettings())
 
-    def run(self, musc: MuSc, *, shown: bool = True) -> ScoredBatch | None:
+    def run(self, musc: MuSc, *, progress: bool | StageProgress = True) -> ScoredBatch | None:
         """Score and write the results folder; `out` holds complete results or what it held before.
 
         Under torchrun every rank calls this, with torch.distributed initialised (see
         `distributed.launch.joined`): each extracts a share of the images and searches for it.
         Rank 0 writes, the other ranks get None.
 
-        shown: draw progress bars.
+        progress: True draws bars, a function is called with (stage, done, total).
 
         Raises ImageError listing the unreadable images unless `skip_bad`, and InputError where
         `out` has changed since the job was made and cannot take the results.
@@ -92,7 +104,7 @@ class ScoreJob:
         if ranks is not None and ranks.rank > 0:
             self._score(musc, ranks, lambda stage, done, total: None)
             return None
-        with staged(self.out, self._inputs) as stage, stage_bars(shown) as on_progress:
+        with staged(self.out, self._inputs) as stage, stages_of(progress) as on_progress:
             batch = self._score(musc, ranks, on_progress)
             assert batch is not None  # rank 0 has the scores
             self._write(stage, batch, on_progress)
@@ -119,8 +131,12 @@ class ScoreJob:
             )
         references = None
         if self.references is not None:
-            references = extract(
+            references = extract_cached(
+                musc.extractor,
                 self.references,
+                self.cache,
+                skip_bad=self.skip_bad,
+                white=white,
                 progress=lambda _, done, total: on_progress("reference features", done, total),
             )
         elif len(features.sources) < 2:
@@ -142,14 +158,18 @@ class ScoreJob:
         }
         if scores is None:
             return None
-        raw_scores = scores.raw_image_scores.cpu().numpy()
+        threshold = musc.judged(self._judge, scores, references, progress=on_progress)
+        seconds["scoring"] = perf_counter() - start
+        settings = run_settings(musc, features, references, seconds=seconds)
+        if references is None:
+            settings["watch"] = watch_settings(settings, scores.raw_image_scores.cpu().numpy())
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),
-            raw_scores=raw_scores,
+            raw_scores=scores.raw_image_scores.cpu().numpy(),
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-            settings=run_settings(musc, features, references, seconds=seconds),
-            threshold=self._flag(raw_scores),
+            settings=settings,
+            threshold=threshold,
             reading=replace(musc.extractor.reading, white=white),
         )
 
@@ -165,13 +185,3 @@ class ScoreJob:
         )
         batch.settings["seconds"]["pictures"] = round(perf_counter() - start, 3)
         write_settings(stage, batch, self.map_scale)
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise InputError where `folder`, which need not exist, cannot be made or replaced."""
-    parent = next(each for each in folder.resolve().parents if each.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise InputError(
-            f"{folder} cannot take the results: {parent} is no folder that can be written to; "
-            "choose another folder"
-        )

@@ -1,84 +1,44 @@
 """Scoring the images of a folder as they appear; scores survive a kill of the process at any point.
 
 scores.csv is the record (`watch_record`): one line an image, in the order of scoring, written and
-synced before the next image is read. The bank is saved less often. When a watch starts, the bank
-takes up the images whose lines are younger than its file, with their recorded scores; then it is as
-it was before. A file whose content has changed since its line was written is another image: it is
-scored as a new one, and never stands in for the old one.
+synced before the next image is read. What is said of an image follows from the bank and the record
+alone (`watch_bank`, `watch_judge`). A file whose content has changed since its line was written is
+another image: it is scored as a new one, and never stands in for the old one.
 The first images have no bank to be scored against: they are scored against each other, and their
 lines are written together or not at all.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bank.reference_bank import Eviction, ReferenceBank
-from ..bank.stream import (
-    StreamScore,
-    score_first,
-    score_next,
-    source_of,
-    tokens_of,
-    white_of_bank,
-)
-from ..datasets.find_images import labels_note, walk_images
-from ..datasets.label_files import split_labels
-from ..errors import BankError, ImageError, InputError, MuscFastWarning
+import torch
+
+from ..bank.arguments import free_id
+from ..bank.stream import tokens_of, white_of_bank
+from ..errors import ImageError, InputError
 from ..files import locked
-from ..progress import Progress, stage_bars
-from ..settings import whole_number
-from .watch_record import FileState, Row, append_rows, now, read_record
+from ..progress import StageProgress, stage_bars
+from .watch_bank import WatchedBank
+from .watch_files import NewFiles
+from .watch_judge import Judgement
+from .watch_pictures import write_picture
+from .watch_record import REMOVED, FileState, Row, now, place_in_bank
+from .watch_settings import WatchSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..bank.own_distances import LeaveOneOut
+    from ..bank.reference_bank import ReferenceBank
     from ..musc import MuSc
 
-
-@dataclass(frozen=True)
-class WatchSettings:
-    """How a folder is watched.
-
-    capacity: images that a new bank holds at most; None: 200, or what the bank was made with.
-    evict: what a full bank gives up, see `ReferenceBank`; None: the oldest, or as it was made.
-    start: images that are scored against each other while the bank is empty.
-    save_every: images after which the bank is saved.
-    threshold: raw score from which an image is flagged; None flags none.
-
-    Raises InputError naming the setting.
-    """
-
-    capacity: int | None = None
-    evict: Eviction | None = None
-    start: int = 10
-    save_every: int = 50
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("capacity", "start", "save_every"):
-            value = getattr(self, name)
-            if name != "capacity" or value is not None:
-                object.__setattr__(self, name, whole_number(name, value, 1))
-        number = isinstance(self.threshold, int | float) and math.isfinite(self.threshold)
-        if self.threshold is not None and not number:
-            raise InputError(f"threshold: found {self.threshold!r}, wanted a finite number")
-        if self.start < 2:
-            raise InputError(f"start: found {self.start}, wanted 2 or more")
-        if self.save_every < 1:
-            raise InputError(f"save_every: found {self.save_every}, wanted 1 or more")
-        if self.capacity is not None and self.capacity < self.start:
-            raise InputError(
-                f"capacity: found {self.capacity}, wanted {self.start} or more, the images of "
-                "the start"
-            )
+__all__ = ["Watch", "WatchSettings", "watching"]
 
 
 @contextmanager
@@ -99,7 +59,7 @@ def watching(
     folder: searched recursively for images.
     bank: the file of the reference bank; a missing one is made.
     out: the record, a CSV file with a line an image (`Row`).
-    shown: draw a bar while the bank takes up images of the record.
+    shown: draw a bar while the bank takes up images of the record, or compares its own.
 
     Raises ImageError where there is no such folder, InputError where another process has the bank
     or the record, BankError where the bank does not fit the backbone, the record, or a capacity or
@@ -116,7 +76,8 @@ def watching(
         for file in (bank, out):
             lock = file.with_name(f"{file.name}.lock")
             locks.enter_context(locked(lock, f"{file} is in use by another watch; name another"))
-        watch = Watch(musc, folder, bank, out, settings, shown=shown)
+        with stage_bars(shown) as on_progress:
+            watch = Watch(musc, folder, bank, out, settings, on_progress=on_progress)
         try:
             yield watch
         finally:
@@ -126,11 +87,9 @@ def watching(
 class Watch:
     """Scores new images of a folder against a bank; made by `watching`, which has the arguments.
 
-    bank: the `ReferenceBank`.
-    done: the latest row of the record of each file.
-    lines: how many lines the record has.
-    gone: the files that were scored, but were missing or had another content when the bank should
-        have taken them up.
+    folder: as a full path.
+    held: the `WatchedBank`, which has the bank and the record.
+    begun: whether the bank had images before this watch, so that references are not read.
     """
 
     def __init__(
@@ -141,192 +100,164 @@ class Watch:
         out: Path,
         settings: WatchSettings,
         *,
-        shown: bool,
+        on_progress: StageProgress = lambda stage, done, total: None,
     ) -> None:
-        self.musc, self.folder, self.settings = musc, folder.resolve(), settings
-        self._bank_file, self._record_file = bank, out
-        if bank.exists():
-            self.bank = ReferenceBank.load(
-                bank,
-                source=source_of(musc.backbone, musc.settings),
-                device=musc.backbone.device,
-                backend=musc.settings.backend,
-                precision=musc.settings.precision,
-                memory_limit=musc.settings.memory_limit,
-            )
-        else:
-            capacity = max(200, settings.start) if settings.capacity is None else settings.capacity
-            self.bank = musc.new_bank(capacity, evict=settings.evict or "oldest")
-        self._check_bank()
-        self._saved = self.bank.added  # images given to the bank when its file was written
-        self._recorded = True  # every image of the bank has its line
-        self.gone: list[str] = []
-        self._labels_said = False
+        self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
+        self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
+        self.begun = self.bank.added > 0
         self._first: set[Path] = set()  # files that the start has looked at
-        self._sizes_and_times: dict[str, tuple[int, int]] = {}  # of new files, at the last look
-        self._same: dict[str, tuple[int, int, int]] = {}  # touched files that have their content
-        rows = read_record(out)
-        self.done = {row.file: row for row in rows}
-        self.lines = len(rows)
-        missing = [row for row in rows if row.number and int(row.number) >= self.bank.added]
-        if not bank.exists():
-            self._check_folder(missing)
-        with stage_bars(shown and bool(missing)) as on_progress:
-            self._take_up(missing, lambda done, total: on_progress("taking up", done, total))
+        self._files = NewFiles(self.folder, self.held.done)
 
-    def _check_bank(self) -> None:
-        """Raise BankError where the bank was made with another capacity or eviction than wanted."""
-        for name in ("capacity", "evict"):
-            wanted, held = getattr(self.settings, name), getattr(self.bank, name)
-            if wanted is not None and wanted != held:
-                raise BankError(
-                    f"{name}: found {wanted}, {self._bank_file} was made with {held}; leave "
-                    f"{name} out (--{name}), or name another bank"
-                )
+    @property
+    def bank(self) -> ReferenceBank:
+        """The bank."""
+        return self.held.bank
 
-    def _check_folder(self, rows: list[Row]) -> None:
-        """Raise BankError where images of a record without a bank lie in another folder."""
-        for row in rows:
-            if self.folder not in Path(row.file).parents:
-                raise BankError(
-                    f"{self._bank_file} does not exist, and {self._record_file} tells of "
-                    f"{row.file}, which is not in {self.folder}: it seems to be the record of "
-                    "another bank; name another"
-                )
+    @property
+    def lines(self) -> int:
+        """How many lines the record has of images and unreadable files of the folder."""
+        return self.held.lines
 
-    def _take_up(self, missing: list[Row], on_progress: Progress) -> None:
-        """Give the bank the images scored since it was saved, with their recorded scores.
+    @property
+    def gone(self) -> list[str]:
+        """Files of the record that the bank could not take up, see `WatchedBank`."""
+        return self.held.gone
 
-        Images whose files are missing or hold other pictures now are left out of the bank and
-        listed in `gone`.
-        """
-        numbers = list(range(self.bank.added, self.bank.added + len(missing)))
-        if [int(row.number) for row in missing] != numbers:
-            raise BankError(
-                f"{self._bank_file} has been given {self.bank.added} images, "
-                f"{self._record_file} goes on with number {missing[0].number}: they do not belong "
-                "together; name other files"
-            )
-        here = [self._is_here(row) for row in missing]
-        white_of_bank(
-            self.bank,
-            self.musc.extractor,
-            [row.file for row, is_here in zip(missing, here, strict=True) if is_here],
-        )
-        for place, (row, is_here) in enumerate(zip(missing, here, strict=True)):
-            tokens = None
-            if is_here:
-                with suppress(ImageError):
-                    tokens = tokens_of(self.bank, self.musc.extractor, row.file)
-            if tokens is None:
-                self.gone.append(row.file)
-                self.bank.pass_over()
-            else:
-                self.bank.add(tokens, [row.file], scores=[float(row.raw_score)])
-            on_progress(place + 1, len(missing))
-
-    def _is_here(self, row: Row) -> bool:
-        """Whether a line's file still has the content that was scored."""
-        path = Path(row.file)
-        try:
-            return row.is_of(FileState.of(path)) if row.sha256 else row.is_untouched(path.stat())
-        except OSError:
-            return False
+    @property
+    def level(self) -> float | None:
+        """Raw score from which on the next image is flagged; None where the bank cannot tell."""
+        return self.held.judge().level
 
     def look(self, *, settled: bool = False) -> list[Path]:
-        """The new and the changed files that did not change since the last look, oldest first.
-
-        A file that was touched, but has the content of its line, is found by `score`.
-
-        settled: also take files that the last look did not see, or saw otherwise.
-        """
-        ready, found = [], {}
-        photos, labels = split_labels(list(walk_images(self.folder)), self.folder)
-        if labels and not self._labels_said:
-            self._labels_said = True
-            warnings.warn(labels_note(labels), MuscFastWarning, stacklevel=2)
-        for path in photos:
-            name = str(path)
-            row = self.done.get(name)
-            try:
-                status = path.stat()
-            except OSError:  # removed since the folder was listed
-                continue
-            if row is not None and (
-                row.is_untouched(status) or self._same.get(name) == _stamp(status)
-            ):
-                continue
-            found[name] = (status.st_size, status.st_mtime_ns)
-            if settled or self._sizes_and_times.get(name) == found[name]:
-                ready.append((status.st_mtime_ns, name, path))
-        self._sizes_and_times = found
-        return [path for _, _, path in sorted(ready)]
+        """The new and the changed files; see `NewFiles.look`."""
+        return self._files.look(settled=settled)
 
     def score(self, paths: list[Path], *, last: bool = False) -> Iterator[Row]:
-        """Score files, record each, and yield its row.
+        """Score files, record each, and yield its row; also a row for each defect found again.
 
-        While the bank is empty, nothing is scored until there are `settings.start` images.
+        The references, if there are any and the bank is new, come first. While the bank is empty,
+        nothing is scored until there are `settings.start` images.
 
         last: no more files will come, so two images are enough to start with.
         """
-        if len(self.bank) == 0:
+        yield from self._find_again()  # an earlier watch may have ended before it did
+        if self.settings.references and not self.bank.added:
+            references = list(self.settings.references)
+            yield from self._score_first(references, len(references), references=True)
+        while len(self.bank) == 0:  # again where a threshold left out all the first ones
             yield from self._score_first(paths, 2 if last else self.settings.start)
-            paths = [path for path in paths if path not in self._first]
-        if len(self.bank) == 0:
-            return
+            looked_at, paths = paths, [path for path in paths if path not in self._first]
+            if len(paths) == len(looked_at):
+                return
         for path in paths:
             row = self._score_next(path)
             if row is not None:
                 yield row
-            if self.bank.added - self._saved >= self.settings.save_every:
-                self.save()
+                yield from self._find_again()
+            self.held.save(every=self.settings.save_every)
 
     def save(self) -> None:
-        """Save the bank if it has changed, unless one of its images has no line yet."""
-        if self._recorded and self.bank.added != self._saved:
-            self.bank.save(self._bank_file)
-            self._saved = self.bank.added
+        """Save the bank if it has changed."""
+        self.held.save()
 
-    def _score_first(self, paths: list[Path], wanted: int) -> Iterator[Row]:
-        """Score the first images against each other, where at least `wanted` can be read."""
+    def _score_first(
+        self, paths: list[Path], wanted: int, *, references: bool = False
+    ) -> Iterator[Row]:
+        """Score the first images against each other, where at least `wanted` can be read.
+
+        Raises ImageError where a reference cannot be read.
+        """
         if len(paths) < wanted:
             return
+        most = wanted if references else self.settings.start
         tokens: dict[str, tuple[Tensor, ...]] = {}
         states = []
         self._first.clear()
-        white_of_bank(self.bank, self.musc.extractor, paths[: 2 * self.settings.start])
+        white_of_bank(self.bank, self._extractor, paths[: 2 * most])
         for path in paths:
             time, state = now(), FileState.of(path)
             self._first.add(path)
             read = self._read(path, time, state)
             if isinstance(read, Row):
+                if references:
+                    raise ImageError(f"references: {path}: {read.reason}")
                 self._record([read])
                 yield read
             elif read is not None:
                 tokens[str(path)] = read
                 states.append((time, state))
-            if len(tokens) == self.settings.start:
+            if len(tokens) == most:
                 break
-        if len(tokens) < wanted:
-            return
-        self._recorded = False
-        scores = score_first(self.bank, list(tokens), list(tokens.values()))
-        rows = [self._row(score, *state) for score, state in zip(scores, states, strict=True)]
-        self._record(rows)
+        if len(tokens) >= wanted:
+            yield from self._add_first(tokens, states, references=references)
+
+    def _add_first(
+        self,
+        tokens: dict[str, tuple[Tensor, ...]],
+        states: list[tuple[str, FileState]],
+        *,
+        references: bool,
+    ) -> Iterator[Row]:
+        """Put the first images into the bank and record them; those that stand apart go again."""
+        with self.held.changing():
+            layers = [torch.cat(layer) for layer in zip(*tokens.values(), strict=True)]
+            self.bank.add(layers, list(tokens))
+            judge = self.held.judge()
+            found = judge.held
+            assert found is not None  # of two images or more
+            rows = []
+            for place, (said, state) in enumerate(zip(judge.of_held(), states, strict=True)):
+                row = self._row_of_held(found, place, said, *state)
+                rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
+                self._draw(rows[-1], partial(found.anomaly_map, place))
+            self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
+            self._record(rows)
+        self.held.remove({int(row.number) for row in rows if not row.is_held})
         self.save()  # it has the white level, which a record alone would not tell
         yield from rows
+        yield from self._find_again()
+
+    def _find_again(self) -> Iterator[Row]:
+        """Remove the images of the bank that stand apart by now, and yield a second row of each."""
+        while not self.settings.keep_flagged and (judge := self.held.judge()).apart:
+            found, verdicts = judge.held, judge.of_held()
+            assert found is not None  # it has the images that stand apart
+            rows = []
+            for place in judge.apart:
+                line = self.held.of_number.get(found.entries[place].number)
+                state = FileState("", "", "") if line is None else line.state
+                row = self._row_of_held(found, place, verdicts[place], now(), state)
+                path = row.path if line is None else line.path  # an id may have a number, too
+                rows.append(replace(row, path=path, bank=REMOVED))
+                self._draw(rows[-1], partial(found.anomaly_map, place))
+            self._record(rows)
+            self.held.remove({int(row.number) for row in rows})
+            yield from rows
 
     def _score_next(self, path: Path) -> Row | None:
         """The row of a new image; None where the file has the content of its line, or changes."""
         time, state = now(), FileState.of(path)
         read = self._read(path, time, state)
-        if read is None:
-            return None
-        if not isinstance(read, Row):
-            self._recorded = False
-            read = self._row(score_next(self.bank, str(path), read), time, state)
-        self._record([read])
-        return read
+        if read is None or isinstance(read, Row):
+            if read is not None:
+                self._record([read])
+            return read
+        references, number = len(self.bank), self.bank.added
+        scores = self.bank.score(read)
+        raw_score = float(scores.raw_image_scores[0])
+        said = self.held.judge().of_new(raw_score)
+        row = replace(
+            _row(str(path), number, raw_score, references, said, time, state),
+            bank=self._place_in_bank(said),
+        )
+        self._draw(row, lambda: scores.anomaly_maps[0])
+        self._record([row])
+        with self.held.changing():
+            if row.is_held:
+                self.bank.add(read, [free_id(row.path, self.bank.ids)], scores=[raw_score])
+            else:
+                self.bank.pass_over()
+        return row
 
     def _read(self, path: Path, time: str, state: FileState) -> tuple[Tensor, ...] | Row | None:
         """The tokens of a file, or the row of one that cannot be read.
@@ -334,11 +265,11 @@ class Watch:
         None where the file has the content of its line, or changes while it is read: then the next
         look finds it.
         """
-        row = self.done.get(str(path))
+        row = self.held.done.get(str(path))
         found: tuple[Tensor, ...] | Row | None = None
         if row is None or not row.sha256 or not row.is_of(state):
             try:
-                found = tokens_of(self.bank, self.musc.extractor, path)
+                found = tokens_of(self.bank, self._extractor, path)
             except ImageError as error:
                 found = _unreadable(path, error, time, state)
             if not state.is_now(path):
@@ -346,46 +277,72 @@ class Watch:
         if found is None or (
             isinstance(found, Row) and row is not None and row.is_of(state, found.reason)
         ):
-            self._note_same(path)
+            self._files.note_same(path)
             return None
         return found
 
-    def _note_same(self, path: Path) -> None:
-        """Remember that a touched file has the content of its line."""
-        with suppress(OSError):
-            self._same[str(path)] = _stamp(path.stat())
-
     def _record(self, rows: list[Row]) -> None:
         """Append lines to the record, whole and synced to the disk."""
-        append_rows(self._record_file, rows)
-        self._recorded = True
-        self.lines += len(rows)
-        self.done.update({row.file: row for row in rows})
+        self.held.append(rows)
 
-    def _row(self, score: StreamScore, time: str, state: FileState) -> Row:
-        threshold = self.settings.threshold
-        return Row(
-            file=score.name,
-            number=str(score.number),
-            raw_score=repr(score.raw_score),
-            references=str(score.references),
-            flagged="" if threshold is None else str(int(score.raw_score >= threshold)),
-            time=time,
-            reason="",
-            size=state.size,
-            modified=state.modified,
-            sha256=state.sha256,
-        )
+    def _place_in_bank(self, said: Judgement, *, reference: bool = False) -> str:
+        taken = said.verdict != "flagged" or self.settings.keep_flagged
+        return place_in_bank(taken=taken, reference=reference)
+
+    def _row_of_held(
+        self, found: LeaveOneOut, place: int, said: Judgement, time: str, state: FileState
+    ) -> Row:
+        """The row of an image of the bank, by its score against the others."""
+        entry, others = found.entries[place], len(found.entries) - 1
+        score = float(found.raw_image_scores[place])
+        line = self.held.of_number.get(entry.number)
+        path = entry.id if line is None else line.path  # the id may be "path (2)"
+        return _row(path, entry.number, score, others, said, time, state)
+
+    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
+        """Write the picture of a flagged image, unless its file is gone or has changed."""
+        path = Path(row.path)
+        if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
+            return
+        held = self.held.judge().held
+        usual = 0.0 if held is None else float(held.patch_scores.median())
+        white = self.bank.source.get("white")
+        reading = replace(self._extractor.reading, white=white)
+        with suppress(ImageError):
+            write_picture(self.held.record, row, anomaly_map(), usual, reading)
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _row(
+    path: str,
+    number: int,
+    raw_score: float,
+    references: int,
+    said: Judgement,
+    time: str,
+    state: FileState,
+) -> Row:
+    """The row of a scored image, without its place in the bank."""
+    return Row(
+        path=path,
+        number=str(number),
+        raw_score=repr(raw_score),
+        references=str(references),
+        flagged=str(int(said.verdict == "flagged")),
+        time=time,
+        reason="",
+        size=state.size,
+        modified=state.modified,
+        sha256=state.sha256,
+        verdict=said.verdict,
+        threshold="" if said.threshold is None else repr(said.threshold),
+        p_value="" if said.p_value is None else f"{said.p_value:.4g}",
+    )
 
 
 def _unreadable(path: Path, error: ImageError, time: str, state: FileState) -> Row:
     reason = str(error).rpartition(f"{path}: ")[2]  # the path has a column of its own
     return Row(
-        file=str(path),
+        path=str(path),
         number="",
         raw_score="",
         references="",

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import io
 import os
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,25 +19,34 @@ from ..errors import InputError
 from ..files import replacing
 from ..scratch import naming_full
 
+ADDED, LEFT_OUT = "added", "left out"
+REFERENCE, REFERENCE_OUT = "reference", "reference left out"
+REMOVED = "removed"  # found again: the line is a second one of an image that was in the bank
+IN_BANK = (ADDED, LEFT_OUT, REFERENCE, REFERENCE_OUT, REMOVED)
+
 
 @dataclass(frozen=True)
 class Row:
     """A line of scores.csv, all text; the fields of a score are empty for an unreadable file.
 
-    file: the full path, since two folders may have images of one name.
+    path: the full path, since two folders may have images of one name.
     number: how many images the bank had been given before this one.
     raw_score: the maximum of the anomaly map.
     references: how many images it was scored against.
-    flagged: "1" from the threshold on, else "0"; empty without a threshold.
+    flagged: "1" where the verdict is "flagged", else "0".
     time: when the file was read, ISO 8601, UTC.
     reason: why the file cannot be read; empty for an image.
     size: of the file, in bytes.
     modified: time of its last change, in nanoseconds since 1970.
     sha256: of its content, hexadecimal; empty where it cannot be opened. `size`, `modified` and
         `sha256` are empty in lines of earlier versions.
+    verdict: "flagged", "look" (the bank cannot tell: a person should look) or "clear".
+    threshold: raw score from which on an image was flagged; empty where there was none.
+    p_value: how often, at most, a good image scores as high; empty where that is not known.
+    bank: what became of the image there, one of `IN_BANK`.
     """
 
-    file: str
+    path: str
     number: str
     raw_score: str
     references: str
@@ -47,6 +56,30 @@ class Row:
     size: str = ""
     modified: str = ""
     sha256: str = ""
+    verdict: str = ""
+    threshold: str = ""
+    p_value: str = ""
+    bank: str = ""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the line is of an image that was given to the bank, not of a later finding."""
+        return bool(self.number) and self.bank != REMOVED
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the image was given as a reference."""
+        return self.bank in (REFERENCE, REFERENCE_OUT)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the bank took the image in."""
+        return self.bank in (ADDED, REFERENCE)
+
+    @property
+    def state(self) -> FileState:
+        """What the file was."""
+        return FileState(self.size, self.modified, self.sha256)
 
     @property
     def seconds(self) -> float:
@@ -101,7 +134,24 @@ class FileState:
 
 
 _COLUMNS = [field.name for field in fields(Row)]
-_EARLIER_COLUMNS = _COLUMNS[:7]
+# Earlier versions called the path "file" and had the first columns alone.
+_EARLIER_COLUMNS = [["file", *_COLUMNS[1:count]] for count in (7, 10)]
+
+
+def place_in_bank(*, taken: bool, reference: bool) -> str:
+    """What `Row.bank` says of an image that was taken in or left out."""
+    if reference:
+        return REFERENCE if taken else REFERENCE_OUT
+    return ADDED if taken else LEFT_OUT
+
+
+def is_here(row: Row) -> bool:
+    """Whether a line's file still has the content that was scored."""
+    path = Path(row.path)
+    try:
+        return row.is_of(FileState.of(path)) if row.sha256 else row.is_untouched(path.stat())
+    except OSError:
+        return False
 
 
 def now() -> str:
@@ -117,7 +167,7 @@ def append_rows(file: Path, rows: list[Row]) -> None:
     Raises OSError where there is no room; `read_record` cuts the torn line.
     """
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     is_new = not file.exists()
     if is_new:
         writer.writerow(_COLUMNS)
@@ -148,18 +198,26 @@ def read_record(file: Path) -> list[Row]:
     text = io.StringIO(data[:end].decode("utf-8", "surrogateescape"), newline="")
     lines = list(csv.reader(text))
     columns = lines[0] if lines else []
-    if columns not in (_COLUMNS, _EARLIER_COLUMNS) or any(
-        len(line) != len(columns) for line in lines
-    ):
+    earlier = columns in _EARLIER_COLUMNS
+    if (columns != _COLUMNS and not earlier) or any(len(line) != len(columns) for line in lines):
         raise InputError(f"{file} is no record of musc-fast watch; name another file")
-    rows = [Row(*line) for line in lines[1:]]
-    if columns == _EARLIER_COLUMNS:
+    if earlier:
+        rows = [_of_earlier(line) for line in lines[1:]]
         renewed = io.StringIO()
-        csv.writer(renewed).writerows([_COLUMNS, *(astuple(row) for row in rows)])
+        writer = csv.writer(renewed, lineterminator="\n")
+        writer.writerows([_COLUMNS, *(astuple(row) for row in rows)])
         _replace(file, renewed.getvalue().encode("utf-8", "surrogateescape"))
-    elif end < len(data):
+        return rows
+    if end < len(data):
         os.truncate(file, end)
-    return rows
+    return [Row(*line) for line in lines[1:]]
+
+
+def _of_earlier(line: list[str]) -> Row:
+    """The row of a line of an earlier version: the bank took every image in."""
+    row = Row(*line)
+    verdict = {"1": "flagged", "0": "clear"}.get(row.flagged, "")
+    return replace(row, verdict=verdict, bank=ADDED if row.number else "")
 
 
 def _replace(file: Path, data: bytes) -> None:

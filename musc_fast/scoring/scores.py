@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops, reference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchScores:
     """Scores of N images on an H x W grid of patches, float32, on the device of the tokens.
 
@@ -26,6 +26,19 @@ class BatchScores:
     anomaly_maps: Tensor
     raw_image_scores: Tensor
     image_scores: Tensor
+
+    def __repr__(self) -> str:
+        return f"<{self._summary()}>"
+
+    def _summary(self) -> str:
+        """Counts, sizes and the range of the raw scores: no tensor, of which there may be many."""
+        count = len(self.raw_image_scores)
+        text = f"{type(self).__name__} of {count} image{'' if count == 1 else 's'}"
+        height, width = self.anomaly_maps.shape[1:]
+        if count:
+            low, high = float(self.raw_image_scores.min()), float(self.raw_image_scores.max())
+            text += f", raw scores {low:.4g} to {high:.4g}"
+        return f"{text}, maps {height} x {width}"
 
 
 def make_scores(

@@ -151,7 +151,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         ReferenceBank.load(tmp_path / "cut")
     with safe_open(path, framework="pt") as stored:
         metadata = dict(stored.metadata())
-    for version, message in (("2", "version 2"), (None, "no reference bank")):
+    for version, message in (("3", "version 3"), (None, "no reference bank")):
         metadata.pop("musc_fast_bank", None)
         save_file(
             {}, tmp_path / "v", metadata=metadata | ({"musc_fast_bank": version} if version else {})
@@ -224,3 +224,17 @@ def test_one_musc_serves_several_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda images: musc.score(images).image_scores, batches))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_id_is_given_once() -> None:
+    bank = ReferenceBank(3)
+    bank.add(batch(2), ["a", "b"])
+    for call in (bank.add, bank.score_and_add):
+        with pytest.raises(InputError, match="ids: 'b' is in the bank already"):
+            call(batch(1), ["b"])
+        with pytest.raises(InputError, match="ids: 'c' is given twice"):
+            call(batch(2), ["c", "c"])
+    assert (bank.ids, bank.added) == (["a", "b"], 2)
+    assert bank.add(batch(2, seed=1), ["c", "d"]) == ["a"]
+    bank.add(batch(1, seed=2), ["a"])  # it has gone, so its name is free
+    assert repr(bank) == "<ReferenceBank of 3 of 3 images, tokens of unknown source>"

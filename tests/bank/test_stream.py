@@ -19,7 +19,7 @@ from musc_fast import (
     ReferenceBank,
     score_batch,
 )
-from musc_fast.bank.file import save_bank
+from musc_fast.bank.file import Contents, save_bank
 from musc_fast.bank.stream import source_of
 
 
@@ -108,7 +108,7 @@ def test_a_bank_of_an_earlier_musc_fast_goes_on_with_the_paper_s_recipe(
     settings = {**bank.settings(), "source": earlier}
     del settings["degree_fusion"]
     file = tmp_path / "bank.safetensors"
-    save_bank(file, settings, bank.entries, bank.added, bank.tokens())
+    save_bank(file, Contents(settings, bank.entries, bank.added, bank.tokens(), []))
     assert ReferenceBank.load(file, source=source).scoring.degree_fusion == "scores"
     light = MuSc(musc.backbone)
     with pytest.raises(BankError, match="degree_fusion: the bank has 'scores', now 'features'"):
@@ -155,3 +155,12 @@ def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
         list(MuSc(musc.backbone, white=1023, recipe="paper").stream(paths[:1], bank=bank))
     with pytest.raises(BankError, match="white"):
         ReferenceBank.load(tmp_path / "bank", source={**source, "white": 1023})
+
+
+def test_one_name_again_and_again(musc: MuSc, tmp_path: Path) -> None:
+    """A camera may write every picture under one name."""
+    (path,) = product_folder(tmp_path, count=1, defective=-1)
+    bank = musc.new_bank()
+    found = list(musc.stream([path] * 4, bank=bank, start=2))
+    assert [score.name for score in found] == [str(path)] * 4
+    assert bank.ids == [str(path), *(f"{path} ({k})" for k in (2, 3, 4))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 from tiny import TINY, product_folder, tiny_weights
 from typer.testing import CliRunner
 
+import musc_fast
 from musc_fast.cli.app import app
+from musc_fast.cli.score import FLAGGED, LOOK
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -30,7 +33,53 @@ def test_help_teaches(arguments: list[str]) -> None:
 def test_the_help_lists_the_commands_in_order() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     names = re.findall(r"^\W+(evaluate|watch|score|demo|backbones|info) ", text, re.MULTILINE)
-    assert names == ["evaluate", "watch", "score", "demo", "backbones", "info"]
+    assert names == ["score", "watch", "evaluate", "demo", "backbones", "info"]
+
+
+@pytest.mark.parametrize("name", ["", "score", "watch", "evaluate", "demo", "backbones", "info"])
+def test_short_help_with_groups_and_no_bool(name: str) -> None:
+    arguments = [name] if name else []
+    short = CliRunner().invoke(app, [*arguments, "-h"])
+    assert short.exit_code == 0
+    assert short.output == CliRunner().invoke(app, [*arguments, "--help"]).output
+    assert "bool" not in short.output
+    groups = re.findall(r"^╭─ (\w+) ─", short.output, re.MULTILINE)
+    if name == "score":
+        assert groups == [
+            *("Arguments", "Options", "Verdict", "Results", "Images"),
+            *("Backbone", "Scoring", "Machine", "Messages"),
+        ]
+    for option in ("--quiet", "--verbose", "--log-file") if name else ("--version",):
+        assert option in short.output
+    if name in ("score", "watch", "evaluate", "demo"):
+        assert f"musc-fast {name}" in short.output.split("Examples")[1]
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"musc-fast {musc_fast.__version__}\n")
+
+
+def test_exit_statuses_are_documented() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output.split("Exit status")[1]
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    for status in (0, 1, 2, FLAGGED, LOOK, 130, 143):
+        assert re.search(rf"^ ?(130, )?{status}\b", text, re.MULTILINE), status
+        assert f"| {status} |" in page
+
+
+def test_the_shell_completes() -> None:
+    code = "import sys; sys.argv = ['musc-fast']; from musc_fast.cli import main; main()"
+
+    def completed(words: str, position: int) -> str:
+        ask = {"_MUSC_FAST_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        ask["COMP_CWORD"] = str(position)
+        line = [sys.executable, "-c", code]
+        env = {**os.environ, **ask}
+        return subprocess.run(line, capture_output=True, text=True, check=False, env=env).stdout
+
+    assert completed("musc-fast sc", 1).split() == ["score"]
+    assert "--fail-on-flagged" in completed("musc-fast score --f", 2).split()
 
 
 def test_the_command_starts_without_torch() -> None:
@@ -46,7 +95,7 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     result = command("score", tmp_path / "images", *common)
     assert result.returncode == 1
     assert "error:" in result.stderr
-    assert "part1.png" in result.stderr
+    assert result.stderr.count("part1.png") == 1
     assert "--skip-bad" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ import typer
 
 from musc_fast.cli import options
 from musc_fast.errors import InputError
+from musc_fast.threshold import RULES
 
 
 def test_sizes_and_bytes() -> None:
@@ -41,3 +42,7 @@ def test_options_become_arguments_of_musc() -> None:
     assert arguments(size=None, memory_limit=None) == {"image_size": None, "memory_limit": None}
     with pytest.raises(InputError, match="--memory-limit: found 'lots'"):
         arguments(memory_limit="lots")
+
+
+def test_the_help_names_every_rule() -> None:
+    assert options.RULE_NAMES == RULES

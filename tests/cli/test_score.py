@@ -114,7 +114,8 @@ def test_options_reach_the_scoring(tmp_path: Path, weights: Path) -> None:
     assert run["references"] == 5
     assert run["memory_limit"] == 10**9
     assert run["rscin"] is False
-    assert sorted(path.name for path in out.iterdir()) == ["run.json", "scores.csv"]
+    names = ["results.json", "run.json", "scores.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert rows(out)[0]["path"].endswith("part4.png")
 
 
@@ -198,3 +199,80 @@ def test_notes_are_printed_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
         for _ in range(2):
             warnings.warn("4095 is taken for white", MuscFastWarning, stacklevel=1)
     assert capsys.readouterr().err.count("note: 4095 is taken for white\n") == 2
+
+
+def test_scripts_get_an_exit_status_and_lines(tmp_path: Path, weights: Path) -> None:
+    images = tmp_path / "images"
+    product_folder(images)
+    how = ["--backbone", TINY, "--weights", weights, "--no-maps", "--fail-on-flagged"]
+    line = ["score", images, *how, "--out", tmp_path / "out"]
+    one = musc(*line, "--expected-defect-rate", "0.17", "--json", "-")
+    assert one.exit_code == 3, one.output
+    records = [json.loads(text) for text in one.stdout.splitlines()]  # nothing else is there
+    assert [record["flagged"] for record in records] == [True] + 5 * [False]
+    assert records[0]["path"].endswith("part4.png")
+    assert list(records[0]) == list(rows(tmp_path / "out")[0])
+    none = musc(*line, "--threshold", "inf", "--json", tmp_path / "lines.jsonl", "-q")
+    assert none.exit_code == 0
+    assert none.output == ""
+    assert len((tmp_path / "lines.jsonl").read_text().splitlines()) == 6
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["flagged"] == 0
+    refused = musc(*line, "--json", tmp_path / "out" / "lines.jsonl")
+    assert "--json:" in str(refused.exception)
+
+
+def test_grep_and_awk_find_the_last_column(tmp_path: Path, weights: Path) -> None:
+    images = tmp_path / "images"
+    product_folder(images)
+    how = ["--backbone", TINY, "--weights", weights, "--expected-defect-rate", "0.17"]
+    assert musc("score", images, *how, "--out", tmp_path / "out").exit_code == 0
+    for name in ("scores.csv", "regions.csv"):
+        data = (tmp_path / "out" / name).read_bytes()
+        assert b"\r" not in data
+        assert data.endswith(b"\n")
+
+
+def test_a_bad_file_ends_it_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = product_folder(tmp_path / "images")
+    paths[2].write_bytes(b"no image")
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("musc_fast.cli.score.load", load)
+    result = musc("score", tmp_path / "images", "--out", tmp_path / "out")
+    assert "1 of 6 images cannot be read" in str(result.exception)
+    assert "part2.png" in str(result.exception)
+
+
+def test_quiet_verbose_and_a_log(tmp_path: Path, weights: Path) -> None:
+    images, log = tmp_path / "images", tmp_path / "logs" / "run.log"
+    product_folder(images)
+    line = ["score", images, "--backbone", TINY, "--weights", weights, "--no-maps", "--out"]
+    quiet = musc(*line, tmp_path / "a", "-q", "--log-file", log)
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    text = log.read_text()
+    for word in ("musc-fast ", "features: ", "part4.png", "results: "):
+        assert word in text
+    assert all(entry[:2] == "20" for entry in text.splitlines())  # each line begins with its time
+    verbose = musc(*line, tmp_path / "a", "-v", "--log-file", log)
+    assert "using timm:test_vit" in verbose.stderr
+    assert log.read_text().startswith(text)
+    both = musc(*line, tmp_path / "a", "-q", "-v")
+    assert "contradict" in str(both.exception)
+    unwritable = musc(*line, tmp_path / "a", "--log-file", tmp_path)
+    assert "--log-file:" in str(unwritable.exception)
+
+
+def test_a_pipe_sees_lines_while_it_runs(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images")
+    result = musc(
+        "score", tmp_path / "images", "--backbone", TINY, "--weights", weights, "--no-maps",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"loading {TINY}"
+    assert any(text.startswith("features: ") for text in lines)
+    assert "\x1b" not in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from musc_fast.datasets.find_images import find_images
-from musc_fast.errors import ImageError
+from musc_fast.errors import ImageError, MuscFastWarning
 
 
 def save(path: Path, array: np.ndarray | None = None, **options: object) -> Path:
@@ -95,3 +96,18 @@ class TestFindImages:
         assert names(find_images([tmp_path]), tmp_path) == ["a.png", "lost.png"]
         with pytest.raises(ImageError, match=r"pipe\.png: neither a file nor a folder"):
             find_images([tmp_path / "pipe.png"])
+
+
+def test_files_not_taken_are_counted_by_kind(tmp_path: Path) -> None:
+    for name in ("a.png", "b.HEIC", "deep/c.heic", "deep/d.mp4", "notes", ".hidden.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    kinds = r"^4 files not taken: 2 \.heic, 1 without suffix, 1 \.mp4$"
+    with pytest.warns(MuscFastWarning, match=kinds):
+        assert find_images([tmp_path]) == [tmp_path / "a.png"]
+    with pytest.raises(ImageError, match=r"no images .*; found 1 \.heic, 1 \.mp4\)"):
+        find_images([tmp_path / "deep"])
+    with warnings.catch_warnings():  # files that are named are not a folder's
+        warnings.simplefilter("error")
+        find_images([tmp_path / "a.png"])

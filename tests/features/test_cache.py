@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny import TINY, Counting, product, product_folder, tiny_weights
 
+from musc_fast.errors import ImageError, MuscFastWarning
 from musc_fast.features import load_backbone
 from musc_fast.features.cache import _load, extract_cached, feature_key
 from musc_fast.features.extraction import Extractor
@@ -76,3 +77,33 @@ def test_the_feature_key_changes_with_what_matters(
     before = key_of()
     Image.fromarray(product(99)).save(paths[3])
     assert before != key_of()
+
+
+def test_images_that_cannot_be_read_are_named_or_skipped_and_not_cached(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    paths = product_folder(tmp_path / "images", count=3)
+    paths[1].write_bytes(b"no image")
+    gone = tmp_path / "images" / "gone.png"
+    cache = tmp_path / "cache"
+    for given, name in ((paths, "part1"), ([*paths[::2], gone], "gone")):
+        with pytest.raises(ImageError, match=name):
+            extract_cached(extractor, given, cache)
+        features = extract_cached(extractor, given, cache, skip_bad=True)
+        assert len(features.sources) == 2
+        assert len(features.bad) == 1
+    assert not cache.exists()
+
+
+def test_what_the_reading_decided_is_said_from_the_cache_too(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    path = tmp_path / "clear.png"
+    image = Image.fromarray(product(1)).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(path)
+    for _ in range(2):
+        with pytest.warns(MuscFastWarning, match=r"clear\.png"):
+            features = extract_cached(extractor, [path], tmp_path / "cache")
+        assert features.notes
+    assert len(list((tmp_path / "cache").iterdir())) == 1

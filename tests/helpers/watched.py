@@ -27,7 +27,8 @@ def run(
 ) -> list[str]:
     with watching(musc, folder, bank, bank.with_name("scores.csv"), settings) as watched:
         rows = list(watched.score(watched.look(settled=True), last=last))
-        return [str(Path(row.file).relative_to(folder)) for row in rows]
+        paths = [Path(row.path) for row in rows]
+        return [str(p.relative_to(folder)) if folder in p.parents else str(p) for p in paths]
 
 
 def command_line(folder: Path, bank: Path, weights: Path) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,3 +223,77 @@ def test_a_miss_opens_its_image(browser: Any, page: Path) -> None:
     assert view.one("#viewer-name").text == "a2.png"
     view.press(Keys.ESCAPE)
     assert view.run("return document.activeElement.matches('.misses a')")
+
+
+def test_a_bar_selects_its_images(browser: Any, page: Path) -> None:
+    view = View(browser, page, DESKTOP)
+    bars = view.all(".histogram .bar")
+    wanted = bars[0].get_attribute("data-bin")
+    bars[0].click()
+    in_bin = view.run(
+        "return [...document.querySelectorAll('.card')].filter(c => c.dataset.bin === arguments[0])"
+        ".map(c => c.dataset.name)".replace("arguments[0]", f"'{wanted}'")
+    )
+    assert view.shown() == in_bin
+    assert 0 < len(in_bin) < len(NAMES)
+    assert bars[0].get_attribute("aria-pressed") == "true"
+    assert view.one("#bar").text.startswith("Raw score 0.")
+    view.one("#bar").click()
+    assert view.shown() == NAMES
+    view.run("document.querySelectorAll('.histogram .bar')[1].focus()")
+    view.press(Keys.ENTER)
+    assert 0 < len(view.shown()) < len(NAMES)
+    view.press(Keys.ENTER)
+    assert view.shown() == NAMES
+
+
+def test_checks_are_kept_and_saved(browser: Any, page: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    wanted = {"behavior": "allow", "downloadPath": str(saved)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", wanted)
+    view = View(browser, page, DESKTOP)
+    assert not view.one("#export").is_enabled()
+    view.all("[data-check=defect]")[1].click()
+    view.all("[data-check='false alarm']")[0].click()
+    view.all("[data-check='false alarm']")[2].click()
+    view.all("[data-check='false alarm']")[2].click()  # taken back
+    view = View(browser, page, DESKTOP)  # opened again
+    pressed = view.all("[data-check][aria-pressed=true]")
+    assert [button.text for button in pressed] == ["false alarm", "defect"]
+    assert view.one("#checked").text == "2"
+    view.one("#export").click()
+    for _ in range(100):
+        if (saved / "checks.csv").is_file():
+            break
+        time.sleep(0.05)
+    data = (saved / "checks.csv").read_bytes().decode("utf-8")
+    assert "\r" not in data
+    rows = list(csv.DictReader(io.StringIO(data, newline="")))
+    assert list(rows[0]) == ["path", "raw_score", "rank", "verdict", "checked"]
+    assert [row["checked"] for row in rows] == ["false alarm", "defect"]
+    assert [Path(row["path"]).name for row in rows] == [NAMES[0], "b7.png"]
+    assert float(rows[0]["raw_score"]) == pytest.approx(0.9, abs=0.001)
+    assert browser.get_log("browser") == []
+
+
+def test_names_are_not_broken_in_a_word(browser: Any, tmp_path: Path, make_run: Any) -> None:
+    names = [f"metal_plate_defective_side_view_{k}_of_a_long_series.png" for k in range(3)]
+    write_report(tmp_path / "report.html", make_run(names))
+    view = View(browser, tmp_path / "report.html", PHONE)
+    # every line of a title ends where a separator stands
+    lines = view.run(
+        """
+        const title = document.querySelector('.facts h3');
+        const range = document.createRange();
+        const tops = [];
+        for (const node of title.childNodes) {
+          if (node.nodeType !== Node.TEXT_NODE) continue;
+          range.selectNodeContents(node);
+          tops.push([node.data, range.getClientRects().length]);
+        }
+        return tops;
+        """
+    )
+    assert "".join(text for text, _ in lines) == names[0]
+    assert {count for _, count in lines} == {1}  # no piece lies on two lines

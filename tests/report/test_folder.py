@@ -7,16 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from musc_fast.errors import InputError
-from musc_fast.report.folder import check_target, staged
+from musc_fast.report.folder import check_fillable, check_target, check_writable, staged
 from musc_fast.report.results import write_results, write_settings
 from musc_fast.report.scored_batch import ScoredBatch
+from musc_fast.report.tables import check_json_target
 
 
 def write(out: Path, run: ScoredBatch) -> None:
@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_named(
     ):
         pytest.fail("the work began")
     # Root may write anywhere: the error of a read-only file system is raised by hand.
-    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
     with (
         pytest.raises(InputError, match=r"out cannot take the results: Read-only file system"),
         staged(tmp_path / "out"),
@@ -247,5 +247,25 @@ def test_a_place_that_cannot_be_written_is_named(
         pytest.fail("the work began")
 
 
-def read_only(**options: object) -> str:
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options["dir"]))
+def read_only(folder: Path, **options: object) -> None:
+    if not folder.exists():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc")
+def test_a_target_is_tried_not_asked_for_its_rights(tmp_path: Path) -> None:
+    """Nothing can be made in /proc, also by one who has all rights."""
+    place = Path("/proc/musc_fast/deep")
+    with pytest.raises(InputError, match="cannot take the results: /proc is no folder"):
+        check_writable(place)
+    with pytest.raises(InputError, match="--cache: /proc is no folder that can be written to"):
+        check_fillable(place, "--cache")
+    with pytest.raises(InputError, match=r"--json: .* cannot be written"):
+        check_json_target(place, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out: .*file is no folder"):
+        check_fillable(tmp_path / "file", "--out")
+    check_writable(tmp_path / "a" / "b")
+    check_fillable(tmp_path / "a" / "b", "--out")
+    check_json_target(tmp_path / "lines.jsonl", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from musc_fast.errors import InputError
-from musc_fast.report import pictures
+from musc_fast.report import html, pictures
 from musc_fast.report.heatmap import Scale, overlay
 from musc_fast.report.html import Evaluation, write_report
 from musc_fast.report.scored_batch import ScoredBatch
@@ -44,12 +44,15 @@ class Page(HTMLParser):
         self.source = text
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.texts: list[tuple[str, str]] = []
+        self.titles: list[str] = []  # of the cards
         self._open = [""]
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in {"meta", "link", "img", "input", "use", "image", "path"}:
+        if tag == "h3" and "title" in self.tags[-1][1]:
+            self.titles.append("")
+        if tag not in {"meta", "link", "img", "input", "use", "image", "path", "wbr"}:
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -59,6 +62,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append((self._open[-1], data))
+        if "h3" in self._open and self.titles:
+            self.titles[-1] += data
 
     def all(self, tag: str, css: str = "") -> list[dict[str, str]]:
         return [
@@ -127,8 +132,7 @@ def test_photo_heat_and_outline_lie_on_each_other(tmp_path: Path, make_run: RunM
 def test_hostile_names_stay_names(tmp_path: Path, make_run: RunMaker) -> None:
     page = report(tmp_path / "report.html", make_run(HOSTILE))
     assert sorted(card["data-name"] for card in page.cards) == sorted(HOSTILE)
-    titles = [text for tag, text in page.texts if tag == "h3"]
-    assert sorted(titles) == sorted(HOSTILE)
+    assert sorted(page.titles) == sorted(HOSTILE)
     assert len(page.all("script")) == 1
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
     assert all(image["class"] == "photo" for image in page.all("img"))
@@ -221,8 +225,8 @@ def test_evaluation_shows_curves_and_misses(tmp_path: Path, make_run: RunMaker) 
     assert len(page.all("svg", "roc")) == len(page.all("svg", "pr")) == 1
     dot = page.all("circle", "at")[0]
     assert dot["cx"] == "197.0"  # 2 of 4 good ones: the middle of the axis
-    misses = [text for tag, text in page.texts if tag == "span" and text.endswith(".png")]
-    assert misses == ["6.png", "3.png", "1.png", "0.png", "2.png", "4.png", "5.png", "7.png"]
+    misses = [text for tag, text in page.texts if tag == "span" and re.fullmatch(r"\d\.", text)]
+    assert misses == ["6.", "3.", "1.", "0.", "2.", "4.", "5.", "7."]
 
 
 @pytest.mark.parametrize(("labels", "is_open"), [([1, 1, 0, 0], False), ([1, 0, 1, 0], True)])
@@ -254,3 +258,29 @@ def test_nothing_flagged(tmp_path: Path, make_run: RunMaker) -> None:
     assert {card["data-flagged"] for card in page.cards} == {"0"}
     assert {card["data-regions"] for card in page.cards} == {"[]"}
     assert not page.all("span", "badge")
+    # the most anomalous one shows where, though it is not flagged
+    hints = [path for path in page.all("path") if path.get("id", "").endswith("-hint")]
+    assert [hint["id"] for hint in hints] == ["image-1-hint"]
+    points = np.array(re.findall(r"(\d+) (\d+)", hints[0]["d"]), dtype=float)
+    assert (points.max(axis=0) + points.min(axis=0)) / 2 == pytest.approx([512.5, 196.9], abs=6)
+
+
+def test_an_image_to_look_at(tmp_path: Path, make_run: RunMaker) -> None:
+    run = make_run([f"{k}.png" for k in range(3)], threshold=None)
+    verdicts = np.array(["clear", "look", "clear"])
+    threshold = replace(run.threshold, verdicts=verdicts, p_values=np.array([0.5, 0.04, 0.5]))
+    page = report(tmp_path / "report.html", replace(run, threshold=threshold))
+    assert [card["data-verdict"] for card in page.cards] == ["clear", "look", "clear"]
+    assert len(page.all("span", "look")) == 1
+    hints = [path["id"] for path in page.all("path") if path.get("id", "").endswith("-hint")]
+    assert hints == ["image-1-hint", "image-2-hint"]
+    words = " ".join(" ".join(text for _, text in page.texts).split())
+    for word in ("1 to look at", "p 0.04", "Look 1"):
+        assert word in words
+
+
+def test_names_break_after_separators_alone() -> None:
+    assert html._breakable("line 2/part_0001-b.png") == (
+        "line <wbr>2/<wbr>part_<wbr>0001-<wbr>b.<wbr>png"
+    )
+    assert html._breakable("<b>&_") == "&lt;b&gt;&amp;_"

@@ -31,12 +31,15 @@ def test_files_and_values(tmp_path: Path, run: ScoredBatch) -> None:
     write(out, run)
     with (out / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "image_score", "raw_score", "rank", "flagged"]
+    earlier = ["path", "image_score", "raw_score", "rank", "flagged"]
+    assert list(rows[0]) == [*earlier, "verdict", "threshold", "p_value"]
     # rank 1 first; a tie of image scores goes by the raw score
     assert [Path(row["path"]).name for row in rows] == ["b.png", "c.png", "a.png"]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert [float(row["raw_score"]) for row in rows] == [0.2, 0.3, 0.1]
     assert [row["flagged"] for row in rows] == ["1", "1", "0"]
+    assert [row["verdict"] for row in rows] == ["flagged", "flagged", "clear"]
+    assert {row["threshold"] for row in rows} == {"0.2"}
     for k, name in enumerate(("x/a", "x/b", "c")):
         stored = np.load(out / "maps" / f"{name}.npy")
         assert stored.dtype == np.float32
@@ -83,7 +86,8 @@ def test_a_scale_for_each_picture(tmp_path: Path, run: ScoredBatch) -> None:
 def test_no_maps(tmp_path: Path, run: ScoredBatch) -> None:
     with staged(tmp_path / "out") as stage:
         write_results(stage, run, maps=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["results.json", "scores.csv"]
 
 
 def test_paths_with_dots_stay_in_the_folder(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -61,7 +66,8 @@ def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
         assert result["metrics"]["pixel_auroc"] > 0.95
         assert set(result["seconds"]) == {"features", "scoring", "metrics", "report"}
         page = (tmp_path / "out" / "reports" / f"{result['category']}.html").read_text()
-        assert "ROC" in page
+        for name in ("image AUROC", "image F1-max", "image AP", "pixel AUROC", "pixel PRO"):
+            assert page.count(f"<span>{name}</span>") == 1  # a tile each, none twice
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["finished"] == stored["of"] == 2
     assert stored["mean"] == mean_metrics(results)
@@ -215,3 +221,43 @@ def test_without_room_for_the_cache_the_evaluation_goes_on(
         [result] = evaluate(musc, [category], tmp_path / "out", cache=tmp_path / "cache")
     assert result["images"] == 6
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_finished_evaluation_returns_without_torch(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, out = dataset(tmp_path / "data"), tmp_path / "out"
+    line = ["evaluate", "--root", str(root), "--out", str(out), "--backbone", TINY]
+    line += ["--weights", str(weights)]
+    first = CliRunner().invoke(app, line)
+    assert first.exit_code == 0, first.output
+    assert "kept" not in first.output
+    code = (
+        "import sys; from musc_fast.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, *line], check=True)
+    again = capfd.readouterr().out
+    assert "kept: bolt, nut, finished earlier" in again
+    assert again.splitlines()[2:] == first.stdout.splitlines()[1:]  # the same table and place
+    (out / "reports" / "nut.html").unlink()
+    third = CliRunner().invoke(app, line)
+    assert "kept: bolt, finished" in third.output
+    Image.fromarray(product(99)).save(next((root / "nut" / "test" / "good").iterdir()))
+    assert "kept: bolt, finished" in CliRunner().invoke(app, line).output
+    assert "kept" not in CliRunner().invoke(app, [*line, "--force"]).output
+
+
+def test_the_overview_leads_to_every_report(musc: MuSc, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = evaluate(musc, load_mvtec(dataset(tmp_path / "data", ("a & b", "nut"))), out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="(reports/[^"]+)">([^<]+)<', page)
+    assert [html.unescape(name) for _, name in links] == ["a & b", "nut"]
+    assert all((out / unquote(link)).is_file() for link, _ in links)
+    for result in results:
+        assert f"{result['metrics']['pixel_ap']:.4f}" in page
+    assert page.count("<tfoot>") == 1
+    assert "://" not in page

@@ -112,7 +112,7 @@ def test_without_masks_there_are_metrics_of_images(tmp_path: Path) -> None:
     line += ["--backbone", TINY, "--weights", weights]
     result = CliRunner().invoke(app, [str(word) for word in line])
     assert result.exit_code == 0, result.output
-    assert "100.00" in result.output
+    assert "1.0000" in result.output
     assert "–" in result.output
     assert "no masks are known" in " ".join(result.output.split())
     stored = json.loads((tmp_path / "out" / "categories" / "data.json").read_text())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TINY, product_folder, tiny_weights
+from tiny import TINY, Counting, product_folder, tiny_weights
 
 from musc_fast.errors import ImageError, InputError
 from musc_fast.musc import MuSc
@@ -23,7 +23,7 @@ def musc(tmp_path_factory: pytest.TempPathFactory) -> MuSc:
 
 
 def run(musc: MuSc, paths: list[Path], out: Path, **options: Any) -> ScoredBatch:
-    batch = ScoreJob(paths, out, **options).run(musc, shown=False)
+    batch = ScoreJob(paths, out, **options).run(musc, progress=False)
     assert batch is not None
     return batch
 
@@ -39,6 +39,7 @@ def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: Mu
         "overlays",
         "regions.csv",
         "report.html",
+        "results.json",
         "run.json",
         "scores.csv",
     ]
@@ -122,3 +123,24 @@ def test_one_readable_image_is_not_enough(tmp_path: Path, musc: MuSc) -> None:
     batch = run(musc, paths[:1], tmp_path / "out", references=product_folder(tmp_path / "others"))
     assert batch.settings["references"] == 6
     assert list(batch.settings["seconds"]) == ["loading", "features", "scoring", "pictures"]
+
+
+def test_features_of_references_are_kept(
+    tmp_path: Path, musc: MuSc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = product_folder(tmp_path / "good", count=5, defective=-1)
+    paths = product_folder(tmp_path / "images", count=1, defective=0)
+    cache = tmp_path / "cache"
+    counting = Counting(musc, monkeypatch)
+    scores = []
+    for extracted in (6, 7):  # the second time that of the image alone
+        batch = run(musc, paths, tmp_path / "out", references=good, cache=cache)
+        assert counting.images == extracted
+        scores.append(batch.raw_scores)
+    assert np.array_equal(*scores)
+    product_folder(tmp_path / "good", count=5, defective=3)  # another picture under its name
+    batch = run(musc, paths, tmp_path / "out", references=good, cache=cache)
+    assert counting.images == 13
+    assert batch.raw_scores != scores[0]
+    with pytest.raises(InputError, match="cache: it keeps the features of references"):
+        ScoreJob(good, tmp_path / "out", cache=cache)

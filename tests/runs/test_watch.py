@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import killed_run
@@ -89,7 +90,7 @@ def test_unreadable_files_have_a_row_and_odd_names_come_back(musc: MuSc, tmp_pat
     (folder / "broken.png").write_bytes(b"no image")
     settings = WatchSettings(start=3, threshold=0.0)
     assert len(run(musc, folder, tmp_path / "bank", settings)) == 6
-    found = {Path(row["file"]).name: row for row in rows(tmp_path / "scores.csv")}
+    found = {Path(row["path"]).name: row for row in rows(tmp_path / "scores.csv")}
     assert set(found) == {*odd, "part4.png", "broken.png"}
     assert found["broken.png"]["reason"] == "not an image, or of an unknown format"
     assert found["broken.png"]["raw_score"] == ""
@@ -281,9 +282,11 @@ def test_kill_at_any_point_and_go_on(musc: MuSc, weights: Path, tmp_path: Path) 
     (folder / "broken.png").write_bytes(b"no image")
     settings = WatchSettings(capacity=8, start=4, save_every=3, evict="anomalous")
     whole = tmp_path / "whole" / "bank"
+    start = time.monotonic()
     child = CONTEXT.Process(target=killed_run.watch, args=(folder, whole, weights, settings))
     child.start()
     child.join()
+    seconds = time.monotonic() - start
     expected = untimed(whole.with_name("scores.csv"))
     assert len(expected) == len(paths) + 1
     generator = random.Random(0)
@@ -295,7 +298,7 @@ def test_kill_at_any_point_and_go_on(musc: MuSc, weights: Path, tmp_path: Path) 
         while not bank.with_name("done").exists():
             child = CONTEXT.Process(target=killed_run.watch, args=(folder, bank, weights, settings))
             child.start()
-            child.join(timeout=generator.uniform(0.02, 0.6))
+            child.join(timeout=generator.uniform(0.02, seconds))
             if child.is_alive():
                 child.kill()
                 kills += 1

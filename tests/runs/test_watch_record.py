@@ -41,13 +41,13 @@ def test_a_new_picture_under_an_old_name_is_a_new_image(musc: MuSc, tmp_path: Pa
     assert run(musc, folder, bank, settings) == ["part1.png"]
     assert run(musc, folder, bank, settings) == []
     found = rows(record)
-    assert [Path(row["file"]).name for row in found] == [*(p.name for p in paths), "part1.png"]
+    assert [Path(row["path"]).name for row in found] == [*(p.name for p in paths), "part1.png"]
     assert [row["number"] for row in found] == ["0", "1", "2", "3", "4"]
     assert float(found[4]["raw_score"]) > 2 * float(found[3]["raw_score"])
     assert found[4]["sha256"] == hashlib.sha256(paths[1].read_bytes()).hexdigest()
     assert found[4]["size"] == str(paths[1].stat().st_size)
     assert found[4]["modified"] == str(paths[1].stat().st_mtime_ns)
-    assert ReferenceBank.load(bank).ids == [str(p) for p in [*paths, paths[1]]]
+    assert ReferenceBank.load(bank).ids == [*map(str, paths), f"{paths[1]} (2)"]
 
 
 def test_a_replaced_file_of_the_same_size_and_time_is_noticed(musc: MuSc, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_new_pictures_never_get_old_scores(musc: MuSc, tmp_path: Path) -> None:
         assert watched.gone == [str(paths[1])]
         assert watched.bank.ids == [str(path) for path in paths if path != paths[1]]
         found = list(watched.score(watched.look(settled=True)))
-    assert [(Path(row.file).name, row.number) for row in found] == [("part1.png", "5")]
+    assert [(Path(row.path).name, row.number) for row in found] == [("part1.png", "5")]
     entries = {entry.number: entry for entry in ReferenceBank.load(bank).entries}
     assert sorted(entries) == [0, 2, 3, 4, 5]
     assert entries[5].score == float(found[0].raw_score)
@@ -131,18 +131,24 @@ def test_a_file_that_was_gone_is_scored_when_it_comes_back(musc: MuSc, tmp_path:
     assert rows(tmp_path / "scores.csv")[-1]["number"] == "3"
 
 
-def test_a_record_of_an_earlier_version_is_gone_on_with(musc: MuSc, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [7, 10])
+def test_a_record_of_an_earlier_version_is_gone_on_with(
+    musc: MuSc, tmp_path: Path, columns: int
+) -> None:
     folder, bank, record = tmp_path / "images", tmp_path / "bank", tmp_path / "scores.csv"
     paths = aged(product_folder(folder, count=4))
     settings = WatchSettings(start=2)
     run(musc, folder, bank, settings)
-    lines = [",".join(line.split(",")[:7]) for line in record.read_text().splitlines()]
-    record.write_text("\n".join(lines) + "\n")
+    lines = [",".join(line.split(",")[:columns]) for line in record.read_text().splitlines()]
+    lines[0] = lines[0].replace("path", "file")
+    record.write_bytes("".join(line + "\r\n" for line in lines).encode())
     assert run(musc, folder, bank, settings) == []
     Image.fromarray(product(9)).save(paths[3])
     assert run(musc, folder, bank, settings) == ["part3.png"]
     assert [row["number"] for row in rows(record)] == ["0", "1", "2", "3", "4"]
-    assert [bool(row["sha256"]) for row in rows(record)] == [False] * 4 + [True]
+    assert [bool(row["sha256"]) for row in rows(record)] == [columns == 10] * 4 + [True]
+    assert [row["bank"] for row in rows(record)] == ["added"] * 5
+    assert b"\r" not in record.read_bytes()
 
 
 def test_a_file_that_changes_while_it_is_read_waits(

@@ -1,0 +1,80 @@
+"""The threshold that a watch wants, from the scores of a batch made with the same settings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from ..settings import ReadSettings
+from ..threshold import FALSE_ALARMS, ReferenceScale
+
+# Settings of a run by the options of `musc-fast watch` that they must be given as.
+_OPTIONS = {
+    "backbone": "--backbone",
+    "image_size": "--size",
+    "recipe": "--recipe",
+    "degrees": "--degrees",
+    "topmin": "--topmin",
+    "precision": "--precision",
+    "feature_precision": "--feature-precision",
+    "white": "--white",
+    "max_pixels": "--max-pixels",
+}
+_USUAL = {
+    "topmin": (0.0, 0.3),
+    "precision": "exact",
+    "white": None,
+    "max_pixels": ReadSettings.max_pixels,
+}
+
+
+def watch_threshold(scores: npt.ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float | None:
+    """The raw score from which on `musc-fast watch --threshold` should flag; None: not known.
+
+    scores: [n] raw scores of images against each other, of a batch or of references. Those that
+        stand apart do not count. A bank of about as many images gives such scores.
+    """
+    return ReferenceScale(scores).level(false_alarms)
+
+
+def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
+    """The command line of a watch with the settings of a run, whose scores a threshold is of.
+
+    settings: as from `runs.record.run_settings`.
+
+    None where no watch has these settings: a watch compares with all images of its bank.
+    """
+    if settings["max_references"] is not None:
+        return None
+    words = ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
+    for name, option in _OPTIONS.items():
+        value = settings[name]
+        if name in _USUAL and value == _USUAL[name]:
+            continue
+        words += [option, _text(value)]
+    return shlex.join([*words, "--threshold", f"{threshold:.6g}"])
+
+
+def watch_settings(
+    settings: Mapping[str, Any], scores: npt.ArrayLike, *, false_alarms: float = FALSE_ALARMS
+) -> dict[str, Any] | None:
+    """What run.json tells of a watch with these settings: threshold, false_alarms, command.
+
+    scores: as for `watch_threshold`; false_alarms: share of good images that may be flagged.
+
+    None where the scores cannot tell, or no watch has these settings.
+    """
+    threshold = watch_threshold(scores, false_alarms=false_alarms)
+    command = None if threshold is None else watch_command(settings, threshold)
+    if command is None:
+        return None
+    return {"threshold": threshold, "false_alarms": false_alarms, "command": command}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(_text(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

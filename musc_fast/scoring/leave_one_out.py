@@ -1,0 +1,52 @@
+"""Scores of references against each other, as a scale for new images scored against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from .. import reference
+from ..errors import InputError
+from ..progress import Progress
+from ..settings import ScoringSettings
+from .batch import score_batch
+from .scores import BatchScores
+
+
+def leave_one_out(
+    tokens: Sequence[Tensor],
+    settings: ScoringSettings,
+    *,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    progress: bool | Progress = False,
+) -> BatchScores:
+    """Raw scores of n images, each against the n - 1 others.
+
+    The interval mean is over the ranks that it has for a new image against all n. A new image that
+    is as good as they are has one image more to choose its nearest from, so it scores no higher
+    than it would in their place. (With `max_references` the images are drawn, and this holds in
+    the mean alone.)
+
+    tokens: [n, prefix + P, C] a layer.
+    The other arguments are those of `score_batch`. Raises InputError for fewer than two images.
+    """
+    images = len(tokens[0])
+    if images < 2:
+        raise InputError(
+            f"references: found {images}, wanted 2 or more, to score one by the others"
+        )
+    count = min(images, settings.max_references or images)
+    low, high = reference.interval(settings.topmin, count)
+    ranks = replace(settings, topmin=(float(low), float(high)))  # counts, not shares
+    return score_batch(
+        tokens,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        image_size=image_size,
+        progress=progress,
+        **ranks.keywords(),
+    )

@@ -1,0 +1,148 @@
+"""A model of the upper tail of normal image scores, with the margin that its error asks for.
+
+A raw image score is a maximum, so normal scores are taken as draws from a generalised extreme value
+distribution (Fisher and Tippett 1928; Coles 2001, "An Introduction to Statistical Modeling of
+Extreme Values"), whose shape xi covers bounded tails (xi < 0), Gumbel's (0) and heavy ones. Few
+scores do not tell the shape, so no single fit is taken: all distributions on a grid count by their
+likelihood (location and log scale: flat prior; xi: Gaussian about 0, deviation 0.2), and what is
+said of a score is the mean over them. That mean is above the chance under the best fit, the more so
+the fewer the scores: the margin.
+
+The highest scores, where they may be defects, count as "no lower than the others" alone, and the
+lowest fifth, where copies of one image score near 0, as "no higher" (censored observations).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float64]
+# A spread below this share of the median score is rounding and compression noise, not evidence.
+SPREAD_FLOOR = 0.01
+_SHAPE_DEVIATION = 0.2
+_SHAPES = np.linspace(-0.6, 0.6, 13)
+_LOCATIONS = np.linspace(-1.4, 1.4, 17)  # from the median, in spreads
+_LOG_SCALES = np.linspace(-1.4, 1.4, 15)
+_XI, _MU, _LOG_SIGMA = (
+    axis.ravel() for axis in np.meshgrid(_SHAPES, _LOCATIONS, _LOG_SCALES, indexing="ij")
+)
+_SIGMA = np.exp(_LOG_SIGMA)
+_LOG_PRIOR = -0.5 * (_XI / _SHAPE_DEVIATION) ** 2
+_LEFT_OUT = 1e-7  # distributions whose weight is a smaller share of the greatest
+_SMALLEST_STEP = 0.1  # of the distance between the lower quartile and the median
+_MOST_SCORES = 400  # highest scores that count by their value
+
+
+class TailModel:
+    """The distributions that may have made the scores, with their weights.
+
+    ordered: [n] ascending scores, not all equal, n - suspects >= 3.
+    suspects: so many of the highest may be no normal ones.
+    """
+
+    def __init__(self, ordered: _Floats, suspects: int = 0) -> None:
+        count = ordered.size - suspects
+        known = ordered[:count]
+        low = max(count // 5, count - _MOST_SCORES)
+        quarter, middle, three = np.quantile(known, [0.25, 0.5, 0.75])
+        self._middle = float(middle)
+        self._unit = max(
+            float(three - quarter) / 1.35,
+            0.5 * float(np.sqrt(np.mean((np.maximum(known, quarter) - middle) ** 2))),
+            SPREAD_FLOOR * abs(self._middle),
+            1e-9 * float(ordered[-1]),
+        )
+        self._xi, self._mu, self._sigma = _XI, _MU, _SIGMA
+        rate, log_density = self._rate(known[low:])
+        log_weight = _LOG_PRIOR + log_density.sum(axis=0)
+        if low:
+            log_weight = log_weight - low * rate[0]
+        if suspects:
+            log_weight = log_weight + suspects * np.log(-np.expm1(-rate[-1]) + 1e-300)
+        weight = np.exp(log_weight - log_weight.max())
+        kept = weight > _LEFT_OUT
+        self.weights = weight[kept] / weight[kept].sum()
+        self._xi, self._mu, self._sigma = _XI[kept], _MU[kept], _SIGMA[kept]
+
+    def _rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
+        """-log P(score <= x) and the log density, [M, distributions] each."""
+        x = (scores[:, None] - self._middle) / self._unit
+        z = (x - self._mu) / self._sigma
+        shaped = np.abs(self._xi) > 1e-9
+        xi = np.where(shaped, self._xi, 1.0)
+        base = np.where(shaped, 1 + xi * z, 1.0)
+        inside = base > 0
+        log_base = np.log(np.where(inside, base, 1.0))
+        # Gumbel's limit, and beyond the end of a bounded tail 0, or 'all lie above' of a heavy one.
+        log_rate = np.where(shaped, -log_base / xi, -np.clip(z, -700, 700))
+        rate = np.where(inside, np.exp(np.minimum(log_rate, 700)), np.where(xi < 0, 0.0, np.inf))
+        with np.errstate(invalid="ignore"):
+            density = np.where(shaped, -(1 / xi + 1) * log_base, log_rate) - rate
+        density = np.where(inside, density - np.log(self._sigma), -np.inf)
+        return rate, density
+
+    def survivals(self, scores: _Floats) -> _Floats:
+        """The chance of a normal score above each of `scores` [M] -> [M, distributions]."""
+        chance: _Floats = -np.expm1(-self._rate(scores)[0])
+        return chance
+
+    def survival(self, scores: _Floats) -> _Floats:
+        """The mean of `survivals`, [M]."""
+        mean: _Floats = self.survivals(scores) @ self.weights
+        return mean
+
+    def median_survival(self, scores: _Floats) -> _Floats:
+        """The median of `survivals`: the chance is as likely below as above, [M]."""
+        chances = self.survivals(scores)
+        order = np.argsort(chances, axis=1)
+        half = (np.cumsum(self.weights[order], axis=1) < 0.5).sum(axis=1)
+        rows = np.arange(len(chances))
+        median: _Floats = chances[rows, order[rows, np.minimum(half, order.shape[1] - 1)]]
+        return median
+
+    def level(self, chance: float) -> float:
+        """The lowest score whose mean survival is at most `chance`."""
+        low, high = self._middle, self._middle + self._unit
+        while self.survival(np.array([high]))[0] > chance:
+            low, high = high, self._middle + 2 * (high - self._middle)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            if self.survival(np.array([middle]))[0] > chance:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+def standing_out(ordered: _Floats) -> tuple[float, int]:
+    """How far the highest scores stand apart from the tail of the others: p-value, their number.
+
+    For each m up to a quarter of the scores: given the others, what is the chance that all of the m
+    highest of as many normal scores lie as far above the rest as the m-th? It is the mean over the
+    distributions of (S(m-th) / S(next lower))^m. The m with the least chance times m (m + 1) is
+    taken: the weights 1 / (m (m + 1)) sum to 1 over all m, which pays for the choice.
+
+    ordered: [n] ascending scores, n >= 5, not all equal.
+    """
+    best = (1.0, 1)
+    quarter, half = np.quantile(ordered, [0.25, 0.5])
+    for m in _group_sizes(ordered.size // 4 or 1):
+        edge, below = ordered[-m], ordered[-m - 1]
+        # Over so small a step no tail falls far enough for the m to be called apart.
+        if edge - below <= _SMALLEST_STEP * (half - quarter):
+            continue
+        model = TailModel(ordered, suspects=m)
+        above, next_lower = model.survivals(np.array([edge, below]))
+        ratio = np.minimum(above / np.maximum(next_lower, 1e-300), 1.0)
+        p_value = float((ratio**m) @ model.weights) * m * (m + 1)
+        best = min(best, (p_value, m))
+    return best
+
+
+def _group_sizes(largest: int) -> list[int]:
+    """Sizes of the upper group to test: all up to 12, then a choice."""
+    sizes = set(range(1, min(largest, 12) + 1))
+    if largest > 12:
+        sizes |= {round(m) for m in np.geomspace(12, largest, 12)}
+    return sorted(sizes)

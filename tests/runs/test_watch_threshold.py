@@ -1,0 +1,59 @@
+"""The threshold for a watch that a batch of the same settings tells."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TINY, product_folder, tiny_weights
+from typer.testing import CliRunner
+from watched import aged, rows
+
+from musc_fast.cli.app import app
+from musc_fast.runs.watch_threshold import watch_command, watch_threshold
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+def test_the_printed_command_flags_new_defects(weights: Path, tmp_path: Path) -> None:
+    """`score` of a batch with one defect, then its command on other images."""
+    product_folder(tmp_path / "batch", count=20, defective=4)
+    aged(product_folder(tmp_path / "new", count=8, defective=6))
+    out = tmp_path / "out"
+    given = ["--backbone", TINY, "--size", "96", "--topmin", "0,0.4"]
+    line = ["score", str(tmp_path / "batch"), "--out", str(out), "--no-maps", *given]
+    result = CliRunner().invoke(app, [*line, "--weights", str(weights)])
+    assert result.exit_code == 0, result.output
+    told = json.loads((out / "run.json").read_text())["watch"]
+    assert told["command"] in result.output
+    words = shlex.split(told["command"])
+    assert words[:5] == ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
+    words = [str(tmp_path / "new") if word == "FOLDER" else word for word in words[1:]]
+    words = [str(tmp_path / "bank") if word == "FILE" else word for word in words]
+    words += ["--weights", str(weights), "--once", "--interval", "0.1", "--start", "4"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = rows(tmp_path / "scores.csv")
+    assert [Path(row["path"]).name for row in found if row["flagged"] == "1"] == ["part6.png"]
+    assert float(found[0]["threshold"]) == pytest.approx(told["threshold"], rel=1e-5)
+
+
+def test_defects_of_the_batch_do_not_raise_the_threshold() -> None:
+    good = np.random.default_rng(0).normal(0.45, 0.03, 30)
+    alone = watch_threshold(good)
+    among = watch_threshold(np.append(good, [0.9, 0.97]))
+    assert alone is not None
+    assert among is not None
+    assert good.max() < alone < 0.6
+    assert good.max() < among < 0.6
+    assert watch_threshold(good[:3]) is None
+
+
+def test_no_watch_compares_with_drawn_references() -> None:
+    assert watch_command({"max_references": 20}, 0.5) is None
