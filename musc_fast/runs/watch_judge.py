@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bank.own_distances import LeaveOneOut
-from ..threshold import MIN_IMAGES, ReferenceScale, Verdict, find_threshold
+from ..threshold import ReferenceScale, Verdict, find_threshold
 
+_FEWEST = 10  # images of which some may be held for defects
 _CERTAIN = 0.1  # of the false alarms: the p-value of an image that is no good one
 _Floats = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ class Judge:
         self._look_from = np.inf
         if rule.threshold is not None:
             apart = scores >= rule.threshold
-        elif len(scores) >= MIN_IMAGES:
+        elif len(scores) >= _FEWEST:
             among = find_threshold(scores)  # what `score` would say of the bank
             apart = among.flagged
             self._look_from = float(np.min(scores, where=among.look, initial=np.inf))

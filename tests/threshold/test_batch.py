@@ -95,7 +95,7 @@ def golden(name: str, backbone: str, kind: str) -> list[tuple[NDArray[np.float64
 
 def draws_of(rule: Rule) -> int:
     """Batches to test a rule with; the tail's model takes some 20 ms a batch."""
-    return 30 if rule in ("auto", "tail") else 150
+    return 15 if rule in ("auto", "tail") else 150
 
 
 @pytest.mark.parametrize("rule", ["auto", "split", "gap"])
