@@ -27,7 +27,7 @@ from lib.program import add_data, add_json, make_parser
 from lib.results import settings_of, write_results
 from lib.timing import Timing, seconds_of
 from musc_fast import MuSc
-from musc_fast.datasets.read_images import read_mask
+from musc_fast.datasets.masks import read_mask
 from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.metrics import image_metrics, pixel_metrics
 from musc_fast.recipes import RECIPES
