@@ -89,6 +89,8 @@ class RoundedImages:
 
     def images(self, first: int, last: int) -> RoundedImages:
         """Images first to last - 1, sharing memory."""
+        if first == 0 and last == self.values.shape[0]:
+            return self
         part = slice(first, last)
         return replace(
             self,

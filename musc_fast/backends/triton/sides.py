@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class RowRounding:
         return *found, values, norms, errors.add_(projection_errors)
 
 
+def _round_all_channels(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows [R, C] -> values [R, K] and rounding errors [R] in a space without components."""
+    values, _, errors = quantise_rows(
+        rows.contiguous(), space.mean, space.dtype, space.scale, space.depth, spread=space.spread
+    )
+    return values, errors
+
+
 def few_scale(space: RoundingSpace) -> float:
     """What a float16 value of 1 stands for beside int8 values of `space`: about the largest."""
     return 127 * space.scale
@@ -69,10 +78,12 @@ class Spaces:
 
     coarse: for the search over all pairs.
     fine: float16 rows of all channels, by which most candidates need no recomputation; or None.
+    few_wanted: False rounds no float16 rows in the coarse space.
     """
 
     coarse: RoundingSpace
     fine: RoundingSpace | None
+    few_wanted: bool = True
 
     @staticmethod
     def of(coarse: RoundingSpace) -> Spaces:
@@ -82,10 +93,13 @@ class Spaces:
     @property
     def few(self) -> bool:
         """Whether float16 rows in the coarse space too exclude candidates first."""
-        return self.fine is not None and self.coarse.dtype == torch.int8
+        return self.few_wanted and self.fine is not None and self.coarse.dtype == torch.int8
 
     def without_fine(self) -> Spaces:
         return replace(self, fine=None)
+
+    def without_few(self) -> Spaces:
+        return replace(self, few_wanted=False)
 
     @property
     def row_bytes(self) -> int:
@@ -119,10 +133,9 @@ class Side:
     def of(z: Tensor, spaces: Spaces, rows: Rows, rounding: RowRounding | None = None) -> Side:
         """The images z [N, P, C], rounded on the device of the spaces."""
         rounding, coarse = rounding or RowRounding(spaces.coarse), spaces.coarse
-        few = None
+        few = few_norms = None
         if not spaces.few:
             rounded = coarse.apply(z, rounding)
-            few_norms = rounded.norms
         else:
             found = coarse.round(z, rounding.with_few)
             values, norms, errors, residuals, few_values, few_norms, few_errors = found
@@ -130,6 +143,7 @@ class Side:
                 values, norms, errors, residuals, coarse.scale, coarse.basis_error
             )
             few = FineRows(few_values, few_errors, few_scale(coarse))
+        norm = rounded.norms.amax(dim=1)
         return Side(
             rows,
             rounded,
@@ -137,12 +151,23 @@ class Side:
             few,
             rounded.rounding_error.amax(dim=1),
             rounded.residual_norm.amax(dim=1),
-            rounded.norms.amax(dim=1),
-            few_norms.amax(dim=1),
+            norm,
+            norm if few_norms is None else few_norms.amax(dim=1),
         )
+
+    @cached_property
+    def largest_norm(self) -> Tensor:
+        """The largest of `norm`, [] or [1]; that of `few_norm` is `largest_few_norm`."""
+        return self.norm if len(self.norm) == 1 else self.norm.amax()
+
+    @cached_property
+    def largest_few_norm(self) -> Tensor:
+        return self.few_norm if len(self.few_norm) == 1 else self.few_norm.amax()
 
     def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
         """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
+        if rows is None and first == 0 and last == len(self.error):
+            return self
         part = slice(first, last)
         fine, few = self.fine, self.few
         if fine is not None:
@@ -208,5 +233,5 @@ class Side:
 
 
 def _fine_rows(z: Tensor, space: RoundingSpace) -> FineRows:
-    rounded = space.apply(z, RowRounding(space))
-    return FineRows(rounded.values, rounded.rounding_error, rounded.scale)
+    values, errors = space.round(z, _round_all_channels)
+    return FineRows(values, errors, space.scale)
