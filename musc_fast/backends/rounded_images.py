@@ -162,7 +162,8 @@ class RoundingSpace:
         group = max(1, room // (each * p)) if each else n
         results: list[Tensor] = []
         for first in range(0, n, group):
-            rows = z[first : first + group].to(device).reshape(-1, c)
+            some = z if group >= n else z[first : first + group]
+            rows = some.to(device).reshape(-1, c)
             parts = (rounding or round_rows)(self, rows)
             if group >= n:
                 results = [part.view(n, p, *part.shape[1:]) for part in parts]

@@ -131,7 +131,9 @@ class Search:
             if not exact:
                 spaces = spaces.without_fine()
             coarse = spaces.coarse
-            others = kept.rows.shape if kept else (z if references is None else references).shape
+            others = (
+                kept.rows if kept is not None else z if references is None else references
+            ).shape
             shape = planning.Shape(
                 images=z.shape[0],
                 patches=z.shape[1],

@@ -116,24 +116,23 @@ class Side:
 
     rounded: in the coarse space; fine: in the fine one, or None; few: in float16 in the coarse one,
         or None.
-    error, residual, norm, few_norm: [N], the largest rounding error, residual's norm and squared
-        norm of the rounded rows of each image, and of `few` (`norm` without).
+    few_norm: [N], the largest squared norm of the `few` rows of each image, or None.
+
+    Bounds are found when they are first asked for, and kept: nothing may be `put` into images whose
+    bounds are known.
     """
 
     rows: Rows
     rounded: RoundedImages
     fine: FineRows | None
     few: FineRows | None
-    error: Tensor
-    residual: Tensor
-    norm: Tensor
-    few_norm: Tensor
+    few_norm: Tensor | None
 
     @staticmethod
     def of(z: Tensor, spaces: Spaces, rows: Rows, rounding: RowRounding | None = None) -> Side:
         """The images z [N, P, C], rounded on the device of the spaces."""
         rounding, coarse = rounding or RowRounding(spaces.coarse), spaces.coarse
-        few = few_norms = None
+        few = few_norm = None
         if not spaces.few:
             rounded = coarse.apply(z, rounding)
         else:
@@ -143,30 +142,37 @@ class Side:
                 values, norms, errors, residuals, coarse.scale, coarse.basis_error
             )
             few = FineRows(few_values, few_errors, few_scale(coarse))
-        norm = rounded.norms.amax(dim=1)
-        return Side(
-            rows,
-            rounded,
-            None if spaces.fine is None else _fine_rows(z, spaces.fine),
-            few,
-            rounded.rounding_error.amax(dim=1),
-            rounded.residual_norm.amax(dim=1),
-            norm,
-            norm if few_norms is None else few_norms.amax(dim=1),
-        )
+            few_norm = few_norms.amax(dim=1)
+        fine = None if spaces.fine is None else _fine_rows(z, spaces.fine)
+        return Side(rows, rounded, fine, few, few_norm)
+
+    def __len__(self) -> int:
+        return self.rounded.values.shape[0]
+
+    @cached_property
+    def error(self) -> Tensor:
+        """[N], the largest rounding error of each image."""
+        return self.rounded.rounding_error.amax(dim=1)
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """[N], the largest norm of a residual of each image."""
+        return self.rounded.residual_norm.amax(dim=1)
 
     @cached_property
     def largest_norm(self) -> Tensor:
-        """The largest of `norm`, [] or [1]; that of `few_norm` is `largest_few_norm`."""
-        return self.norm if len(self.norm) == 1 else self.norm.amax()
+        """The largest squared norm of a rounded row, without dimension."""
+        return self.rounded.norms.amax()
 
     @cached_property
     def largest_few_norm(self) -> Tensor:
-        return self.few_norm if len(self.few_norm) == 1 else self.few_norm.amax()
+        """The largest squared norm of the `few` rows, without dimension."""
+        assert self.few_norm is not None  # where there are `few` rows
+        return self.few_norm.amax()
 
     def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
         """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
-        if rows is None and first == 0 and last == len(self.error):
+        if rows is None and first == 0 and last == len(self):
             return self
         part = slice(first, last)
         fine, few = self.fine, self.few
@@ -174,20 +180,12 @@ class Side:
             fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
         if few is not None:
             few = FineRows(few.values[part], few.errors[part], few.scale)
-        return Side(
-            rows or self.rows,
-            self.rounded.images(first, last),
-            fine,
-            few,
-            self.error[part],
-            self.residual[part],
-            self.norm[part],
-            self.few_norm[part],
-        )
+        few_norm = None if self.few_norm is None else self.few_norm[part]
+        return Side(rows or self.rows, self.rounded.images(first, last), fine, few, few_norm)
 
     def with_room(self, capacity: int) -> Side:
         """These images and room for more, `capacity` in all; `rows` stay those of these images."""
-        if len(self.error) == capacity:
+        if len(self) == capacity:
             return self
 
         def larger(tensor: Tensor) -> Tensor:
@@ -207,12 +205,12 @@ class Side:
             fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
         if few is not None:
             few = FineRows(larger(few.values), larger(few.errors), few.scale)
-        bounds = (self.error, self.residual, self.norm, self.few_norm)
-        return Side(self.rows, rounded, fine, few, *map(larger, bounds))
+        few_norm = None if self.few_norm is None else larger(self.few_norm)
+        return Side(self.rows, rounded, fine, few, few_norm)
 
     def put(self, first: int, other: Side) -> None:
         """Overwrite the images from `first` on by those of `other`, but for `rows`."""
-        part = slice(first, first + len(other.error))
+        part = slice(first, first + len(other))
         for mine, new in zip(self._tensors(), other._tensors(), strict=True):
             mine[part] = new
 
@@ -225,10 +223,7 @@ class Side:
             rounded.residual_norm,
             *(() if fine is None else (fine.values, fine.errors)),
             *(() if few is None else (few.values, few.errors)),
-            self.error,
-            self.residual,
-            self.norm,
-            self.few_norm,
+            *(() if self.few_norm is None else (self.few_norm,)),
         ]
 
 
