@@ -75,7 +75,6 @@ class _Input:
     grey: bool
 
 
-_MOST_READERS = 8  # each holds a decoded picture
 # Name of an image that cannot be read, and the reason.
 _Unreadable = tuple[str, str]
 
@@ -215,17 +214,15 @@ class Extractor:
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None
     ) -> Iterator[list[_Input | _Unreadable]]:
-        """Yield batches of read images in order; at least two more batches are read meanwhile."""
-        readers = min(_MOST_READERS, os.cpu_count() or 1)
-        ahead = max(3 * self.batch_size, 2 * readers)
-        with ThreadPoolExecutor(max_workers=readers) as pool:
+        """Yield batches of read images in order; two more batches are read meanwhile."""
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             indices = iter(range(len(images)))
             waiting: list[Future[_Input | _Unreadable]] = []
             try:
                 while True:
                     waiting += [
                         pool.submit(self._read, index, images[index], white)
-                        for index in islice(indices, ahead - len(waiting))
+                        for index in islice(indices, 3 * self.batch_size - len(waiting))
                     ]
                     if not waiting:
                         return
