@@ -9,8 +9,8 @@ said of a score is the mean over them. That mean is above the chance under the b
 the fewer the scores: the margin.
 
 The highest scores, where they may be defects, count as "no lower than the others" alone, and the
-lowest fifth, where copies of one image score near 0, as "no higher" (censored observations). Of many
-scores only the 40 highest below those count by their value: by more of them the model would be
+lowest fifth, where copies of one image score near 0, as "no higher" (censored observations). Of
+many scores only the 40 highest below those count by their value: by more of them the model would be
 fitted to the body, and two in five Gaussian batches of 500 looked odd.
 """
 
