@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 
@@ -36,7 +38,13 @@ def arch_of(device: torch.device) -> int:
     """The architecture of a GPU; 80 for the CPU (the interpreter)."""
     if device.type != "cuda":
         return 80
-    major, minor = torch.cuda.get_device_capability(device)
+    return _arch_of_gpu(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _arch_of_gpu(index: int) -> int:
+    """Asked many times a search, which torch answers in microseconds each."""
+    major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
 
 

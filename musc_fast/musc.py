@@ -31,7 +31,7 @@ from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
-from .threshold import Rule, Threshold
+from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
@@ -172,22 +172,20 @@ class MuSc:
                 else self.extract(references, white=white, progress=on_progress)
             )
             scores = self.score_features(query, others, progress=on_progress)
-            return with_verdicts(
-                scores, query.names, self.judged(judge, scores, others, progress=on_progress)
-            )
+            scale = self.scale_for(judge, others, progress=on_progress)
+            return with_verdicts(scores, query.names, judge(scores, scale))
 
-    def judged(
+    def scale_for(
         self,
         judge: Judge,
-        scores: BatchScores,
         references: BatchFeatures | None,
         *,
         progress: StageProgress | None = None,
-    ) -> Threshold:
-        """What `judge` decides on `scores`, by two references or more, else by the batch."""
+    ) -> BatchScores | None:
+        """Leave-one-out scores of two references or more, by which `judge` decides; else None."""
         if references is None or len(references.names) < 2 or not judge.asks_references:
-            return judge(scores)
-        return judge(scores, self.leave_one_out(references, progress=progress))
+            return None
+        return self.leave_one_out(references, progress=progress)
 
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings

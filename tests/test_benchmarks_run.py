@@ -39,7 +39,9 @@ TINY: dict[str, tuple[str, bool]] = {
     "static_report.py": ("--quick", False),
     "thresholds.py": ("--batches 2", False),
     "throughput.py": (f"--backbone {DINO} --n 4 --size 56 --runs 1 --official", True),
+    "verdicts.py": (f"--backbones {DINO} --sets {SET} --draws 2", True),
 }
+WITH_TESTS = {"gpu_check.py", "gpu_model.py", "pack_gpu.py"}  # run by tests of their own
 WITHOUT_RESULTS = {"scaling.py"}
 # These need no pictures, but other files of the checkout: a built extension, stored scores.
 IN_PLACE = {"kernels.py", "thresholds.py"}
@@ -70,7 +72,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_none_is_left_out() -> None:
     programs = {file.name for file in (ROOT / "benchmarks").glob("*.py")}
-    assert programs - {"gpu_check.py"} == set(TINY)
+    assert programs - WITH_TESTS == set(TINY)
 
 
 @pytest.mark.parametrize("name", TINY)

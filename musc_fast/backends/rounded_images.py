@@ -89,6 +89,8 @@ class RoundedImages:
 
     def images(self, first: int, last: int) -> RoundedImages:
         """Images first to last - 1, sharing memory."""
+        if first == 0 and last == self.values.shape[0]:
+            return self
         part = slice(first, last)
         return replace(
             self,
@@ -160,7 +162,8 @@ class RoundingSpace:
         group = max(1, room // (each * p)) if each else n
         results: list[Tensor] = []
         for first in range(0, n, group):
-            rows = z[first : first + group].to(device).reshape(-1, c)
+            some = z if group >= n else z[first : first + group]
+            rows = some.to(device).reshape(-1, c)
             parts = (rounding or round_rows)(self, rows)
             if group >= n:
                 results = [part.view(n, p, *part.shape[1:]) for part in parts]

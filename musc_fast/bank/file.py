@@ -148,7 +148,7 @@ def _are_distances(found: Tensor, count: int) -> bool:
     """Whether these [len, P, len] can be distances among images: +inf to itself, else finite."""
     if found.dtype != torch.float32 or found.dim() != 3 or {*found.shape[::2]} != {count}:
         return False
-    own = torch.eye(count, dtype=torch.bool)[:, None].expand_as(found)
+    own = torch.eye(count, dtype=torch.bool, device=found.device)[:, None].expand_as(found)
     return bool((found >= 0).all()) and bool((found.isinf() == own).all())
 
 

@@ -144,7 +144,9 @@ def wrong_distances(distances: Sequence[Tensor], shape: tuple[int, int, int], co
         if tuple(each.shape) != shape or each.dtype != torch.float32:
             return True
         own = each.diagonal(dim1=0, dim2=2)
-        apart = each.masked_fill(torch.eye(len(each), dtype=torch.bool)[:, None], 0.0)
+        apart = each.masked_fill(
+            torch.eye(len(each), dtype=torch.bool, device=each.device)[:, None], 0.0
+        )
         if not bool((own == math.inf).all()) or not bool(torch.isfinite(apart).all()):
             return True
     return False
@@ -152,5 +154,7 @@ def wrong_distances(distances: Sequence[Tensor], shape: tuple[int, int, int], co
 
 def _put(matrix: Tensor, rows: Sequence[int], columns: Sequence[int], found: Tensor) -> None:
     """Write found [n, P, m] to the rows and columns of a matrix."""
-    at = torch.tensor(rows, device=matrix.device)[:, None]
-    matrix[at, :, torch.tensor(columns, device=matrix.device)[None]] = found.transpose(1, 2)
+    at, to = (
+        torch.tensor(places, dtype=torch.int64, device=matrix.device) for places in (rows, columns)
+    )
+    matrix[at[:, None], :, to[None]] = found.transpose(1, 2)

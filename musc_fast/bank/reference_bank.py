@@ -148,6 +148,7 @@ class ReferenceBank:
             found by scoring against the bank.
         """
         layers = self._checked(tokens)
+        check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
         if scores is None and self.evict == "anomalous" and len(self):
             scores = self._scored(layers, None)[0].raw_image_scores

@@ -20,6 +20,7 @@ from torch.nn import functional
 from ..errors import InputError, MuscFastWarning, WeightsError
 from .cautions import timm_cautions
 from .spec import BackboneSpec
+from .timm_size import set_input_size
 from .weights.convert import (
     State,
     hf_clip_to_open_clip,
@@ -201,8 +202,7 @@ class _ClipTimmTower(ClipTower):
 
     def set_size(self, size: Size) -> None:
         """Let timm resize the position embedding."""
-        trunk: Any = self.module.trunk
-        trunk.set_input_size(size)
+        set_input_size(self.module.trunk, size)
 
 
 class TimmTower:
@@ -260,8 +260,7 @@ class TimmTower:
 
     def set_size(self, size: Size) -> None:
         """Let timm resize the position embedding or set the rotary grid."""
-        model: Any = self.module
-        model.set_input_size(size)
+        set_input_size(self.module, size)
 
     def forward(
         self, images: torch.Tensor, blocks: Sequence[int], cls: bool

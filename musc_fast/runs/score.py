@@ -158,11 +158,13 @@ class ScoreJob:
         }
         if scores is None:
             return None
-        threshold = musc.judged(self._judge, scores, references, progress=on_progress)
+        scale = musc.scale_for(self._judge, references, progress=on_progress)
+        threshold = self._judge(scores, scale)
         seconds["scoring"] = perf_counter() - start
         settings = run_settings(musc, features, references, seconds=seconds)
-        if references is None:
-            settings["watch"] = watch_settings(settings, scores.raw_image_scores.cpu().numpy())
+        own = scores if references is None else scale  # of images against each other
+        if own is not None:
+            settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),

@@ -153,7 +153,7 @@ def mean_over_passes(
             for part in sorted(set(range(len(search.parts))) - set(missing)):
                 first, last = search.parts[part]
                 if first < last:
-                    total[first:last] += store.load(place.index, part).to(total.device)
+                    total[first:last].add_(store.load(place.index, part).to(total.device))
             if missing:
                 assert z is not None  # a pass with parts to search is pooled
                 tell = _PassProgress(
@@ -163,7 +163,7 @@ def mean_over_passes(
                 for part, scores in zip(missing, found, strict=True):
                     first, last = search.parts[part]
                     stored = store.keep(place.index, part, scores)
-                    total[first:last] += stored.to(total.device)
+                    total[first:last].add_(stored.to(total.device))
                     tell.to_search -= 1
             on_progress(_FRACTIONS * (place.index + 1), count * _FRACTIONS)
     return total / count

@@ -44,6 +44,21 @@ def test_the_printed_command_flags_new_defects(weights: Path, tmp_path: Path) ->
     assert float(found[0]["threshold"]) == pytest.approx(told["threshold"], rel=1e-5)
 
 
+def test_references_tell_the_threshold(weights: Path, tmp_path: Path) -> None:
+    """It is a level of the references' own scores: an image that is flagged lies above it."""
+    product_folder(tmp_path / "good", count=20)
+    product_folder(tmp_path / "new", count=3, defective=1)
+    out = tmp_path / "out"
+    line = ["score", str(tmp_path / "new"), "--references", str(tmp_path / "good"), "--out"]
+    line += [str(out), "--no-maps", "--backbone", TINY, "--size", "96", "--weights", str(weights)]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    told = json.loads((out / "run.json").read_text())["watch"]
+    assert told["command"] in result.output
+    scores = {Path(row["path"]).name: float(row["raw_score"]) for row in rows(out / "scores.csv")}
+    assert scores["part1.png"] > told["threshold"] > max(scores["part0.png"], scores["part2.png"])
+
+
 def test_defects_of_the_batch_do_not_raise_the_threshold() -> None:
     good = np.random.default_rng(0).normal(0.45, 0.03, 30)
     alone = watch_threshold(good)

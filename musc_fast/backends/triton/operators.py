@@ -61,9 +61,9 @@ def patch_to_image(
     """See `reference.patch_to_image`; results are float32."""
     count = z.shape[0] if references is None else references.shape[0]
     shape = (z.shape[0], z.shape[1], count)
-    out = torch.empty(shape, dtype=torch.float32, device=z.device)
-    _fill(out, z, references, None, options, lambda squared: squared.sqrt_().transpose(1, 2))
-    return out
+    return _reduced(
+        shape, z, references, None, options, lambda squared: squared.sqrt_().transpose(1, 2)
+    )
 
 
 def msm(
@@ -79,30 +79,37 @@ def msm(
         means: Tensor = average_interval(squared.transpose(1, 2), k_min, k_max, squared=True)
         return means
 
-    out = torch.empty(z.shape[:2], dtype=torch.float32, device=z.device)
-    _fill(out, z, references, k_max, options, average)
-    return out
+    return _reduced(z.shape[:2], z, references, k_max, options, average)
 
 
-def _fill(
-    out: Tensor,
+def _reduced(
+    shape: Sequence[int],
     z: Tensor,
     references: Tensor | References | None,
     k_max: int | None,
     options: SearchOptions,
     reduce: Callable[[Tensor], Tensor],
-) -> None:
-    """Fill out [N, ...] with `reduce` of each chunk's squared distances [n, M, P]."""
+) -> Tensor:
+    """`reduce` of each chunk's squared distances [n, M, P] -> [N, ...] of `shape`, float32."""
+    out: Tensor | None = None
 
     def run(limit: int) -> None:
+        nonlocal out
         search = Search(z, references, k_max=k_max, exact=options.exact, memory_limit=limit)
         for first, last, squared in search.chunks():
-            out[first:last] = reduce(squared)
-            del squared  # before the next chunk is made
+            part = reduce(squared)
+            if part.shape[0] == z.shape[0] and part.is_contiguous() and part.device == z.device:
+                out = part  # one chunk gives all
+            else:
+                if out is None:
+                    out = torch.empty(shape, dtype=torch.float32, device=z.device)
+                out[first:last] = part
+            del squared, part  # before the next chunk is made
             if options.on_progress is not None:
                 options.on_progress(last, z.shape[0])
 
     with_retry(run, search_device(z), options.memory_limit)
+    return torch.empty(shape, dtype=torch.float32, device=z.device) if out is None else out
 
 
 OPERATORS = with_defaults(

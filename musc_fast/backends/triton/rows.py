@@ -28,6 +28,8 @@ class Rows:
 
     def images(self, first: int, last: int) -> Tensor:
         """Images first to last - 1 on the device."""
+        if self.block is None and first == 0 and last == self.shape[0]:
+            return self.z
         return self.z[first:last].to(self.device, self.dtype).contiguous()
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:

@@ -20,6 +20,7 @@ for lists; `planning` chooses the chunk. Rows in host memory stay there and pass
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,6 +44,10 @@ from .streaming import select_kth
 from .winners import recompute_winners
 
 __all__ = ["References", "Search", "Span", "round_rows"]
+
+# Queries against kept references with fewer patches have so few candidates that to exclude them by
+# float16 rows in the subspace saves less than it takes to round these.
+_PATCHES_FOR_FEW = 4096
 
 
 @dataclass(frozen=True)
@@ -113,17 +118,22 @@ class Search:
         self.exact, self.k_max = exact, k_max
         self.symmetric = references is None
         device = search_device(z)
-        with ieee_products():
+        # Torch multiplies only to fit a space.
+        with nullcontext() if isinstance(references, References) else ieee_products():
             kept = references.side if isinstance(references, References) else None
             if isinstance(references, References):
                 spaces, rounding, references = references.spaces, references.rounding, None
+                if z.shape[0] * z.shape[1] < _PATCHES_FOR_FEW:
+                    spaces = spaces.without_few()
             else:
                 spaces = Spaces.of(space or space_of(z, references, exact, device))
                 rounding = RowRounding(spaces.coarse)
             if not exact:
                 spaces = spaces.without_fine()
             coarse = spaces.coarse
-            others = kept.rows.shape if kept else (z if references is None else references).shape
+            others = (
+                kept.rows if kept is not None else z if references is None else references
+            ).shape
             shape = planning.Shape(
                 images=z.shape[0],
                 patches=z.shape[1],
@@ -148,17 +158,18 @@ class Search:
                 self.references = Side.of(references, spaces, rows, rounding)
         self.query_rows, self.reference_rows = self.queries.rows, self.references.rows
         rounded, few = self.queries.rounded, self.queries.few
-        norms = self.queries.norm, self.references.norm
+        norms = self.queries.largest_norm, self.references.largest_norm
         self.error = self._error(*norms, rounded.error_factor() * rounded.scale**2)
         if few is not None:
-            norms = self.queries.few_norm, self.references.few_norm
+            norms = self.queries.largest_few_norm, self.references.largest_few_norm
             self.few_error = self._error(*norms, 4 * rounded.basis_error * few.scale**2)
 
     def _error(self, norm: Tensor, other: Tensor, factor: float) -> Tensor:
-        """e of the certificate, [1] float32 on the device, rounded up: factor (|x| + |y|)^2."""
-        squared = norm.amax()
-        if not self.symmetric:
-            squared = torch.maximum(squared, other.amax())
+        """e of the certificate, [1] float32 on the device, rounded up: factor (|x| + |y|)^2.
+
+        norm, other: the largest squared norm of either side.
+        """
+        squared = norm if self.symmetric else torch.maximum(norm, other)
         return squared.double().mul_(factor * 4 * (1 + 8 * UNIT)).float().view(1)
 
     def chunks(self) -> Iterator[tuple[int, int, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class RowRounding:
         return *found, values, norms, errors.add_(projection_errors)
 
 
+def _round_all_channels(space: RoundingSpace, rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows [R, C] -> values [R, K] and rounding errors [R] in a space without components."""
+    values, _, errors = quantise_rows(
+        rows.contiguous(), space.mean, space.dtype, space.scale, space.depth, spread=space.spread
+    )
+    return values, errors
+
+
 def few_scale(space: RoundingSpace) -> float:
     """What a float16 value of 1 stands for beside int8 values of `space`: about the largest."""
     return 127 * space.scale
@@ -69,10 +78,12 @@ class Spaces:
 
     coarse: for the search over all pairs.
     fine: float16 rows of all channels, by which most candidates need no recomputation; or None.
+    few_wanted: False rounds no float16 rows in the coarse space.
     """
 
     coarse: RoundingSpace
     fine: RoundingSpace | None
+    few_wanted: bool = True
 
     @staticmethod
     def of(coarse: RoundingSpace) -> Spaces:
@@ -82,10 +93,13 @@ class Spaces:
     @property
     def few(self) -> bool:
         """Whether float16 rows in the coarse space too exclude candidates first."""
-        return self.fine is not None and self.coarse.dtype == torch.int8
+        return self.few_wanted and self.fine is not None and self.coarse.dtype == torch.int8
 
     def without_fine(self) -> Spaces:
         return replace(self, fine=None)
+
+    def without_few(self) -> Spaces:
+        return replace(self, few_wanted=False)
 
     @property
     def row_bytes(self) -> int:
@@ -102,27 +116,25 @@ class Side:
 
     rounded: in the coarse space; fine: in the fine one, or None; few: in float16 in the coarse one,
         or None.
-    error, residual, norm, few_norm: [N], the largest rounding error, residual's norm and squared
-        norm of the rounded rows of each image, and of `few` (`norm` without).
+    few_norm: [N], the largest squared norm of the `few` rows of each image, or None.
+
+    Bounds are found when they are first asked for, and kept: nothing may be `put` into images whose
+    bounds are known.
     """
 
     rows: Rows
     rounded: RoundedImages
     fine: FineRows | None
     few: FineRows | None
-    error: Tensor
-    residual: Tensor
-    norm: Tensor
-    few_norm: Tensor
+    few_norm: Tensor | None
 
     @staticmethod
     def of(z: Tensor, spaces: Spaces, rows: Rows, rounding: RowRounding | None = None) -> Side:
         """The images z [N, P, C], rounded on the device of the spaces."""
         rounding, coarse = rounding or RowRounding(spaces.coarse), spaces.coarse
-        few = None
+        few = few_norm = None
         if not spaces.few:
             rounded = coarse.apply(z, rounding)
-            few_norms = rounded.norms
         else:
             found = coarse.round(z, rounding.with_few)
             values, norms, errors, residuals, few_values, few_norms, few_errors = found
@@ -130,39 +142,50 @@ class Side:
                 values, norms, errors, residuals, coarse.scale, coarse.basis_error
             )
             few = FineRows(few_values, few_errors, few_scale(coarse))
-        return Side(
-            rows,
-            rounded,
-            None if spaces.fine is None else _fine_rows(z, spaces.fine),
-            few,
-            rounded.rounding_error.amax(dim=1),
-            rounded.residual_norm.amax(dim=1),
-            rounded.norms.amax(dim=1),
-            few_norms.amax(dim=1),
-        )
+            few_norm = few_norms.amax(dim=1)
+        fine = None if spaces.fine is None else _fine_rows(z, spaces.fine)
+        return Side(rows, rounded, fine, few, few_norm)
+
+    def __len__(self) -> int:
+        return self.rounded.values.shape[0]
+
+    @cached_property
+    def error(self) -> Tensor:
+        """[N], the largest rounding error of each image."""
+        return self.rounded.rounding_error.amax(dim=1)
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """[N], the largest norm of a residual of each image."""
+        return self.rounded.residual_norm.amax(dim=1)
+
+    @cached_property
+    def largest_norm(self) -> Tensor:
+        """The largest squared norm of a rounded row, without dimension."""
+        return self.rounded.norms.amax()
+
+    @cached_property
+    def largest_few_norm(self) -> Tensor:
+        """The largest squared norm of the `few` rows, without dimension."""
+        assert self.few_norm is not None  # where there are `few` rows
+        return self.few_norm.amax()
 
     def images(self, first: int, last: int, rows: Rows | None = None) -> Side:
         """Images first to last - 1, sharing memory; `rows`: theirs, else those of all images."""
+        if rows is None and first == 0 and last == len(self):
+            return self
         part = slice(first, last)
         fine, few = self.fine, self.few
         if fine is not None:
             fine = FineRows(fine.values[part], fine.errors[part], fine.scale)
         if few is not None:
             few = FineRows(few.values[part], few.errors[part], few.scale)
-        return Side(
-            rows or self.rows,
-            self.rounded.images(first, last),
-            fine,
-            few,
-            self.error[part],
-            self.residual[part],
-            self.norm[part],
-            self.few_norm[part],
-        )
+        few_norm = None if self.few_norm is None else self.few_norm[part]
+        return Side(rows or self.rows, self.rounded.images(first, last), fine, few, few_norm)
 
     def with_room(self, capacity: int) -> Side:
         """These images and room for more, `capacity` in all; `rows` stay those of these images."""
-        if len(self.error) == capacity:
+        if len(self) == capacity:
             return self
 
         def larger(tensor: Tensor) -> Tensor:
@@ -182,12 +205,12 @@ class Side:
             fine = FineRows(larger(fine.values), larger(fine.errors), fine.scale)
         if few is not None:
             few = FineRows(larger(few.values), larger(few.errors), few.scale)
-        bounds = (self.error, self.residual, self.norm, self.few_norm)
-        return Side(self.rows, rounded, fine, few, *map(larger, bounds))
+        few_norm = None if self.few_norm is None else larger(self.few_norm)
+        return Side(self.rows, rounded, fine, few, few_norm)
 
     def put(self, first: int, other: Side) -> None:
         """Overwrite the images from `first` on by those of `other`, but for `rows`."""
-        part = slice(first, first + len(other.error))
+        part = slice(first, first + len(other))
         for mine, new in zip(self._tensors(), other._tensors(), strict=True):
             mine[part] = new
 
@@ -200,13 +223,10 @@ class Side:
             rounded.residual_norm,
             *(() if fine is None else (fine.values, fine.errors)),
             *(() if few is None else (few.values, few.errors)),
-            self.error,
-            self.residual,
-            self.norm,
-            self.few_norm,
+            *(() if self.few_norm is None else (self.few_norm,)),
         ]
 
 
 def _fine_rows(z: Tensor, space: RoundingSpace) -> FineRows:
-    rounded = space.apply(z, RowRounding(space))
-    return FineRows(rounded.values, rounded.rounding_error, rounded.scale)
+    values, errors = space.round(z, _round_all_channels)
+    return FineRows(values, errors, space.scale)

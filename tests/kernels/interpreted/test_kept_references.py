@@ -10,15 +10,18 @@ from hot_rows import hot_rows
 from torch import Tensor
 
 from musc_fast.backends.rounded_images import RoundingSpace, fit_space
-from musc_fast.backends.triton import kept_references, search
+from musc_fast.backends.triton import device, kept_references, search, sides
 from musc_fast.backends.triton.operators import OPERATORS, msm
 from musc_fast.settings import SearchOptions
 
 EXACT = SearchOptions("exact")
 
 
-@pytest.mark.parametrize("components", [None, 15])
-def test_replaced_and_grown(components: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("components", "patches_for_few"), [(None, 1), (15, 1), (15, 4096)])
+def test_replaced_and_grown(
+    components: int | None, patches_for_few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_PATCHES_FOR_FEW", patches_for_few)
     fits = []
 
     def space_of(z: Tensor, references: Tensor | None, *_: Any) -> RoundingSpace:
@@ -56,6 +59,58 @@ def test_a_query_rounds_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search.Side, "of", staticmethod(counted))
     assert torch.equal(kept.msm(query, 0, 2, EXACT), first)
     assert rounded == [query.shape]
+
+
+@pytest.mark.parametrize("patches_for_few", [1, 4096])
+def test_a_query_of_few_patches_rounds_once_less(
+    patches_for_few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_PATCHES_FOR_FEW", patches_for_few)
+    monkeypatch.setattr(
+        kept_references, "space_of", lambda z, *_: fit_space(z, None, torch.int8, 15)
+    )
+    images, query = hot_rows(3, 6, 40), hot_rows(1, 6, 40, seed=1)
+    kept = OPERATORS.keep_references(3, 6, 40, torch.device("cpu"))
+    for slot, image in enumerate(images):
+        kept.put(slot, image)
+    first = kept.msm(query, 0, 2, EXACT)
+    rounded = []
+    real = sides.quantise_rows
+
+    def counted(x: Tensor, mean: Tensor, dtype: torch.dtype, *rest: Any, **named: Any) -> Any:
+        rounded.append((dtype, x.shape))
+        return real(x, mean, dtype, *rest, **named)
+
+    monkeypatch.setattr(sides, "quantise_rows", counted)
+    assert torch.equal(kept.msm(query, 0, 2, EXACT), first)
+    few = [(torch.float16, (6, 32))] if patches_for_few == 1 else []
+    assert rounded == [(torch.int8, (6, 32)), *few, (torch.float16, (6, 40))]
+
+
+def test_a_query_asks_for_the_free_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def limit_of(_: torch.device, memory_limit: int | None) -> int:
+        asked.append(memory_limit)
+        return 1 << 30 if memory_limit is None else memory_limit
+
+    for module in (device, kept_references, search):
+        monkeypatch.setattr(module, "limit_of", limit_of)
+    images, query = hot_rows(3, 6, 40), hot_rows(5, 6, 40, seed=1)
+    kept = OPERATORS.keep_references(3, 6, 40, torch.device("cpu"))
+    for slot, image in enumerate(images):
+        kept.put(slot, image)
+    kept.msm(query[:1], 0, 2, EXACT)
+    assert asked.count(None) == 2  # to fit the space, and for the search
+    asked.clear()
+    kept.put(1, images[2])
+    kept.msm(query[1:2], 0, 2, EXACT)
+    assert asked == [1 << 30] * 2
+    kept.msm(query, 0, 2, EXACT)
+    assert asked.count(None) == 1  # many images need more memory: what is free counts anew
+    asked.clear()
+    kept.msm(query[:1], 0, 2, SearchOptions("exact", memory_limit=1 << 29))
+    assert set(asked) == {1 << 29}
 
 
 def test_a_fast_search_is_that_without_keeping() -> None:
