@@ -16,14 +16,8 @@ from .datasets.find_images import find_images
 from .errors import InputError
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
-from .features.extraction import (
-    BatchFeatures,
-    Extractor,
-    ImageLike,
-    Images,
-    as_sequence,
-    check_apart,
-)
+from .features.batch_images import ImageLike, Images, as_sequence, check_apart
+from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import BankError, InputError
 from ..features.backbone import Backbone
-from ..features.extraction import Extractor, ImageLike, refuse_one_image
+from ..features.batch_images import ImageLike, refuse_one_image
+from ..features.extraction import Extractor
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id

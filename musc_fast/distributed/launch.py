@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ImageError, InputError
-from ..features.extraction import BatchFeatures, unreadable
+from ..features.batch_images import unreadable
+from ..features.extraction import BatchFeatures
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..scoring.scores import BatchScores

@@ -14,8 +14,9 @@ from ..datasets.find_images import find_images
 from ..distributed.launch import extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
+from ..features.batch_images import check_apart, check_headers
 from ..features.cache import extract_cached
-from ..features.extraction import BatchFeatures, check_apart, check_headers
+from ..features.extraction import BatchFeatures
 from ..image_scores import Judge
 from ..musc import MuSc
 from ..progress import StageProgress, stages_of
