@@ -226,7 +226,7 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises NotFittedError before `fit`, InputError where the samples are not as in `fit`.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "bank_")
         images = images_among(X)
         with value_errors(), stages_of(bool(self.verbose)) as on_progress:
             if isinstance(self._reader, ImageReader):
