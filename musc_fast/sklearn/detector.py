@@ -158,15 +158,15 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if images is not None:
                 forget_features(self)
                 image_reader = ImageReader(self._musc_arguments())
-                layers, names = image_reader.fit(images, on_progress)
+                tokens = image_reader.fit(images, on_progress)
                 self._reader: FeatureReader | ImageReader = image_reader
             else:
                 shape = {"grid": self.grid, "prefix_tokens": self.prefix_tokens}
                 feature_reader = FeatureReader(
                     {**shape, "image_size": self.image_size}, settings, self.device
                 )
-                layers, names = feature_reader.fit(self, X)
-                if layers[0].shape[1] == 1 and layers[0].shape[2] < 3:
+                tokens = feature_reader.fit(self, X)
+                if tokens.layers[0].shape[1] == 1 and tokens.layers[0].shape[2] < 3:
                     self._warn(
                         "X: of so few features a sample mutual scoring keeps a sign at most, since "
                         "it standardises each; give features of a network, of many channels"
@@ -174,17 +174,19 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 self._reader = feature_reader
             score = leave_one_out if self.novelty else _score
             scores = score(
-                layers,
+                tokens.layers,
                 settings,
+                valid=tokens.valid,
                 progress=lambda done, total: on_progress("scoring", done, total),
                 **self._reader.shape,
             )
+        layers, names, valid = tokens
         self.n_samples_fit_ = len(names)
         self.negative_scores_ = _negative(scores)
         if self.novelty:
             self.offset_ = self._offset(judge, names)
             self.bank_ = self._reader.new_bank(len(names))
-            self.bank_.add(layers, _ids(names), scores=scores.raw_image_scores)
+            self.bank_.add(layers, _ids(names), scores=scores.raw_image_scores, valid=valid)
             self._digests = frozenset(digests(layers))
         else:
             self.scores_ = with_verdicts(scores, names, judge(scores), self._reader.reading)
@@ -230,11 +232,11 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         images = images_among(X)
         with value_errors(), stages_of(bool(self.verbose)) as on_progress:
             if isinstance(self._reader, ImageReader):
-                layers, names = self._reader.read(images, self.bank_, on_progress)
+                layers, names, valid = self._reader.read(images, self.bank_, on_progress)
             else:
-                layers, names = self._reader.read(self, X, images)
+                layers, names, valid = self._reader.read(self, X, images)
             self._tell_twins(layers)
-            scores = self.bank_.score(layers)
+            scores = self.bank_.score(layers, valid=valid)
         raw = scores.raw_image_scores.cpu().numpy()
         value = -float(np.nextafter(self.offset_, -np.inf))
         return with_verdicts(scores, names, find_threshold(raw, value=value), self._reader.reading)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.base import BaseEstimator
@@ -23,7 +23,16 @@ from ..progress import StageProgress
 from ..settings import ReadSettings, ScoringSettings
 from .samples import checked_features
 
-Tokens = tuple[tuple[Tensor, ...], tuple[str, ...]]  # a tensor [N, prefix + P, C] a layer; names
+
+class Tokens(NamedTuple):
+    """What is scored of N samples.
+
+    layers: [N, prefix + P, C] each. names: [N]. valid: [N, P], the patches that count; None: all.
+    """
+
+    layers: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    valid: Tensor | None = None
 
 
 class FeatureReader:
@@ -70,7 +79,7 @@ class FeatureReader:
 
     def _tokens(self, features: Any) -> Tokens:
         tokens = torch.from_numpy(features).to(self.device)
-        return (tokens,), tuple(f"image {index}" for index in range(len(tokens)))
+        return Tokens((tokens,), tuple(f"image {index}" for index in range(len(tokens))))
 
 
 class ImageReader:
@@ -136,7 +145,7 @@ class ImageReader:
     ) -> Tokens:
         self.reading = replace(self.reading, white=white)
         features = self.musc.extract(images, white=white, progress=on_progress)
-        return features.tokens, features.names
+        return Tokens(features.tokens, features.names, features.valid)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_musc": None}

@@ -179,6 +179,16 @@ def test_fit_again_in_the_other_mode_leaves_nothing() -> None:
     assert not hasattr(detector, "scores_")
 
 
+def test_a_fit_that_failed_is_none() -> None:
+    detector = MuScDetector(novelty=True).fit(BANK)
+    with pytest.raises(ValueError, match="NaN"):
+        detector.fit(np.full_like(BANK, np.nan))
+    with pytest.raises(NotFittedError):
+        detector.predict(QUERY)
+    with pytest.raises(NotFittedError):
+        MuScDetector().fit(BANK).set_params(novelty=True).predict(QUERY)
+
+
 def test_torch_tensors_and_grids() -> None:
     x = features()
     with_prefix = np.concatenate([np.ones((12, 1, 24), np.float32), x[:, :6]], axis=1)

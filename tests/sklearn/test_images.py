@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.model_selection import cross_val_predict
 from tiny import TINY, product, product_folder, tiny_weights
 
 from musc_fast import InputError, MuSc
+from musc_fast.features.extraction import BatchFeatures, Extractor
 from musc_fast.sklearn import MuScDetector
 
 
@@ -69,6 +73,31 @@ def test_new_images_against_a_bank(weights: Path, paths: list[Path]) -> None:
         bank.predict(np.zeros((2, 4, 8), np.float32))
     with pytest.raises(InputError, match=r"gone\.png"):
         bank.predict(["gone.png"])
+
+
+def test_patches_that_do_not_count(
+    weights: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are left out of the scores of a batch, of the bank, and of new images."""
+    whole = detector(weights, threshold=0.5).fit(paths).negative_scores_
+    extract = Extractor.extract
+
+    def masked(self: Extractor, *images: Any, **options: Any) -> BatchFeatures:
+        features = extract(self, *images, **options)
+        counted = torch.zeros((len(features.names), 16), dtype=torch.bool)
+        counted[:, 12:] = True  # the lowest row of the grid, which no defect reaches
+        return replace(features, valid=counted)
+
+    monkeypatch.setattr(Extractor, "extract", masked)
+    batch = detector(weights, threshold=0.5).fit(paths)
+    assert (batch.scores_.patch_scores[:, :3] == 0).all()
+    assert batch.negative_scores_[4] > whole[4]
+    good, new = [*paths[:4], *paths[5:]], paths[4:5]
+    bank = detector(weights, novelty=True, threshold=0.5).fit(good)
+    assert bank.bank_.valid() is not None
+    musc = MuSc(weights=weights, use_cls=False, **SMALL)
+    wanted = musc.score(new, references=good, threshold=0.5).raw_image_scores
+    assert bank.score_samples(new).tolist() == (-wanted.double()).tolist()
 
 
 def test_the_same_path_twice_is_two_samples(weights: Path, paths: list[Path]) -> None:
