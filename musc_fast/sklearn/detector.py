@@ -58,12 +58,12 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         detector = MuScDetector(novelty=True).fit(good_paths)
         detector.predict(new_paths), detector.score_samples(new_paths)
 
-    The samples X are images (a list of paths or PIL images, an array [N, h, w, 3]) or features:
-    [N, P, C], P patches an image on a grid, or [N, C], one patch. LNAMD (paper, 3.1) standardises
-    each sample over its patches and channels and gives each patch the length 1: features are
-    channels of a network, not columns of a table with units of their own. Conventions are those of
-    `LocalOutlierFactor`: the higher a score the more normal, `decision_function` is
-    `score_samples` less `offset_`, and -1 is the label of what lies below 0.
+    The samples X are images (paths, PIL images or arrays in a list; an array [N, h, w, 3]) or
+    features: [N, P, C], P patches an image on a grid, or [N, C], one patch. LNAMD (paper, 3.1)
+    standardises each sample over its patches and channels and gives each patch the length 1:
+    features are channels of a network, not columns of a table with units of their own.
+    Conventions are those of `LocalOutlierFactor`: the higher a score the more normal,
+    `decision_function` is `score_samples` less `offset_`, and -1 is the label of what lies below 0.
 
     novelty: False scores the samples of `fit` against each other (`fit_predict`). True keeps them
         as a bank, against which new samples are scored one by one. Give new samples new images: an

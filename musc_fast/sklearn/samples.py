@@ -22,8 +22,9 @@ from ..features.batch_images import ImageLike
 def images_among(samples: Any) -> Sequence[ImageLike] | None:
     """The samples as a sequence of images; None where they are features.
 
-    samples: paths or PIL images in a list, an array, a pandas column or a table with one column;
-        one array [N, h, w, 3] of pixels. Anything else is for `checked_features`.
+    samples: paths, PIL images or arrays of pixels (uint8, uint16) in a list; paths in an array, a
+        pandas column or a table with one column; one array [N, h, w, 3]. Anything else is for
+        `checked_features`.
 
     Raises InputError for one path, and where some samples are images and others are not.
     """
@@ -51,13 +52,16 @@ def images_among(samples: Any) -> Sequence[ImageLike] | None:
     for index, each in enumerate(samples):
         if not _is_image(each):
             raise InputError(
-                f"X[{index}]: found {type(each).__name__}, wanted a path or a PIL image as the "
-                "others are"
+                f"X[{index}]: found {type(each).__name__}, wanted a path or an image as the others "
+                "are"
             )
     return list(samples)
 
 
 def _is_image(sample: object) -> bool:
+    """Whether a sample is a path, a PIL image or an array of whole pixel values."""
+    if isinstance(sample, np.ndarray):
+        return sample.ndim in (2, 3) and sample.dtype in (np.uint8, np.uint16)
     return isinstance(sample, str | os.PathLike | Image.Image)
 
 
@@ -80,6 +84,11 @@ def checked_features(
     if axes != 3:
         array = validate_data(estimator, samples, reset=reset, **options)
         return np.require(array, np.float32, ["C", "W"])[:, None], True
+    if np.asarray(samples).dtype.kind in "iu":
+        raise InputError(
+            f"X: found whole numbers {list(np.shape(samples))}, wanted floats [n_samples, patches, "
+            "C]; give grey images in a list, [image, image, ...]"
+        )
     array = check_array(samples, allow_nd=True, estimator=estimator, input_name="X", **options)
     if 0 in array.shape:
         raise InputError(f"X: found {list(array.shape)}, wanted no empty side")

@@ -238,6 +238,7 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({}, ["a.png", 3], r"X\[1\]: found int"),
     ({}, ["a.png", "b.png"], "a.png: no such file"),
     ({}, np.zeros((4, 8, 8, 7), np.uint8), "array image"),
+    ({}, np.zeros((4, 16, 8), np.uint8), "found whole numbers .* grey images in a list"),
     ({"backbone": None}, ["a.png", "b.png"], "backbone: found NoneType"),
     ({"backbone": "resnet"}, ["a.png", "b.png"], "resnet"),
 ]

@@ -55,6 +55,7 @@ def test_every_form_of_images(weights: Path, paths: list[Path]) -> None:
         "objects": np.array(paths, dtype=object),
         "column": np.array(texts, dtype=object)[:, None],
         "PIL": [Image.open(path) for path in paths],
+        "arrays": [np.asarray(Image.open(path)) for path in paths],
         "pixels": np.stack([np.asarray(Image.open(path)) for path in paths]),
     }
     for name, images in forms.items():
