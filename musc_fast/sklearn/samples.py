@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
 from ..errors import ImageError, InputError
-from ..features.batch_images import ImageLike
+from ..features.batch_images import SKIP_HINT, ImageLike
 
 
 def images_among(samples: Any) -> Sequence[ImageLike] | None:
@@ -127,4 +127,4 @@ def value_errors() -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise InputError(f"X: {error}") from error
+        raise InputError(f"X: {str(error).replace(SKIP_HINT, '')}") from None

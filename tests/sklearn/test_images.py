@@ -72,8 +72,10 @@ def test_new_images_against_a_bank(weights: Path, paths: list[Path]) -> None:
     again.bank_.save(paths[0].parent / "bank.safetensors")  # a file that `watch` takes
     with pytest.raises(InputError, match="wanted paths or images as in fit"):
         bank.predict(np.zeros((2, 4, 8), np.float32))
-    with pytest.raises(InputError, match=r"gone\.png"):
-        bank.predict(["gone.png"])
+    with pytest.raises(
+        InputError, match=r"cannot be read; remove them:\n  gone\.png: no such file"
+    ):
+        bank.predict(["gone.png", new[0]])
 
 
 def test_patches_that_do_not_count(
