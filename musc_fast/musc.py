@@ -205,6 +205,8 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=query.valid,
+            reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
@@ -225,6 +227,7 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 
