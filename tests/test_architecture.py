@@ -29,6 +29,7 @@ FLOORS = (
     ("bank",),
     ("recipes", "image_scores", "musc"),
     ("distributed",),
+    ("anomalib",),
     ("runs",),
     ("cli",),
     ("__main__",),
