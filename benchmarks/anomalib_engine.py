@@ -55,7 +55,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             lay_out(Path(folder), name, arguments)
             rows += compare(Path(folder), name, arguments.size)
-    Console(width=120).print(table_of(rows, f"anomalib {version}"))
+        Console(width=120).print(table_of(rows, f"anomalib {version}"))
     write_results(arguments.json, {**settings_of(arguments), "anomalib": version}, rows)
 
 
@@ -104,11 +104,12 @@ def compare(folder: Path, name: str, size: int) -> list[dict[str, Any]]:
     for zero_shot, figures in ((True, own), (False, bank)):
         way = "zero-shot" if zero_shot else "bank"
         rows.append({"set": name, "way": way, "by": "musc_fast", **figures})
-        rows.append({"set": name, "way": way, "by": "anomalib", **engine(folder, name, zero_shot)})
+        found = engine(folder, name, size, zero_shot)
+        rows.append({"set": name, "way": way, "by": "anomalib", **found})
     return rows
 
 
-def engine(folder: Path, name: str, zero_shot: bool) -> dict[str, Any]:
+def engine(folder: Path, name: str, size: int, zero_shot: bool) -> dict[str, Any]:
     """The figures of anomalib's Engine, its metrics and its data module."""
     from anomalib.data import MVTecAD
     from anomalib.engine import Engine
@@ -123,7 +124,7 @@ def engine(folder: Path, name: str, zero_shot: bool) -> dict[str, Any]:
         AUROC(fields=pixel, prefix="pixel_"),
         AUPR(fields=pixel, prefix="pixel_"),
     ]
-    model = Model(zero_shot=zero_shot, evaluator=Evaluator(test_metrics=metrics))
+    model = Model(image_size=size, zero_shot=zero_shot, evaluator=Evaluator(test_metrics=metrics))
     data = MVTecAD(folder, name, train_batch_size=4, eval_batch_size=4, num_workers=0)
     out = folder / f"out_{zero_shot}"
     trainer = Engine(accelerator="cpu", default_root_dir=out, enable_progress_bar=False)
