@@ -116,6 +116,7 @@ def watch(
     offline: options.OfflineOption = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: options.IgnoreOption = None,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 

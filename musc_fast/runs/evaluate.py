@@ -37,7 +37,7 @@ from .finished import (
     write_object,
 )
 from .pixels import measure_pixels
-from .record import chosen_backend, run_settings
+from .record import chosen_backend, run_settings, valid_grids
 
 
 def evaluate(
@@ -132,6 +132,8 @@ def evaluate_category(
         settings=run_settings(musc, features, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
         reading=replace(musc.extractor.reading, white=features.white),
+        valid=valid_grids(features, musc.backbone.grid),
+        left_out=musc.extractor.ignored,
     )
     result: Result = {
         "category": category.name,
@@ -290,6 +292,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         chosen_backend(musc),
         musc.extractor.reading,
         files,
+        *(() if musc.extractor.ignored is None else (musc.extractor.ignored.key,)),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -6,7 +6,9 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .._version import __version__
 from ..backends.registry import resolve
@@ -17,6 +19,12 @@ from ..musc import MuSc
 def chosen_backend(musc: MuSc) -> str:
     """The name of the backend that scores for `musc`; "auto" is resolved."""
     return resolve(musc.settings.backend, musc.backbone.device).name
+
+
+def valid_grids(features: BatchFeatures, grid: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """The patches that count, [N, H, W]; None: all."""
+    valid = features.valid
+    return None if valid is None else valid.cpu().numpy().reshape(len(valid), *grid)
 
 
 def run_settings(
@@ -31,7 +39,7 @@ def run_settings(
     features, references: of the images scored and of their references; the tokens are not read.
     seconds: what each stage took.
     """
-    backbone = musc.backbone
+    backbone, ignored = musc.backbone, musc.extractor.ignored
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
     return {
@@ -47,6 +55,7 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
+        **({} if ignored is None else {"ignore": list(ignored.names)}),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),
         "device": str(backbone.device),

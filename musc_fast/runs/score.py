@@ -27,7 +27,7 @@ from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
 from ..threshold import Rule
-from .record import run_settings
+from .record import run_settings, valid_grids
 from .watch_threshold import watch_settings
 
 
@@ -174,6 +174,8 @@ class ScoreJob:
             settings=settings,
             threshold=threshold,
             reading=replace(musc.extractor.reading, white=white),
+            valid=valid_grids(features, musc.backbone.grid),
+            left_out=musc.extractor.ignored,
         )
 
     def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:
