@@ -25,7 +25,14 @@ from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .settings import (
+    DegreeFusion,
+    PoolingName,
+    ReadSettings,
+    ScoringSettings,
+    Similarity,
+    whole_number,
+)
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -85,6 +92,9 @@ class MuSc:
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
+        similarity: Similarity = "class",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
@@ -109,7 +119,15 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            pooling=pooling,
+            temperature=temperature,
+            similarity=similarity,
         )
+        if use_cls and similarity == "salient":
+            raise InputError(
+                "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
+                "smooths scores by the most anomalous patches; leave one of them out"
+            )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
@@ -128,7 +146,7 @@ class MuSc:
             )
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
-        self.use_cls = rscin if use_cls is None else use_cls
+        self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
         self.extractor = Extractor(
             self.backbone, batch_size, reading, cls=self.use_cls, ignored=ignored
         )

@@ -55,6 +55,7 @@ def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        **settings.unusual(),
         **({} if ignored is None else {"ignore": ignored.key}),
     }
 
@@ -107,6 +108,7 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        **settings.unusual(),
     )
 
 

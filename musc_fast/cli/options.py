@@ -207,6 +207,35 @@ MaxPixelsOption = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+PoolingOption = Annotated[
+    str,
+    typer.Option(
+        help="How a patch is pooled with its neighbours: lnamd, evenly (MuSc); snamd, by likeness "
+        "(MuSc-V2), which leaves each patch alone on most backbones; snamd-unit, by likeness of "
+        "features of norm 1.",
+        metavar="NAME",
+        rich_help_panel=BEYOND,
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        help="With --pooling snamd or snamd-unit: the distance at which a neighbour counts 1/e; "
+        "smaller is stricter.",
+        metavar="T",
+        rich_help_panel=BEYOND,
+    ),
+]
+SimilarityOption = Annotated[
+    str,
+    typer.Option(
+        help="By what image scores are smoothed over similar images: class, the class token where "
+        "--rscin does it (MuSc); salient, the most anomalous patch (RsCon of MuSc-V2, which takes "
+        "--neighbors 1,7).",
+        metavar="NAME",
+        rich_help_panel=BEYOND,
+    ),
+]
 IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -309,6 +338,9 @@ _MUSC_OPTIONS = (
     "white",
     "max_pixels",
     "ignore",
+    "pooling",
+    "temperature",
+    "similarity",
 )
 
 

@@ -19,6 +19,8 @@ _OPTIONS = {
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
+    "pooling": "--pooling",
+    "temperature": "--temperature",
     "precision": "--precision",
     "feature_precision": "--feature-precision",
     "white": "--white",
@@ -26,6 +28,8 @@ _OPTIONS = {
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
+    "pooling": "lnamd",
+    "temperature": 1.0,
     "precision": "exact",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,

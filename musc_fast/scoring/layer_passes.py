@@ -25,6 +25,7 @@ from ..progress import Progress
 from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
+from .snamd import snamd
 from .valid import overwrite, without_ignored
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
@@ -100,12 +101,12 @@ class Pooling:
 
     def pool_in_memory(self, layer: Tensor, valid: Tensor | None = None) -> list[Tensor]:
         """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
-        if self._fused:
+        if self._fused and self.settings.pooling == "lnamd":
             z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
             self._pool_into(z, layer, self.settings.degrees)
             results = [z]
         else:
-            results = self.operators.lnamd(layer, self.grid, self.settings.degrees)
+            results = self._pooled(layer, self.settings.degrees)
         for z in results:
             overwrite(z, valid)
         return results
@@ -137,8 +138,23 @@ class Pooling:
 
     def _result(self, layer: Tensor, degrees: Sequence[int]) -> Tensor:
         """One result of a few images."""
-        pooled = self.operators.lnamd(layer, self.grid, degrees)
-        return reference.fuse_degrees(pooled) if self._fused else pooled[0]
+        pooled = self._pooled(layer, degrees)
+        lnamd = self.settings.pooling == "lnamd"
+        return reference.fuse_degrees(pooled) if self._fused and lnamd else pooled[0]
+
+    def _pooled(self, layer: Tensor, degrees: Sequence[int]) -> list[Tensor]:
+        """LNAMD at some degrees, or SNAMD, which fuses them itself."""
+        settings = self.settings
+        if settings.pooling == "lnamd":
+            return self.operators.lnamd(layer, self.grid, degrees)
+        return snamd(
+            layer,
+            self.grid,
+            degrees,
+            unit=settings.pooling == "snamd-unit",
+            temperature=settings.temperature,
+            fused=self._fused,
+        )
 
 
 @torch.no_grad()
