@@ -66,7 +66,7 @@ def score_batch(
     prefix_tokens: leading tokens (class and register tokens) that are dropped.
     image_size: int or (h, w) of the anomaly maps; None keeps the grid.
     valid: [N, P] bool, the patches that count; None: all. The others are references of no patch,
-        score 0, and are 0 in the maps; LNAMD pools them like all.
+        are pooled with none, score 0, and are 0 in the maps.
     reference_valid: [M, P] bool, those of the references.
     degrees: odd neighbourhood sides of LNAMD.
     topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
@@ -142,7 +142,7 @@ def score_batch(
             )
         del search  # and with it LNAMD's results of the references
         if similarity == "salient":
-            classes = salient_features(layers, pools, means)
+            classes = salient_features(layers, pools, means, counted)
         return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
 
 

@@ -26,7 +26,7 @@ from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 from .snamd import snamd
-from .valid import overwrite, without_ignored
+from .valid import emptied, overwrite, without_ignored
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
 _BLOCK = 8 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
@@ -95,7 +95,7 @@ class Pooling:
                 if not needed:
                     yield None
                     continue
-                z = self._pool_into_file(self.folder, layer, degrees)
+                z = self._pool_into_file(self.folder, layer, degrees, valid)
                 overwrite(z, valid)
                 yield z
 
@@ -103,10 +103,10 @@ class Pooling:
         """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
         if self._fused and self.settings.pooling == "lnamd":
             z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
-            self._pool_into(z, layer, self.settings.degrees)
+            self._pool_into(z, layer, self.settings.degrees, valid)
             results = [z]
         else:
-            results = self._pooled(layer, self.settings.degrees)
+            results = self._pooled(layer, self.settings.degrees, valid)
         for z in results:
             overwrite(z, valid)
         return results
@@ -120,31 +120,38 @@ class Pooling:
         degrees = tuple(self.settings.degrees)
         return [degrees] if self._fused else [(degree,) for degree in degrees]
 
-    def _pool_into_file(self, folder: str, layer: Tensor, degrees: Sequence[int]) -> Tensor:
+    def _pool_into_file(
+        self, folder: str, layer: Tensor, degrees: Sequence[int], valid: Tensor | None
+    ) -> Tensor:
         name = os.path.join(folder, "pooled")
         Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
         reserve(name, 4 * layer.numel())
         z = torch.from_file(
             name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
         ).view(layer.shape)
-        self._pool_into(z, layer, degrees)
+        self._pool_into(z, layer, degrees, valid)
         return z
 
-    def _pool_into(self, z: Tensor, layer: Tensor, degrees: Sequence[int]) -> None:
+    def _pool_into(
+        self, z: Tensor, layer: Tensor, degrees: Sequence[int], valid: Tensor | None
+    ) -> None:
         """Write one result of layer [N, P, C] into z, a block of images at a time."""
         block = max(1, _BLOCK // (4 * layer[0].numel() * len(degrees)))
         for first in range(0, len(layer), block):
-            z[first : first + block] = self._result(layer[first : first + block], degrees)
+            some = slice(first, first + block)
+            counted = None if valid is None else valid[some]
+            z[some] = self._result(layer[some], degrees, counted)
 
-    def _result(self, layer: Tensor, degrees: Sequence[int]) -> Tensor:
+    def _result(self, layer: Tensor, degrees: Sequence[int], valid: Tensor | None) -> Tensor:
         """One result of a few images."""
-        pooled = self._pooled(layer, degrees)
+        pooled = self._pooled(layer, degrees, valid)
         lnamd = self.settings.pooling == "lnamd"
         return reference.fuse_degrees(pooled) if self._fused and lnamd else pooled[0]
 
-    def _pooled(self, layer: Tensor, degrees: Sequence[int]) -> list[Tensor]:
+    def _pooled(self, layer: Tensor, degrees: Sequence[int], valid: Tensor | None) -> list[Tensor]:
         """LNAMD at some degrees, or SNAMD, which fuses them itself."""
         settings = self.settings
+        layer = emptied(layer, valid, mean=settings.pooling == "lnamd")
         if settings.pooling == "lnamd":
             return self.operators.lnamd(layer, self.grid, degrees)
         return snamd(

@@ -17,15 +17,19 @@ from .layer_passes import Pooling
 
 
 @torch.no_grad()
-def salient_features(layers: Sequence[Tensor], pooling: Pooling, patch_scores: Tensor) -> Tensor:
+def salient_features(
+    layers: Sequence[Tensor], pooling: Pooling, patch_scores: Tensor, valid: Tensor | None
+) -> Tensor:
     """The pooled features [N, C] of the patches with the highest of patch_scores [N, P].
 
     layers: [N, P, C] each; the last but one is taken, as in MuSc-V2, or the only one. Where each
         degree has a result of its own, their normalised mean is taken.
+    valid: [N, P] bool, the patches that count; None: all.
     """
     layer, places = layers[max(len(layers) - 2, 0)], patch_scores.argmax(dim=1).tolist()
     found = []
     for index, place in enumerate(places):
-        pooled = pooling.pool_in_memory(layer[index : index + 1])
+        image = slice(index, index + 1)
+        pooled = pooling.pool_in_memory(layer[image], None if valid is None else valid[image])
         found.append(reference.fuse_degrees(pooled)[0, place])
     return torch.stack(found)
