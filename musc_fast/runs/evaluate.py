@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,7 +37,7 @@ from .finished import (
     write_object,
 )
 from .pixels import measure_pixels
-from .record import chosen_backend, run_settings, valid_grids
+from .record import chosen_backend, how_seen, run_settings
 
 
 def evaluate(
@@ -131,9 +131,7 @@ def evaluate_category(
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
         settings=run_settings(musc, features, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
-        reading=replace(musc.extractor.reading, white=features.white),
-        valid=valid_grids(features, musc.backbone.grid),
-        left_out=musc.extractor.ignored,
+        **how_seen(musc, features),
     )
     result: Result = {
         "category": category.name,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .._version import __version__
 from ..backends.registry import resolve
@@ -21,10 +20,15 @@ def chosen_backend(musc: MuSc) -> str:
     return resolve(musc.settings.backend, musc.backbone.device).name
 
 
-def valid_grids(features: BatchFeatures, grid: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """The patches that count, [N, H, W]; None: all."""
-    valid = features.valid
-    return None if valid is None else valid.cpu().numpy().reshape(len(valid), *grid)
+def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
+    """The arguments `reading`, `valid` and `left_out` of a ScoredBatch of these features."""
+    extractor, valid = musc.extractor, features.valid
+    grid = musc.backbone.grid
+    return {
+        "reading": replace(extractor.reading, white=features.white),
+        "valid": None if valid is None else valid.cpu().numpy().reshape(-1, *grid),
+        "left_out": extractor.ignored,
+    }
 
 
 def run_settings(
