@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -193,7 +194,8 @@ class MuSc:
             )
             scores = self.score_features(query, others, progress=on_progress)
             scale = self.scale_for(judge, others, progress=on_progress)
-            return with_verdicts(scores, query.names, judge(scores, scale))
+            reading = replace(self.extractor.reading, white=white)
+            return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
     def scale_for(
         self,
