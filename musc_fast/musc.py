@@ -14,6 +14,7 @@ from .backends.registry import resolve
 from .bank.reference_bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
+from .datasets.ignored import Ignore, IgnoredRegions
 from .errors import InputError
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
@@ -25,7 +26,14 @@ from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .settings import (
+    DegreeFusion,
+    PoolingName,
+    ReadSettings,
+    ScoringSettings,
+    Similarity,
+    whole_number,
+)
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -53,6 +61,9 @@ class MuSc:
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
+    ignore: what is left out of every picture: the file of a mask (what is not black is left out), a
+        bool array [h, w], a box "x,y,w,h%" in percent of the picture, or several of these. Patches
+        of which more than a quarter is ignored are not scored, and nothing is compared with them.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -82,15 +93,20 @@ class MuSc:
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
+        similarity: Similarity = "class",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
+        ignore: Ignore | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
+        ignored = IgnoredRegions.of(ignore, reading)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen = get_recipe(recipe)
@@ -104,7 +120,15 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            pooling=pooling,
+            temperature=temperature,
+            similarity=similarity,
         )
+        if use_cls and similarity == "salient":
+            raise InputError(
+                "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
+                "smooths scores by the most anomalous patches; leave one of them out"
+            )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
@@ -123,8 +147,10 @@ class MuSc:
             )
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
-        self.use_cls = rscin if use_cls is None else use_cls
-        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
+        self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
+        self.extractor = Extractor(
+            self.backbone, batch_size, reading, cls=self.use_cls, ignored=ignored
+        )
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -235,7 +261,7 @@ class MuSc:
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(self.backbone, self.settings, capacity, evict=evict)
+        return new_bank(self.extractor, self.settings, capacity, evict=evict)
 
     def stream(
         self,
@@ -258,7 +284,9 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
+        extractor = Extractor(
+            self.backbone, 1, self.extractor.reading, cls=False, ignored=self.extractor.ignored
+        )
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(

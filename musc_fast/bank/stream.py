@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BankError, InputError
-from ..features.backbone import Backbone
 from ..features.batch_images import ImageLike, refuse_one_image
-from ..features.extraction import BatchFeatures, Extractor
+from ..features.extraction import BatchFeatures, Extractor, join_valid
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id
@@ -39,11 +38,13 @@ class StreamScore:
     references: int
 
 
-def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
+def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.
 
     The engine is recorded and not compared: in one precision, engines differ by rounding alone.
+    What is ignored is there where anything is.
     """
+    backbone, ignored = extractor.backbone, extractor.ignored
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
@@ -54,6 +55,8 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        **settings.unusual(),
+        **({} if ignored is None else {"ignore": ignored.key}),
     }
 
 
@@ -83,17 +86,18 @@ def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[Im
 
 
 def new_bank(
-    backbone: Backbone,
+    extractor: Extractor,
     settings: ScoringSettings,
     capacity: int = 200,
     *,
     evict: Eviction = "oldest",
 ) -> ReferenceBank:
-    """An empty bank for the tokens of `backbone` and these settings."""
+    """An empty bank for the tokens of `extractor` and these settings."""
+    backbone = extractor.backbone
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(backbone, settings),
+        source=source_of(extractor, settings),
         grid=backbone.grid,
         prefix_tokens=backbone.prefix_tokens,
         image_size=backbone.image_size,
@@ -104,23 +108,14 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        **settings.unusual(),
     )
 
 
 def joined(features: Sequence[BatchFeatures]) -> tuple[list[Tensor], Tensor | None]:
     """The layers of some features as one batch, and the patches that count; None: all."""
     layers = [torch.cat(layer) for layer in zip(*(each.tokens for each in features), strict=True)]
-    if all(each.valid is None for each in features):
-        return layers, None
-    patches = max(each.valid.shape[1] for each in features if each.valid is not None)
-    return layers, torch.cat(
-        [
-            layers[0].new_ones(len(each.names), patches, dtype=torch.bool)
-            if each.valid is None
-            else each.valid
-            for each in features
-        ]
-    )
+    return layers, join_valid(features)
 
 
 def score_first(
@@ -169,8 +164,8 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    source = source_of(extractor.backbone, settings)
-    bank = new_bank(extractor.backbone, settings) if bank is None else bank
+    source = source_of(extractor, settings)
+    bank = new_bank(extractor, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)

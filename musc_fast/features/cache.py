@@ -82,12 +82,13 @@ def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None
     """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, engine and precision, with the presence of class tokens, with the white level, and with
-    the contents and order of the images.
+    type, engine and precision, with the presence of class tokens, with the white level and what is
+    ignored, and with the contents and order of the images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
     parts += [backbone.device.type, backbone.engine, backbone.precision, white]
+    parts += [] if extractor.ignored is None else [extractor.ignored.key]
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.deep import DeepImage
+from ..datasets.ignored import IgnoredRegions
 from ..datasets.read_images import white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
@@ -51,6 +52,21 @@ class BatchFeatures:
     white: float | None = None
     notes: tuple[str, ...] = ()
     valid: Tensor | None = None
+
+
+def join_valid(parts: Sequence[BatchFeatures]) -> Tensor | None:
+    """The patches that count of several parts of a batch as one [N, P] bool; None: all."""
+    known = [part.valid for part in parts if part.valid is not None]
+    if not known:
+        return None
+    return torch.cat(
+        [
+            known[0].new_ones(len(part.names), known[0].shape[1])
+            if part.valid is None
+            else part.valid
+            for part in parts
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,9 @@ class Extractor:
     reading: how files are read.
     cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
         those after the last block asked for do not.
+    ignored: what is left out of every picture; None: nothing.
+
+    Raises InputError where no patch would be left.
     """
 
     def __init__(
@@ -125,7 +144,11 @@ class Extractor:
         reading: ReadSettings | None = None,
         *,
         cls: bool = True,
+        ignored: IgnoredRegions | None = None,
     ) -> None:
+        self.ignored = ignored
+        if ignored is not None:
+            ignored.patches(backbone.grid)
         self.backbone = backbone
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
@@ -180,6 +203,8 @@ class Extractor:
                 store.extract([item.pixels for item in good])
                 rows += [(item.source, item.name, item.size, item.grey) for item in good]
             for item in good:
+                if self.ignored is not None:
+                    self.ignored.check_size(item.name, item.size)
                 for note in item.notes:
                     notes.setdefault(note, []).append(item.name)
             if progress is not None:
@@ -202,7 +227,15 @@ class Extractor:
             seconds=perf_counter() - start,
             white=white,
             notes=sentences,
+            valid=self._valid(store),
         )
+
+    def _valid(self, store: _Store) -> Tensor | None:
+        """The patches that count, [N, P]; None: all."""
+        if self.ignored is None:
+            return None
+        counts = torch.from_numpy(self.ignored.patches(self.backbone.grid)).flatten()
+        return counts.to(self.backbone.device).repeat(store.filled, 1)
 
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None

@@ -208,7 +208,7 @@ class Watch:
             for place, (said, state) in enumerate(zip(judge.of_held(), states, strict=True)):
                 row = self._row_of_held(found, place, said, *state)
                 rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
-                self._draw(rows[-1], partial(found.anomaly_map, place))
+                self._draw_held(found, place, rows[-1])
             self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
         self.held.remove({int(row.number) for row in rows if not row.is_held})
@@ -228,7 +228,7 @@ class Watch:
                 row = self._row_of_held(found, place, verdicts[place], now(), state)
                 path = row.path if line is None else line.path  # an id may have a number, too
                 rows.append(replace(row, path=path, bank=REMOVED))
-                self._draw(rows[-1], partial(found.anomaly_map, place))
+                self._draw_held(found, place, rows[-1])
             self._record(rows)
             self.held.remove({int(row.number) for row in rows})
             yield from rows
@@ -249,7 +249,12 @@ class Watch:
             _row(str(path), number, raw_score, references, said, time, state),
             bank=self._place_in_bank(said),
         )
-        self._draw(row, lambda: scores.anomaly_maps[0])
+        grid = scores.patch_scores.shape[1:]
+        self._draw(
+            row,
+            lambda: scores.anomaly_maps[0],
+            None if read.valid is None else read.valid[0].view(grid),
+        )
         self._record([row])
         with self.held.changing():
             if row.is_held:
@@ -299,7 +304,11 @@ class Watch:
         path = entry.id if line is None else line.path  # the id may be "path (2)"
         return _row(path, entry.number, score, others, said, time, state)
 
-    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
+    def _draw_held(self, found: LeaveOneOut, place: int, row: Row) -> None:
+        valid = None if found.valid is None else found.valid[place]
+        self._draw(row, partial(found.anomaly_map, place), valid)
+
+    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor], valid: Tensor | None) -> None:
         """Write the picture of a flagged image, unless its file is gone or has changed."""
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
@@ -309,7 +318,7 @@ class Watch:
         white = self.bank.source.get("white")
         reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):
-            write_picture(self.held.record, row, anomaly_map(), usual, reading)
+            write_picture(self.held.record, row, anomaly_map(), usual, reading, valid)
 
 
 def _row(

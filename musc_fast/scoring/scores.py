@@ -21,8 +21,8 @@ class BatchScores:
     patch_scores: [N, H, W], the mean distance over layers and degrees; higher is more anomalous.
     anomaly_maps: [N, h, w], patch scores upsampled to `image_size` (the grid itself without one).
     raw_image_scores: [N], the maximum of each anomaly map.
-    image_scores: [N], raw scores after RsCIN (scaled to 0..1 over the batch) where class tokens
-        were given, otherwise the raw scores.
+    image_scores: [N], raw scores after RsCIN or RsCon (scaled to 0..1 over the batch) where class
+        tokens were given or `similarity` is "salient", otherwise the raw scores.
     """
 
     patch_scores: Tensor
