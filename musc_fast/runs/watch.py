@@ -10,7 +10,8 @@ lines are written together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -24,9 +25,11 @@ from ..bank.stream import tokens_of, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
 from ..progress import StageProgress, stage_bars
+from ..settings import ReadSettings
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
+from .watch_page import WatchPage, check_page
 from .watch_pictures import write_picture
 from .watch_record import REMOVED, FileState, Row, now, place_in_bank
 from .watch_settings import WatchSettings
@@ -67,19 +70,29 @@ def watching(
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    for option, file in (("bank", bank), ("out", out)):
-        if file.name in ("", "..") or file.is_dir():
+    files = {"bank": bank, "out": out, "page": settings.page}
+    for option, file in files.items():
+        if file is not None and (file.name in ("", "..") or file.is_dir()):
             raise InputError(f"{option}: found {str(file)!r}, wanted the name of a file")
-    bank.parent.mkdir(parents=True, exist_ok=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    used = [file for file in files.values() if file is not None]
+    if len({os.path.realpath(file) for file in used}) < len(used):
+        raise InputError("bank, out and page: found one file twice, wanted a file for each")
+    check_page(settings.page)
+    for file in used:
+        file.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
-        for file in (bank, out):
+        for file in used:
             lock = file.with_name(f"{file.name}.lock")
             locks.enter_context(locked(lock, f"{file} is in use by another watch; name another"))
         with stage_bars(shown) as on_progress:
             watch = Watch(musc, folder, bank, out, settings, on_progress=on_progress)
         try:
             yield watch
+        except BaseException as error:
+            watch.end_page(error)
+            raise
+        else:
+            watch.end_page()
         finally:
             watch.save()
 
@@ -105,6 +118,9 @@ class Watch:
         self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
         self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
+        self._page: WatchPage | None = None
+        if settings.page is not None:
+            self._page = WatchPage(settings.page, self.folder, self.held, self._reading)
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
 
@@ -160,6 +176,16 @@ class Watch:
         """Save the bank if it has changed."""
         self.held.save()
 
+    def idle(self) -> None:
+        """Note on the page, from time to time, that the watch goes on; to be called while idle."""
+        if self._page is not None:
+            self._page.beat()
+
+    def end_page(self, error: BaseException | None = None) -> None:
+        """Note on the page that the watch has ended, by an error or as was wanted."""
+        if self._page is not None:
+            self._page.end(error)
+
     def _score_first(
         self, paths: list[Path], wanted: int, *, references: bool = False
     ) -> Iterator[Row]:
@@ -182,6 +208,7 @@ class Watch:
                 if references:
                     raise ImageError(f"references: {path}: {read.reason}")
                 self._record([read])
+                self._show([(read, None)])
                 yield read
             elif read is not None:
                 tokens[str(path)] = read
@@ -212,6 +239,7 @@ class Watch:
                 self._draw(rows[-1], partial(found.anomaly_map, place))
             self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
+        self._show((row, partial(found.anomaly_map, place)) for place, row in enumerate(rows))
         self.held.remove({int(row.number) for row in rows if not row.is_held})
         self.save()  # it has the white level, which a record alone would not tell
         yield from rows
@@ -231,6 +259,8 @@ class Watch:
                 rows.append(replace(row, path=path, bank=REMOVED))
                 self._draw(rows[-1], partial(found.anomaly_map, place))
             self._record(rows)
+            maps = (partial(found.anomaly_map, place) for place in judge.apart)
+            self._show(zip(rows, maps, strict=True))
             self.held.remove({int(row.number) for row in rows})
             yield from rows
 
@@ -241,6 +271,7 @@ class Watch:
         if read is None or isinstance(read, Row):
             if read is not None:
                 self._record([read])
+                self._show([(read, None)])
             return read
         references, number = len(self.bank), self.bank.added
         scores = self.bank.score(read)
@@ -252,6 +283,7 @@ class Watch:
         )
         self._draw(row, lambda: scores.anomaly_maps[0])
         self._record([row])
+        self._show([(row, lambda: scores.anomaly_maps[0])])
         with self.held.changing():
             if row.is_held:
                 self.bank.add(read, [free_id(row.path, self.bank.ids)], scores=[raw_score])
@@ -304,12 +336,19 @@ class Watch:
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
             return
-        held = self.held.judge().held
-        usual = 0.0 if held is None else float(held.patch_scores.median())
-        white = self.bank.source.get("white")
-        reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):
-            write_picture(self.held.record, row, anomaly_map(), usual, reading)
+            write_picture(
+                self.held.record, row, anomaly_map(), self.held.judge().usual, self._reading()
+            )
+
+    def _show(self, found: Iterable[tuple[Row, Callable[[], Tensor] | None]]) -> None:
+        """Show images on the page, each a row and what makes its map; those recorded together."""
+        if self._page is not None:
+            self._page.show(found)
+
+    def _reading(self) -> ReadSettings:
+        """How files are read, with the white level of the bank."""
+        return replace(self._extractor.reading, white=self.bank.source.get("white"))
 
 
 def _row(
