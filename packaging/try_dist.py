@@ -41,7 +41,7 @@ def main() -> None:
     dist = parser.parse_args().dist.resolve()
     tag = f"-cp{sys.version_info.major}{sys.version_info.minor}-"
     machine = os.uname().machine if hasattr(os, "uname") else ""
-    wheels = [each for each in dist.glob(f"*{tag}*{machine}.whl")]
+    wheels = [*dist.glob(f"*{tag}*{machine}.whl")]
     sdists = [*dist.glob("*.tar.gz")]
     if len(wheels) != 1 or len(sdists) != 1:
         raise SystemExit(f"{dist} has no single wheel and sdist for this Python; run make dist")
