@@ -79,12 +79,21 @@ def write_results_json(
 def write_json_lines(path: Path | None, objects: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line; None writes to standard output.
 
-    Raises BrokenPipeError where the reader of standard output has gone.
+    Raises InputError where the reader of standard output has gone.
     """
     lines = "".join(json.dumps(each) + "\n" for each in objects)
     if path is None:
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # Python tries to write the rest at its end
+            os.close(nowhere)
+            raise InputError(
+                "--json: the reader of standard output has gone; the folder of the results is "
+                "complete"
+            ) from None
         return
     with replacing(path) as temporary:
         temporary.write_text(lines, encoding="utf-8")
