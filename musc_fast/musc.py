@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -167,7 +168,8 @@ class MuSc:
             )
             scores = self.score_features(query, others, progress=on_progress)
             scale = self.scale_for(judge, others, progress=on_progress)
-            return with_verdicts(scores, query.names, judge(scores, scale))
+            reading = replace(self.extractor.reading, white=white)
+            return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
     def scale_for(
         self,
@@ -205,6 +207,8 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=query.valid,
+            reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
@@ -225,6 +229,7 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 

@@ -28,6 +28,7 @@ FLOORS = (
     ("neighbors", "scoring"),
     ("bank",),
     ("recipes", "image_scores", "musc"),
+    ("sklearn",),
     ("distributed",),
     ("runs",),
     ("cli",),

@@ -22,7 +22,7 @@ from musc_fast.report.scored_batch import ScoredBatch
 from musc_fast.threshold import find_threshold
 
 Array = NDArray[np.float64]
-TYPES = {"F32": "<f4", "F16": "<f2"}
+TYPES = {"F32": "<f4", "F16": "<f2", "BOOL": "?"}
 GRID, CHANNELS, SIZE = (4, 6), 8, (28, 42)
 
 
@@ -136,6 +136,17 @@ def test_a_bank_is_read_and_searched(tmp_path: Path, fusion: Any, topmin: Any) -
     expected = float(bank.score(new).raw_image_scores[0])
     found = raw_score([np.float64(x[0, 1:].numpy()) for x in new], tensors, settings)
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_bank_with_patches_that_do_not_count(tmp_path: Path) -> None:
+    bank = ReferenceBank(9, grid=GRID, prefix_tokens=1, image_size=SIZE)
+    valid = torch.ones(7, math.prod(GRID), dtype=torch.bool)
+    valid[2, :6] = False
+    bank.add(layers(7, seed=0), valid=valid)
+    bank.save(tmp_path / "bank")
+    metadata, tensors = read_safetensors(tmp_path / "bank")
+    assert metadata["musc_fast_bank"] == "3"
+    np.testing.assert_array_equal(tensors["valid"], valid.numpy())
 
 
 def test_maps_of_a_results_folder(tmp_path: Path) -> None:

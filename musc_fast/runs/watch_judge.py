@@ -90,7 +90,7 @@ class Judge:
     @cached_property
     def usual(self) -> float:
         """A distance that is usual in the images of the bank; 0 where it has too few."""
-        return 0.0 if self.held is None else float(self.held.patch_scores.median())
+        return 0.0 if self.held is None else self.held.usual
 
     def of_new(self, score: float) -> Judgement:
         """The verdict on an image that was scored against the bank.
