@@ -101,6 +101,8 @@ def test_wheel_with_a_compiler_works_outside_the_repository(source: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(extensions(names)) == 1
     assert "musc_fast/backends/cpu/search.py" in names
+    for data in ("py.typed", "report/line_page.html", "report/line_page.css", "report/report.js"):
+        assert f"musc_fast/{data}" in names
     wheel = next((source.parent / "wheels").glob("*.whl"))
     target = source.parent / "installed"
     zipfile.ZipFile(wheel).extractall(target)

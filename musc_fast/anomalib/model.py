@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib import LearningType
 from anomalib.data import InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-
-from anomalib import LearningType
 
 from ..features.extraction import BatchFeatures
 from ..image_scores import Judge

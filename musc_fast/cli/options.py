@@ -14,6 +14,7 @@ import typer
 
 from ..errors import InputError
 from ..settings import ReadSettings
+from .exit_status import FLAGGED, LOOK
 
 RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose import takes time
 # The groups of options in the help, in the order in which a command names them first.
@@ -198,6 +199,15 @@ WhiteOption = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+FailOption = Annotated[
+    bool,
+    typer.Option(
+        "--fail-on-flagged",
+        help=f"End with exit status {FLAGGED} where images are flagged, and with {LOOK} where none "
+        "is but some cannot be decided on, or not be read.",
+        rich_help_panel=VERDICT,
+    ),
+]
 MaxPixelsOption = Annotated[
     str | None,
     typer.Option(
@@ -247,6 +257,17 @@ IgnoreOption = Annotated[
         show_default=False,
         metavar="FILE|BOX",
         rich_help_panel=BEYOND,
+    ),
+]
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Also write a JSON object a line to this file, for each image (evaluate: category); - "
+        "for standard output, where what people read goes to standard error.",
+        show_default=False,
+        rich_help_panel=RESULTS,
     ),
 ]
 MapScaleOption = Annotated[

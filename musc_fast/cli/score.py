@@ -11,13 +11,12 @@ import typer
 from ..recipes import DEFAULT_RECIPE
 from . import options
 from .console import errors, interruptible, load, print_plain, printing_to_errors, stages
+from .exit_status import status_of
 from .tables import print_scores
 
 if TYPE_CHECKING:
     from ..report.scored_batch import ScoredBatch
     from ..threshold import Rule
-
-FLAGGED, LOOK = 3, 4  # exit statuses of --fail-on-flagged
 
 
 def score(
@@ -50,26 +49,8 @@ def score(
     rule: options.RuleOption = None,
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
-    fail_on_flagged: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-flagged",
-            help=f"End with exit status {FLAGGED} where images are flagged, and with {LOOK} where "
-            "none is flagged but some cannot be decided on.",
-            rich_help_panel=options.VERDICT,
-        ),
-    ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Also write one JSON object a line for each image to this file; - for standard "
-            "output, where tables then go to standard error.",
-            show_default=False,
-            rich_help_panel=options.RESULTS,
-        ),
-    ] = None,
+    fail_on_flagged: options.FailOption = False,
+    json: options.JsonOption = None,
     maps: Annotated[
         bool,
         typer.Option(
@@ -118,7 +99,7 @@ def score(
     Several processes share the work under `torchrun --nproc-per-node 2 -m musc_fast score ...`.
     """
     from ..distributed.launch import joined
-    from ..report.tables import check_json_target, write_json_lines
+    from ..report.tables import check_json_target, records, write_json_lines
     from ..runs.score import ScoreJob
 
     arguments = options.musc_arguments(context)
@@ -148,15 +129,9 @@ def score(
             return
         _print(batch, out)
     if json is not None:
-        write_json_lines(None if to_stdout else Path(json), batch)
+        write_json_lines(None if to_stdout else Path(json), records(batch, None, maps=False))
     if fail_on_flagged:
-        raise typer.Exit(status_of(batch))
-
-
-def status_of(batch: ScoredBatch) -> int:
-    """The exit status of --fail-on-flagged: FLAGGED, else LOOK, else 0."""
-    verdicts = set(batch.verdicts)
-    return FLAGGED if "flagged" in verdicts else LOOK if "look" in verdicts else 0
+        raise typer.Exit(status_of(batch.verdicts, unreadable=len(batch.paths) < len(job.images)))
 
 
 def _print(batch: ScoredBatch, out: Path) -> None:

@@ -91,7 +91,7 @@ def chart(batch: ScoredBatch, ax: Axes | None = None) -> Axes:
     Raises ImportError where matplotlib is not installed.
     """
     try:
-        from matplotlib import pyplot
+        from matplotlib import pyplot, ticker
     except ImportError:
         raise ImportError(
             "plot draws with matplotlib, which is not installed: pip install matplotlib"
@@ -107,7 +107,7 @@ def chart(batch: ScoredBatch, ax: Axes | None = None) -> Axes:
     if batch.threshold.value is not None:
         ax.axhline(batch.threshold.value, color="black", linewidth=1, label="threshold")
     ax.set(xlabel="images, by raw score", ylabel="raw score")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.legend()
     return ax
 

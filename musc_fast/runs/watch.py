@@ -10,7 +10,8 @@ lines are written together or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -22,11 +23,14 @@ from ..bank.stream import features_of, joined, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
 from ..progress import StageProgress, stage_bars
+from ..settings import ReadSettings
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
+from .watch_page import WatchPage, check_page
 from .watch_pictures import write_picture
 from .watch_record import REMOVED, FileState, Row, now, place_in_bank
+from .watch_rows import row_of_image, row_of_unreadable
 from .watch_settings import WatchSettings
 
 if TYPE_CHECKING:
@@ -66,19 +70,29 @@ def watching(
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    for option, file in (("bank", bank), ("out", out)):
-        if file.name in ("", "..") or file.is_dir():
+    files = {"bank": bank, "out": out, "page": settings.page}
+    for option, file in files.items():
+        if file is not None and (file.name in ("", "..") or file.is_dir()):
             raise InputError(f"{option}: found {str(file)!r}, wanted the name of a file")
-    bank.parent.mkdir(parents=True, exist_ok=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    used = [file for file in files.values() if file is not None]
+    if len({os.path.realpath(file) for file in used}) < len(used):
+        raise InputError("bank, out and page: found one file twice, wanted a file for each")
+    check_page(settings.page)
+    for file in used:
+        file.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
-        for file in (bank, out):
+        for file in used:
             lock = file.with_name(f"{file.name}.lock")
             locks.enter_context(locked(lock, f"{file} is in use by another watch; name another"))
         with stage_bars(shown) as on_progress:
             watch = Watch(musc, folder, bank, out, settings, on_progress=on_progress)
         try:
             yield watch
+        except BaseException as error:
+            watch.end_page(error)
+            raise
+        else:
+            watch.end_page()
         finally:
             watch.save()
 
@@ -104,6 +118,9 @@ class Watch:
         self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
         self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
+        self._page: WatchPage | None = None
+        if settings.page is not None:
+            self._page = WatchPage(settings.page, self.folder, self.held, self._reading)
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
 
@@ -159,6 +176,16 @@ class Watch:
         """Save the bank if it has changed."""
         self.held.save()
 
+    def idle(self) -> None:
+        """Note on the page, from time to time, that the watch goes on; to be called while idle."""
+        if self._page is not None:
+            self._page.beat()
+
+    def end_page(self, error: BaseException | None = None) -> None:
+        """Note on the page that the watch has ended, by an error or as was wanted."""
+        if self._page is not None:
+            self._page.end(error)
+
     def _score_first(
         self, paths: list[Path], wanted: int, *, references: bool = False
     ) -> Iterator[Row]:
@@ -181,6 +208,7 @@ class Watch:
                 if references:
                     raise ImageError(f"references: {path}: {read.reason}")
                 self._record([read])
+                self._show([(read, None)])
                 yield read
             elif read is not None:
                 features[str(path)] = read
@@ -211,6 +239,7 @@ class Watch:
                 self._draw_held(found, place, rows[-1])
             self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
+        self._show((row, partial(found.anomaly_map, place)) for place, row in enumerate(rows))
         self.held.remove({int(row.number) for row in rows if not row.is_held})
         self.save()  # it has the white level, which a record alone would not tell
         yield from rows
@@ -230,6 +259,8 @@ class Watch:
                 rows.append(replace(row, path=path, bank=REMOVED))
                 self._draw_held(found, place, rows[-1])
             self._record(rows)
+            maps = (partial(found.anomaly_map, place) for place in judge.apart)
+            self._show(zip(rows, maps, strict=True))
             self.held.remove({int(row.number) for row in rows})
             yield from rows
 
@@ -240,13 +271,14 @@ class Watch:
         if read is None or isinstance(read, Row):
             if read is not None:
                 self._record([read])
+                self._show([(read, None)])
             return read
         references, number = len(self.bank), self.bank.added
         scores = self.bank.score(read.tokens, valid=read.valid)
         raw_score = float(scores.raw_image_scores[0])
         said = self.held.judge().of_new(raw_score)
         row = replace(
-            _row(str(path), number, raw_score, references, said, time, state),
+            row_of_image(str(path), number, raw_score, references, said, time, state),
             bank=self._place_in_bank(said),
         )
         grid = scores.patch_scores.shape[1:]
@@ -256,6 +288,7 @@ class Watch:
             None if read.valid is None else read.valid[0].view(grid),
         )
         self._record([row])
+        self._show([(row, lambda: scores.anomaly_maps[0])])
         with self.held.changing():
             if row.is_held:
                 ids = [free_id(row.path, self.bank.ids)]
@@ -276,7 +309,7 @@ class Watch:
             try:
                 found = features_of(self.bank, self._extractor, path)
             except ImageError as error:
-                found = _unreadable(path, error, time, state)
+                found = row_of_unreadable(path, error, time, state)
             if not state.is_now(path):
                 return None
         if found is None or (
@@ -302,7 +335,7 @@ class Watch:
         score = float(found.raw_image_scores[place])
         line = self.held.of_number.get(entry.number)
         path = entry.id if line is None else line.path  # the id may be "path (2)"
-        return _row(path, entry.number, score, others, said, time, state)
+        return row_of_image(path, entry.number, score, others, said, time, state)
 
     def _draw_held(self, found: LeaveOneOut, place: int, row: Row) -> None:
         valid = None if found.valid is None else found.valid[place]
@@ -313,52 +346,15 @@ class Watch:
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
             return
-        held = self.held.judge().held
-        usual = 0.0 if held is None else held.usual
-        white = self.bank.source.get("white")
-        reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):
-            write_picture(self.held.record, row, anomaly_map(), usual, reading, valid)
+            usual = self.held.judge().usual
+            write_picture(self.held.record, row, anomaly_map(), usual, self._reading(), valid)
 
+    def _show(self, found: Iterable[tuple[Row, Callable[[], Tensor] | None]]) -> None:
+        """Show images on the page, each a row and what makes its map; those recorded together."""
+        if self._page is not None:
+            self._page.show(found)
 
-def _row(
-    path: str,
-    number: int,
-    raw_score: float,
-    references: int,
-    said: Judgement,
-    time: str,
-    state: FileState,
-) -> Row:
-    """The row of a scored image, without its place in the bank."""
-    return Row(
-        path=path,
-        number=str(number),
-        raw_score=repr(raw_score),
-        references=str(references),
-        flagged=str(int(said.verdict == "flagged")),
-        time=time,
-        reason="",
-        size=state.size,
-        modified=state.modified,
-        sha256=state.sha256,
-        verdict=said.verdict,
-        threshold="" if said.threshold is None else repr(said.threshold),
-        p_value="" if said.p_value is None else f"{said.p_value:.4g}",
-    )
-
-
-def _unreadable(path: Path, error: ImageError, time: str, state: FileState) -> Row:
-    reason = str(error).rpartition(f"{path}: ")[2]  # the path has a column of its own
-    return Row(
-        path=str(path),
-        number="",
-        raw_score="",
-        references="",
-        flagged="",
-        time=time,
-        reason=" ".join(reason.split()),
-        size=state.size,
-        modified=state.modified,
-        sha256=state.sha256,
-    )
+    def _reading(self) -> ReadSettings:
+        """How files are read, with the white level of the bank."""
+        return replace(self._extractor.reading, white=self.bank.source.get("white"))

@@ -25,6 +25,7 @@ class WatchSettings:
     keep_flagged: let flagged images into the bank.
     references: images that a new bank is begun with; none: the first `start` of the folder.
     pictures: write an overlay of every flagged image.
+    page: an HTML page that shows the last images; None: no page.
 
     Raises InputError naming the setting.
     """
@@ -38,6 +39,7 @@ class WatchSettings:
     keep_flagged: bool = False
     references: tuple[Path, ...] = ()
     pictures: bool = True
+    page: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("capacity", "start", "save_every"):

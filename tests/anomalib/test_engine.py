@@ -12,10 +12,10 @@ import torch
 
 pytest.importorskip("anomalib", reason="anomalib is not installed: pip install '.[anomalib]'")
 
+from anomalib import LearningType
 from anomalib.metrics import AUPR, AUROC, Evaluator
 from engine_data import engine_in, folder_of, parts, tiny_model
 
-from anomalib import LearningType
 from musc_fast import MuSc as Own
 from musc_fast.anomalib import MuSc, MuScPostProcessor
 from musc_fast.datasets.masks import read_mask
