@@ -118,4 +118,6 @@ def with_verdicts(scores: BatchScores, names: tuple[str, ...], threshold: Thresh
         scores.image_scores,
         names,
         threshold,
+        copies=scores.copies,
+        repeats=scores.repeats,
     )

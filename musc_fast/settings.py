@@ -15,6 +15,8 @@ from .progress import Progress
 PRECISIONS = ("exact", "fast")
 DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
+Switch = Literal["off", "auto"]
+SWITCHES: tuple[Switch, ...] = get_args(Switch)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
+    copies: "auto" leaves an image out as a reference of its copies.
+    repeats: "auto" leaves links between images that share a defect out.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -94,6 +98,8 @@ class ScoringSettings:
     memory_limit: int | None = None
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
+    copies: Switch = "off"
+    repeats: Switch = "off"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -104,6 +110,13 @@ class ScoringSettings:
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
+        check_switch("copies", self.copies)
+        check_switch("repeats", self.repeats)
+        if self.repeats != "off" and self.max_references is not None:
+            raise InputError(
+                "repeats: they show in the distances to all images; leave max_references out, or "
+                "repeats"
+            )
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
@@ -175,6 +188,12 @@ def check_degree_fusion(fusion: str) -> None:
         raise InputError(
             f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
         )
+
+
+def check_switch(name: str, value: str) -> None:
+    """Raise InputError unless value is one of SWITCHES."""
+    if not isinstance(value, str) or value not in SWITCHES:
+        raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(SWITCHES)}")
 
 
 def check_max_references(count: int | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,17 @@ from torch.utils.data import Dataset
 
 from .. import reference
 from ..backends.registry import resolve
+from ..errors import InputError
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, ScoringSettings
+from ..settings import DegreeFusion, ScoringSettings, Switch
+from .all_distances import AllDistances
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, parts_of
+from .copies import find_copies
+from .distinct import Distinct
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
+from .repeats import Repeat, merged, scores_without_links
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .token_files import write_dataset
@@ -41,6 +48,8 @@ def score_batch(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -68,6 +77,13 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
+    copies: "auto" finds images that are there twice, exactly or nearly (as JPEG saved again; not
+        looked for in mapped layers): all but the first are no references, and none is one of its
+        copies. The result tells which they are.
+    repeats: "auto" finds images that share a defect, by the jump in the distances of its patches,
+        and scores that place against the other images alone. It searches all distances, of which a
+        bounded part is held. Not with references, which a defect of the batch cannot hide behind,
+        nor with max_references or checkpoint.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -84,7 +100,10 @@ def score_batch(
         memory_limit,
         max_references,
         degree_fusion,
+        copies,
+        repeats,
     )
+    _check_repeats(settings, references is not None, checkpoint is not None)
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = write_dataset("tokens", tokens, folder)
@@ -99,8 +118,8 @@ def score_batch(
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
-        others, lists = _sample_references(layers, others, max_references)
         mapped = folder if in_files(tokens) else None
+        twice = [] if copies == "off" else find_copies(layers, others, near=mapped is None)
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
         pooling = Pooling(operators, shape, settings, mapped)
@@ -109,14 +128,48 @@ def score_batch(
             if checkpoint is None
             else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
         )
-        parts = parts_of(layers[0].shape[0], store is not None)
-        search = _BatchSearch(pooling, settings, parts, others, lists)
         with scoring_progress(progress) as on_progress:
-            means = mean_over_passes(
-                layers, pooling, search, checkpoint=store, on_progress=on_progress
-            )
-        del search  # and with it LNAMD's results of the references
-        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
+            run = partial(_run, pooling, settings, store, on_progress)
+            batch = Distinct(layers, others, twice, max_references, mapped)
+            means, found = batch.scores(run)
+        scores = make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
+        return replace(scores, copies=tuple(twice), repeats=found)
+
+
+def _check_repeats(settings: ScoringSettings, with_references: bool, kept: bool) -> None:
+    """Raise InputError where repeats are asked for and cannot be found, or can do no harm."""
+    if settings.repeats == "off":
+        return
+    if with_references:
+        raise InputError(
+            "repeats: with references the images do not score each other, and a defect that "
+            "repeats among them cannot hide; leave repeats out"
+        )
+    if kept:
+        raise InputError(
+            "repeats: a checkpoint does not keep what they are found by; leave one of both out"
+        )
+
+
+def _run(
+    pooling: Pooling,
+    settings: ScoringSettings,
+    store: Checkpoint | None,
+    on_progress: Progress,
+    layers: list[Tensor],
+    references: list[Tensor] | None,
+    lists: Tensor | None = None,
+    *,
+    main: bool = True,
+) -> tuple[Tensor, tuple[Repeat, ...]]:
+    """See `distinct.Run`."""
+    if lists is None:
+        references, lists = _sample_references(layers, references, settings.max_references)
+    store = store if main else None
+    parts = parts_of(layers[0].shape[0], store is not None)
+    search = _BatchSearch(pooling, settings, parts, references, lists)
+    means = mean_over_passes(layers, pooling, search, checkpoint=store, on_progress=on_progress)
+    return means, merged(search.repeats)
 
 
 def _sample_references(
@@ -145,6 +198,7 @@ def _checkpoint(
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
+        "copies": settings.copies,
         "backend": resolve(settings.backend, layers[0].device).name,
     }
     return Checkpoint(folder, layers, decisive)
@@ -167,6 +221,7 @@ class _BatchSearch:
         lists: Tensor | None,
     ) -> None:
         self.parts = parts
+        self.repeats: list[Repeat] = []  # of the passes searched
         self._pooling, self._settings = pooling, settings
         self._references, self._lists = references, lists
         self._pooled_layer = -1
@@ -180,6 +235,8 @@ class _BatchSearch:
         self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
     ) -> Iterator[Tensor]:
         """MSM of z [N, P, C] -> [last - first, P] for each part."""
+        if self._settings.repeats != "off" and self._references is None:
+            return self._without_links(z, todo, on_progress)
         others = self._pooled_references(place)
         if self._lists is not None:
             count = self._lists.shape[1]
@@ -193,6 +250,18 @@ class _BatchSearch:
             self._settings.search(on_progress),
             self._lists,
         )
+
+    def _without_links(self, z: Tensor, todo: list[int], on_progress: Progress) -> Iterator[Tensor]:
+        """`scores` without links between images that share a defect."""
+        operators, topmin = self._pooling.operators, self._settings.topmin
+        distances = AllDistances(z, operators, self._settings.search(on_progress))
+        bounds = reference.interval(topmin, len(z) - 1)
+        scores, found = scores_without_links(
+            distances.rows, len(z), self._pooling.grid, operators, topmin, bounds
+        )
+        self.repeats += found
+        for first, last in (self.parts[part] for part in todo):
+            yield scores[first:last]
 
     def _pooled_references(self, place: Pass) -> Tensor | None:
         """The result of LNAMD of the references that the pass needs; a layer is pooled once."""
