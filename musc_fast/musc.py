@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +14,7 @@ from .backends.registry import resolve
 from .bank.reference_bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
-from .errors import InputError
+from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
 from .features.batch_images import ImageLike, Images, as_sequence, check_apart
@@ -22,9 +23,10 @@ from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
+from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .settings import DegreeFusion, ReadSettings, ScoringSettings, Switch, whole_number
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -44,8 +46,8 @@ class MuSc:
     offline: never ask a hub or a package index.
     device: "auto" takes CUDA where there is one.
     batch_size: images a forward pass; OpenVINO takes them one by one.
-    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`
-        and `use_cls` where these are None. "paper" is the official one.
+    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`,
+        `copies` and `use_cls` where these are None. "paper" is the official one.
     use_cls: False leaves RsCIN out, and with it the blocks after the last of `blocks`.
     engine: what computes the backbone: "auto", "openvino" or "torch", see `load_backbone`.
     feature_precision: in which it computes: "auto", "fp32" or "bf16".
@@ -81,6 +83,8 @@ class MuSc:
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        copies: Switch | None = None,
+        repeats: Switch = "off",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
@@ -103,6 +107,8 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            copies=chosen.copies if copies is None else copies,
+            repeats=repeats,
         )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
@@ -196,7 +202,10 @@ class MuSc:
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores:
-        """`score_batch` on features from `extract`, timed as stage "scoring"."""
+        """`score_batch` on features from `extract`, timed as stage "scoring".
+
+        Warns of copies, and of defects that repeat, by name.
+        """
         start = perf_counter()
         result = score_batch(
             query.tokens,
@@ -210,6 +219,10 @@ class MuSc:
         )
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
+        for sentence in sentences(
+            result, query.names, () if references is None else references.names
+        ):
+            warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return result
 
     def leave_one_out(

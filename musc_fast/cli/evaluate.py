@@ -74,6 +74,8 @@ def evaluate(
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    copies: options.CopiesOption = None,
+    repeats: options.RepeatsOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

@@ -19,6 +19,7 @@ RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose
 # The groups of options in the help, in the order in which a command names them first.
 VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
 BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
+BEYOND = "Beyond MuSc"
 
 BackboneOption = Annotated[
     str,
@@ -148,6 +149,23 @@ MaxReferencesOption = Annotated[
         show_default=False,
         metavar="N",
         rich_help_panel=SCORING,
+    ),
+]
+CopiesOption = Annotated[
+    Literal["off", "auto"] | None,
+    typer.Option(
+        help="auto: a picture that is there twice, exactly or saved again, is not compared with "
+        "its copy, which would hide its defects. Default: auto; off for the recipe paper.",
+        show_default=False,
+        rich_help_panel=BEYOND,
+    ),
+]
+RepeatsOption = Annotated[
+    Literal["off", "auto"],
+    typer.Option(
+        help="auto: also find a defect that up to half of the images have at the same place, as "
+        "from one worn tool; takes longer.",
+        rich_help_panel=BEYOND,
     ),
 ]
 ThresholdOption = Annotated[
@@ -286,6 +304,8 @@ _MUSC_OPTIONS = (
     "precision",
     "memory_limit",
     "max_references",
+    "copies",
+    "repeats",
     "device",
     "engine",
     "feature_precision",

@@ -100,6 +100,8 @@ def score(
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
     max_references: options.MaxReferencesOption = None,
+    copies: options.CopiesOption = None,
+    repeats: options.RepeatsOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

@@ -17,7 +17,7 @@ from ..scoring.batch import score_batch
 from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion
+from ..settings import DegreeFusion, Switch
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Layout, agree_on_shard, collect_scores
@@ -41,6 +41,8 @@ def score_shard(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -56,7 +58,8 @@ def score_shard(
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
         again with as many ranks and the same images on each.
-    The others are as in `score_batch`. max_references needs references here.
+    The others are as in `score_batch`. max_references needs references here, and
+        copies and repeats, for which one process must see all images, are "off".
 
     Returns the scores of the whole batch on rank 0, None on the others. With the backends cpu and
     torch on the CPU and precision "exact" they are those of `score_batch` to the bit; the others
@@ -75,6 +78,8 @@ def score_shard(
         "memory_limit": memory_limit,
         "max_references": max_references,
         "degree_fusion": degree_fusion,
+        "copies": copies,
+        "repeats": repeats,
     }
 
     def check() -> None:

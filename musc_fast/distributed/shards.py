@@ -142,7 +142,14 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
             "max_references: over several ranks every image is scored against all others; "
             "leave it out, or score in one process"
         )
-    return ScoringSettings(**keywords)
+    settings = ScoringSettings(**keywords)
+    for name in ("copies", "repeats"):
+        if keywords[name] != "off":
+            raise InputError(
+                f"{name}: no rank sees all images, so that none can be found; use "
+                f'{name}="off", or score in one process'
+            )
+    return settings
 
 
 def _check_tokens(

@@ -12,6 +12,8 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..features.extraction import BatchFeatures
 from ..musc import MuSc
+from ..scoring.findings import record, sentences
+from ..scoring.scores import BatchScores
 
 
 def chosen_backend(musc: MuSc) -> str:
@@ -24,14 +26,17 @@ def run_settings(
     features: BatchFeatures,
     references: BatchFeatures | None = None,
     *,
+    scores: BatchScores,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Versions, settings and counts of a run, with which it can be repeated.
 
     features, references: of the images scored and of their references; the tokens are not read.
+    scores: with the copies and repeats that were found.
     seconds: what each stage took.
     """
     backbone = musc.backbone
+    names = features.names, () if references is None else references.names
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
     return {
@@ -55,5 +60,7 @@ def run_settings(
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
         **musc.settings.keywords(),
+        "findings": list(sentences(scores, *names)),
+        **record(scores, *names),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

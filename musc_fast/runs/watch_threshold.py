@@ -18,6 +18,8 @@ _OPTIONS = {
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
+    "copies": "--copies",
+    "repeats": "--repeats",
     "precision": "--precision",
     "feature_precision": "--feature-precision",
     "white": "--white",
@@ -25,6 +27,8 @@ _OPTIONS = {
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
+    "copies": "auto",
+    "repeats": "off",
     "precision": "exact",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
