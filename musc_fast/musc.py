@@ -11,7 +11,8 @@ from time import perf_counter
 import torch
 
 from .backends.registry import resolve
-from .bank.reference_bank import Eviction, ReferenceBank
+from .bank.eviction import Eviction
+from .bank.reference_bank import ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
 from .errors import InputError, MuscFastWarning

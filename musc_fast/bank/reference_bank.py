@@ -6,29 +6,27 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import describe
 from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
+from ..scoring.copies import Copy, find_copies
 from ..scoring.layer_passes import mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import DegreeFusion, ScoringSettings, whole_number
+from ..settings import DegreeFusion, ScoringSettings, Switch, whole_number
 from .alone import alone
-from .arguments import check_ids, finite_scores, json_source, refuse_twice
+from .arguments import check_ids, check_like_held, finite_scores, json_source, refuse_twice
+from .copies import of_held, scores_without
+from .eviction import EVICTIONS, Eviction, victim
 from .file import Contents, Entry, load_bank, save_bank
 from .own_distances import LeaveOneOut
 from .search import BankSearch
 from .slots import Slots
-
-Eviction = Literal["oldest", "anomalous"]
-_POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
-EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
 class ReferenceBank:
@@ -42,15 +40,15 @@ class ReferenceBank:
     to the bit, without their LNAMD and (on the CPU) without rounding them again.
 
     capacity: images held at most; a full bank gives up one image for each that is added.
-    evict: which image goes: "oldest", or "anomalous", the one with the highest raw score, so that
-        defects do not settle in the bank. That may be the new image; images that were never scored
-        go first, oldest first.
+    evict: which goes: "oldest", or "anomalous", that with the highest raw score, so that defects do
+        not settle in the bank. It may be the new one; those never scored go first, oldest first.
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
+    copies: "auto" scores a copy of an image held without that one, and does not take it in.
+    repeats: "auto" leaves links between images that share a defect out of `leave_one_out`.
     The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
 
-    Several threads may use one bank: each call is whole before the next begins, and
-    `score_and_add` lets nothing between its score and its addition.
+    Several threads may use one bank: each call, `score_and_add` too, is whole before the next.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
     Raises InputError naming the argument.
@@ -72,6 +70,8 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
+        copies: Switch = "off",
+        repeats: Switch = "off",
     ) -> None:
         self.scoring = ScoringSettings(
             degrees,
@@ -81,6 +81,8 @@ class ReferenceBank:
             precision,
             memory_limit,
             degree_fusion=degree_fusion,
+            copies=copies,
+            repeats=repeats,
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
@@ -129,6 +131,7 @@ class ReferenceBank:
     ) -> BatchScores:
         """Scores of `tokens` (as for `score_batch`) against the images of the bank.
 
+        `copies` of the result tells copies of images held, by their places in `entries`.
         Raises InputError where the bank is empty or its images have another shape.
         """
         return self._scored(self._checked(tokens), cls_tokens)[0]
@@ -141,7 +144,7 @@ class ReferenceBank:
         *,
         scores: Sequence[float] | Tensor | NDArray[Any] | None = None,
     ) -> list[str]:
-        """Add images; returns the ids of those that had to go.
+        """Add images; returns the ids of those that had to go, or were copies and not taken in.
 
         ids: a name for each image, none twice, "image 17" by default.
         scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
@@ -152,7 +155,7 @@ class ReferenceBank:
         refuse_twice(ids, self.ids)
         if scores is None and self.evict == "anomalous" and len(self):
             scores = self._scored(layers, None)[0].raw_image_scores
-        return self._add(layers, ids, scores, None)
+        return self._add(layers, ids, scores, None, self._copies_in(layers))
 
     @alone
     def score_and_add(
@@ -167,7 +170,7 @@ class ReferenceBank:
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
         found, pooled = self._scored(layers, cls_tokens)
-        self._add(layers, ids, found.raw_image_scores, pooled)
+        self._add(layers, ids, found.raw_image_scores, pooled, self._copies_in(layers))
         return found
 
     @alone
@@ -292,6 +295,8 @@ class ReferenceBank:
             "topmin": self.scoring.topmin,
             "neighbors": self.scoring.neighbors,
             "degree_fusion": self.scoring.degree_fusion,
+            "copies": self.scoring.copies,
+            "repeats": self.scoring.repeats,
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
@@ -301,18 +306,7 @@ class ReferenceBank:
         same_layers(layers)
         grid_of(self.grid, layers[0].shape[1], prefix)
         self._slots.operators(layers[0])
-        if self._slots.tokens:
-            for index, (layer, stored) in enumerate(zip(layers, self._slots.tokens, strict=False)):
-                same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
-                if not same or layer.dtype != stored.dtype:
-                    raise InputError(
-                        f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
-                        f"the bank holds {describe(stored[0])} an image on {stored.device}"
-                    )
-            if len(layers) != len(self._slots.tokens):
-                raise InputError(
-                    f"tokens: found {len(layers)} layers, the bank holds {len(self._slots.tokens)}"
-                )
+        check_like_held(layers, self._slots.tokens)
         return layers
 
     def _scored(
@@ -324,6 +318,7 @@ class ReferenceBank:
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         images, patches = layers[0].shape[:2]
         grid = grid_of(self.grid, patches, 0)
+        size = map_size(self.image_size, grid, images)
         search = BankSearch(self.scoring, images, self._slots.references)
         means = mean_over_passes(
             layers,
@@ -331,9 +326,22 @@ class ReferenceBank:
             search,
             on_progress=lambda done, total: None,
         )
-        size = map_size(self.image_size, grid, images)
+        copies = self._copies_of_held(layers)
+        if copies:
+            scores_without(means, copies, layers, self.tokens(), self._slots.pooling(layers[0]))
         scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
-        return scores, search.pooled
+        return replace(scores, copies=tuple(copies)), search.pooled
+
+    def _copies_of_held(self, layers: list[Tensor]) -> list[Copy]:
+        if self.scoring.copies == "off" or not len(self):
+            return []
+        return of_held(layers, self._slots.tokens, self._slots_in_order())
+
+    def _copies_in(self, layers: list[Tensor]) -> set[int]:
+        """The images that are copies of images held, or of earlier ones of the same call."""
+        if self.scoring.copies == "off":
+            return set()
+        return {copy.image for copy in (*self._copies_of_held(layers), *find_copies(layers))}
 
     def _add(
         self,
@@ -341,18 +349,22 @@ class ReferenceBank:
         ids: Sequence[str] | None,
         scores: Sequence[float] | Tensor | NDArray[Any] | None,
         pooled: list[list[Tensor]] | None,
+        copies: Collection[int] = (),
     ) -> list[str]:
         images = layers[0].shape[0]
         names = check_ids(ids, images, self._added)
         known = [None] * images if scores is None else finite_scores(scores, images)
         entries, slots, gone = list(self._entries), dict[int, int](), []
         for image, (name, score) in enumerate(zip(names, known, strict=True)):
+            if image in copies:
+                gone.append(name)
+                continue
             new = Entry(name, score, self._added + image)
             slot = len(entries)
             if slot < self.capacity:
                 entries.append(new)
             else:
-                slot = self._victim([*entries, new])
+                slot = victim([*entries, new], self.evict)
                 gone.append((entries[slot] if slot < len(entries) else new).id)
                 if slot == len(entries):
                     continue  # the new image is the one to go
@@ -386,14 +398,3 @@ class ReferenceBank:
             self._add(layers, [entry.id for entry in entries], None, None)
             self._slots.take_distances(distances)
         self._entries, self._added = entries, added
-
-    def _victim(self, entries: list[Entry]) -> int:
-        """The place of the entry that goes."""
-
-        def key(slot: int) -> tuple[float, int]:
-            entry = entries[slot]
-            if self.evict == "oldest":
-                return 0.0, -entry.number
-            return float("inf") if entry.score is None else entry.score, -entry.number
-
-        return max(range(len(entries)), key=key)

@@ -98,7 +98,11 @@ class Slots:
             self.distances = distances
         low, high = reference.interval(self._scoring.topmin, filled)
         high = min(high, filled - 1)
-        return self.distances.means(filled, (min(low, high - 1), high))
+        bounds = min(low, high - 1), high
+        if self._scoring.repeats == "off":
+            return self.distances.means(filled, bounds)
+        grid = grid_of(self._grid, self.tokens[0].shape[1], 0)
+        return self.distances.means_without_links(filled, bounds, self._scoring.topmin, grid)
 
     def take_distances(self, distances: Sequence[Tensor]) -> None:
         """Take the distances [n, P, n] among the images held, one a search, if there are any.

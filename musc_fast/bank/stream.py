@@ -20,8 +20,9 @@ from ..features.extraction import Extractor
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id
+from .eviction import Eviction
 from .file import differing
-from .reference_bank import Eviction, ReferenceBank
+from .reference_bank import ReferenceBank
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        copies=settings.copies,
+        repeats=settings.repeats,
     )
 
 
@@ -135,6 +138,7 @@ def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> St
     """Score one image against the bank, and put it there."""
     number, references = bank.added, len(bank)
     found = bank.score_and_add(tokens, [free_id(name, bank.ids)])
+    references -= len(found.copies)
     return StreamScore(
         name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
     )

@@ -168,6 +168,15 @@ RepeatsOption = Annotated[
         rich_help_panel=BEYOND,
     ),
 ]
+WatchRepeatsOption = Annotated[
+    Literal["off", "auto"] | None,
+    typer.Option(
+        help="auto: also find a defect that many images of the bank share, and take them out of "
+        "it. Default: as the bank was made, else off.",
+        show_default=False,
+        rich_help_panel=BEYOND,
+    ),
+]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(

@@ -105,6 +105,8 @@ def watch(
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
+    copies: options.CopiesOption = None,
+    repeats: options.WatchRepeatsOption = None,
     topmin: options.TopminOption = "0,0.3",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
@@ -144,6 +146,7 @@ def watch(
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),
+        "repeats": repeats or "off",
         "neighbors": (1,),
         "use_cls": False,
         "batch_size": 1,
@@ -159,6 +162,8 @@ def watch(
         keep_flagged=keep_flagged,
         references=() if references is None else tuple(find_images([references])),
         pictures=pictures,
+        copies=copies,
+        repeats=repeats,
     )
     check_fillable(bank.parent, "--bank")
     check_fillable(record.parent, "--out")
@@ -223,7 +228,7 @@ def _score_until_stopped(
         ready = watched.look()
         found = len(ready)
         for row in watched.score(ready, last=once):
-            _print_row(row, watched.folder)
+            _print_row(row, watched.folder, watched.copy_of.get(row.path))
             if stop_signal():
                 break
         if once:
@@ -262,8 +267,11 @@ def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
     return not stop_signal()
 
 
-def _print_row(row: Row, folder: Path) -> None:
-    """Print an image's raw score, references and verdict, or why it cannot be read."""
+def _print_row(row: Row, folder: Path, copy_of: str | None = None) -> None:
+    """Print an image's raw score, references and verdict, or why it cannot be read.
+
+    copy_of: the image of the bank that it is a copy of.
+    """
     path = Path(row.path)
     name = shown(path.relative_to(folder) if folder in path.parents else path)
     if row.reason:
@@ -277,4 +285,8 @@ def _print_row(row: Row, folder: Path) -> None:
         elif row.verdict == "look":
             text.append("  look", "yellow")
         text.append(_OF_BANK.get(row.bank, ""), "dim")
+        if copy_of is not None:
+            first = Path(copy_of)
+            first = first.relative_to(folder) if folder in first.parents else first
+            text.append(f"  copy of {shown(first)}, scored without it", "dim")
     console.print(text, highlight=False, soft_wrap=True)

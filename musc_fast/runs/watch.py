@@ -10,6 +10,7 @@ lines are written together or not at all.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -21,14 +22,15 @@ import torch
 
 from ..bank.arguments import free_id
 from ..bank.stream import tokens_of, white_of_bank
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, MuscFastWarning
 from ..files import locked
 from ..progress import StageProgress, stage_bars
+from ..scoring.copies import find_copies
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
 from .watch_pictures import write_picture
-from .watch_record import REMOVED, FileState, Row, now, place_in_bank
+from .watch_record import COPY, REMOVED, FileState, Row, now, place_in_bank
 from .watch_settings import WatchSettings
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class Watch:
 
     folder: as a full path.
     held: the `WatchedBank`, which has the bank and the record.
+    copy_of: images of the bank by the files that are copies of them.
     begun: whether the bank had images before this watch, so that references are not read.
     """
 
@@ -105,6 +108,7 @@ class Watch:
         self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
         self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
+        self.copy_of: dict[str, str] = {}
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
 
@@ -186,10 +190,39 @@ class Watch:
             elif read is not None:
                 tokens[str(path)] = read
                 states.append((time, state))
-            if len(tokens) == most:
+            if len(tokens) == most and not self._drop_copies(tokens, states, references=references):
                 break
-        if len(tokens) >= wanted:
+        self._drop_copies(tokens, states, references=references)
+        if len(tokens) >= (2 if references else wanted):
             yield from self._add_first(tokens, states, references=references)
+
+    def _drop_copies(
+        self,
+        tokens: dict[str, tuple[Tensor, ...]],
+        states: list[tuple[str, FileState]],
+        *,
+        references: bool,
+    ) -> bool:
+        """Drop the copies among the first images, and tell whether there were any.
+
+        They are scored when the bank has the others; copies of references are named in a warning.
+        """
+        if self.bank.scoring.copies == "off" or not tokens:
+            return False
+        names, prefix = list(tokens), self.bank.prefix_tokens
+        layers = [torch.cat(layer)[:, prefix:] for layer in zip(*tokens.values(), strict=True)]
+        copies = find_copies(layers)
+        for copy in reversed(copies):
+            del tokens[names[copy.image]], states[copy.image]
+            self._first.discard(Path(names[copy.image]))
+            if references:
+                warnings.warn(
+                    f"references: {names[copy.image]} is a copy of {names[copy.of]}, which counts "
+                    "once",
+                    MuscFastWarning,
+                    stacklevel=2,
+                )
+        return bool(copies)
 
     def _add_first(
         self,
@@ -246,10 +279,13 @@ class Watch:
         scores = self.bank.score(read)
         raw_score = float(scores.raw_image_scores[0])
         said = self.held.judge().of_new(raw_score)
+        references -= len(scores.copies)
         row = replace(
             _row(str(path), number, raw_score, references, said, time, state),
-            bank=self._place_in_bank(said),
+            bank=COPY if scores.copies else self._place_in_bank(said),
         )
+        for copy in scores.copies:
+            self.copy_of[row.path] = self.bank.entries[copy.of].id
         self._draw(row, lambda: scores.anomaly_maps[0])
         self._record([row])
         with self.held.changing():

@@ -129,7 +129,7 @@ def score_batch(
             else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
         )
         with scoring_progress(progress) as on_progress:
-            run = partial(_run, pooling, settings, store, on_progress)
+            run = partial(run_passes, pooling, settings, store, on_progress)
             batch = Distinct(layers, others, twice, max_references, mapped)
             means, found = batch.scores(run)
         scores = make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
@@ -151,7 +151,7 @@ def _check_repeats(settings: ScoringSettings, with_references: bool, kept: bool)
         )
 
 
-def _run(
+def run_passes(
     pooling: Pooling,
     settings: ScoringSettings,
     store: Checkpoint | None,
@@ -162,7 +162,7 @@ def _run(
     *,
     main: bool = True,
 ) -> tuple[Tensor, tuple[Repeat, ...]]:
-    """See `distinct.Run`."""
+    """A `distinct.Run` with its pooling, settings, checkpoint and progress given first."""
     if lists is None:
         references, lists = _sample_references(layers, references, settings.max_references)
     store = store if main else None

@@ -60,11 +60,22 @@ def find_copies(
         return _among(layers, "images", near)
     found = _among(references, "references", near)
     kept = without(len(references[0]), found)
+    return found + copies_of(layers, references, kept, near=near)
+
+
+def copies_of(
+    layers: Sequence[Tensor],
+    references: Sequence[Tensor],
+    kept: Sequence[int],
+    *,
+    near: bool = True,
+) -> list[Copy]:
+    """The images that are copies of those references that are kept, no two of which are copies."""
     exact = _exact(layers, references, kept)
-    found += [Copy(i, of, "image of reference", True) for i, of in exact.items()]
     rest = [i for i in range(len(layers[0])) if i not in exact]
     nearly = _near(layers[0], references[0], rest, kept) if near else {}
-    return found + [Copy(i, of[0], "image of reference", False) for i, of in nearly.items()]
+    found = {**exact, **{image: others[0] for image, others in nearly.items()}}
+    return [Copy(i, of, "image of reference", i in exact) for i, of in sorted(found.items())]
 
 
 def without(images: int, copies: Sequence[Copy]) -> list[int]:
