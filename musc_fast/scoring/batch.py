@@ -198,9 +198,10 @@ def _checkpoint(
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
-        "copies": settings.copies,
         "backend": resolve(settings.backend, layers[0].device).name,
     }
+    if settings.copies != "off":  # so that folders of earlier versions are gone on with
+        decisive["copies"] = settings.copies
     return Checkpoint(folder, layers, decisive)
 
 

@@ -170,6 +170,7 @@ def test_wrong_arguments_are_told_on_every_rank(tmp_path: Path) -> None:
         ({"timeout": "soon"}, "timeout: found 'soon'"),
         ({"progress": 7}, "progress: found 7"),
         ({"degrees": None}, "degrees: found None"),
+        ({"copies": "auto"}, "copies: no rank sees all images"),
         ({"cls_tokens": torch.zeros(9, 2)}, r"cls_tokens: found float32 \[9, 2\]"),
         ({"references": [torch.zeros(2, 16, 5)] * 2}, r"references\[0\]: found \[2, 16, 5\]"),
         ({"references": [layer + 1 for layer in batch(2)]}, "references: rank 1 was given others"),
