@@ -23,7 +23,7 @@ from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
-from .scoring.batch import score_batch
+from .scoring.batch import check_repeats, score_batch
 from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
@@ -161,6 +161,7 @@ class MuSc:
         judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
         with stages_of(progress) as on_progress:
             images = as_sequence(images)
+            check_repeats(self.settings, references is not None)
             if references is not None:
                 judge.check_references()
                 references = as_sequence(references)

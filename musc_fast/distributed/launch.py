@@ -19,6 +19,7 @@ from ..features.extraction import BatchFeatures
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..scoring.scores import BatchScores
+from ..settings import ScoringSettings
 from .ranks import TIMEOUT, Ranks
 from .scoring import score_shard
 
@@ -103,6 +104,15 @@ def extract_share(
     if batch.bad and not skip_bad:
         raise unreadable(batch.bad, len(paths), can_skip=True)
     return batch, share
+
+
+def check_alone(settings: ScoringSettings) -> None:
+    """Raise InputError for what several ranks cannot do, before they extract features."""
+    if settings.repeats != "off":
+        raise InputError(
+            "repeats: no process of several sees all images; leave repeats out, or run without "
+            "torchrun"
+        )
 
 
 def score_share(

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from ..datasets.find_images import find_images
-from ..distributed.launch import extract_share, launched, score_share
+from ..distributed.launch import check_alone, extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
 from ..features.batch_images import check_apart, check_headers
@@ -24,6 +24,7 @@ from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
+from ..scoring.batch import check_repeats
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
 from ..threshold import Rule
@@ -115,6 +116,9 @@ class ScoreJob:
         self, musc: MuSc, ranks: Ranks | None, on_progress: StageProgress
     ) -> ScoredBatch | None:
         """Extract, score and flag; None on ranks other than 0."""
+        check_repeats(musc.settings, self.references is not None)
+        if ranks is not None:
+            check_alone(musc.settings)
         share: BatchFeatures | None
         white = musc.extractor.white_of(self.images, self.references or ())
         extract = partial(musc.extract, skip_bad=self.skip_bad, white=white)

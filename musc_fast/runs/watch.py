@@ -192,7 +192,8 @@ class Watch:
                 states.append((time, state))
             if len(tokens) == most and not self._drop_copies(tokens, states, references=references):
                 break
-        self._drop_copies(tokens, states, references=references)
+        while self._drop_copies(tokens, states, references=references):
+            pass  # until the bank will take all of them in
         if len(tokens) >= (2 if references else wanted):
             yield from self._add_first(tokens, states, references=references)
 

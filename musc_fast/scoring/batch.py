@@ -103,7 +103,7 @@ def score_batch(
         copies,
         repeats,
     )
-    _check_repeats(settings, references is not None, checkpoint is not None)
+    check_repeats(settings, references is not None, checkpoint is not None)
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = write_dataset("tokens", tokens, folder)
@@ -136,8 +136,11 @@ def score_batch(
         return replace(scores, copies=tuple(twice), repeats=found)
 
 
-def _check_repeats(settings: ScoringSettings, with_references: bool, kept: bool) -> None:
-    """Raise InputError where repeats are asked for and cannot be found, or can do no harm."""
+def check_repeats(settings: ScoringSettings, with_references: bool, kept: bool = False) -> None:
+    """Raise InputError where repeats are asked for and cannot be found, or can do no harm.
+
+    kept: whether a checkpoint keeps the scores.
+    """
     if settings.repeats == "off":
         return
     if with_references:

@@ -65,6 +65,10 @@ def test_repeats_are_told(tmp_path: Path, musc: MuSc, monkeypatch: pytest.Monkey
     assert left < 0.6 < right
     assert top < 0.45 < bottom
     assert "these 4 images share" in (tmp_path / "out" / "report.html").read_text()
+    count = Counting(musc, monkeypatch)
+    with pytest.raises(InputError, match="repeats: with references"):
+        run(musc, paths[:4], tmp_path / "new", references=paths[4:])
+    assert count.images == 0  # it is said before the work
 
 
 def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: MuSc) -> None:
