@@ -211,6 +211,8 @@ def with_verdicts(
         names,
         threshold,
         reading or ReadSettings(),
+        copies=scores.copies,
+        repeats=scores.repeats,
     )
 
 

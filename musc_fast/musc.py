@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from time import perf_counter
 import torch
 
 from .backends.registry import resolve
-from .bank.reference_bank import Eviction, ReferenceBank
+from .bank.eviction import Eviction
+from .bank.reference_bank import ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
 from .datasets.ignored import Ignore, IgnoredRegions
-from .errors import InputError
+from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
 from .features.batch_images import ImageLike, Images, as_sequence, check_apart
@@ -23,7 +25,8 @@ from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
-from .scoring.batch import score_batch
+from .scoring.batch import check_repeats, score_batch
+from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import (
@@ -32,6 +35,7 @@ from .settings import (
     ReadSettings,
     ScoringSettings,
     Similarity,
+    Switch,
     whole_number,
 )
 from .threshold import Rule
@@ -53,8 +57,8 @@ class MuSc:
     offline: never ask a hub or a package index.
     device: "auto" takes CUDA where there is one.
     batch_size: images a forward pass; OpenVINO takes them one by one.
-    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`
-        and `use_cls` where these are None. "paper" is the official one.
+    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`,
+        `copies` and `use_cls` where these are None. "paper" is the official one.
     use_cls: False leaves RsCIN out, and with it the blocks after the last of `blocks`.
     engine: what computes the backbone: "auto", "openvino" or "torch", see `load_backbone`.
     feature_precision: in which it computes: "auto", "fp32" or "bf16".
@@ -96,6 +100,8 @@ class MuSc:
         pooling: PoolingName = "lnamd",
         temperature: float = 1.0,
         similarity: Similarity = "class",
+        copies: Switch | None = None,
+        repeats: Switch = "off",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
@@ -123,6 +129,8 @@ class MuSc:
             pooling=pooling,
             temperature=temperature,
             similarity=similarity,
+            copies=chosen.copies if copies is None else copies,
+            repeats=repeats,
         )
         if use_cls and similarity == "salient":
             raise InputError(
@@ -181,6 +189,7 @@ class MuSc:
         judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
         with stages_of(progress) as on_progress:
             images = as_sequence(images)
+            check_repeats(self.settings, references is not None)
             if references is not None:
                 judge.check_references()
                 references = as_sequence(references)
@@ -224,7 +233,10 @@ class MuSc:
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores:
-        """`score_batch` on features from `extract`, timed as stage "scoring"."""
+        """`score_batch` on features from `extract`, timed as stage "scoring".
+
+        Warns of copies, and of defects that repeat, by name.
+        """
         start = perf_counter()
         result = score_batch(
             query.tokens,
@@ -240,6 +252,10 @@ class MuSc:
         )
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
+        for sentence in sentences(
+            result, query.names, () if references is None else references.names
+        ):
+            warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return result
 
     def leave_one_out(

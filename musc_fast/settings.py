@@ -19,6 +19,8 @@ PoolingName = Literal["lnamd", "snamd", "snamd-unit"]
 POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
 Similarity = Literal["class", "salient"]
 SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
+Switch = Literal["off", "auto"]
+SWITCHES: tuple[Switch, ...] = get_args(Switch)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class ScoringSettings:
     temperature: of SNAMD: a neighbour at this distance counts 1 / e; 1 is that of MuSc-V2.
     similarity: what tells that images are alike where scores are smoothed over them: "class", the
         class tokens (RsCIN), or "salient", the most anomalous patches (RsCon of MuSc-V2).
+    copies: "auto" leaves an image out as a reference of its copies.
+    repeats: "auto" leaves links between images that share a defect out.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -106,6 +110,8 @@ class ScoringSettings:
     pooling: PoolingName = "lnamd"
     temperature: float = 1.0
     similarity: Similarity = "class"
+    copies: Switch = "off"
+    repeats: Switch = "off"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -119,6 +125,13 @@ class ScoringSettings:
         check_one_of("pooling", self.pooling, POOLINGS)
         check_temperature(self.temperature, self.pooling)
         check_one_of("similarity", self.similarity, SIMILARITIES)
+        check_switch("copies", self.copies)
+        check_switch("repeats", self.repeats)
+        if self.repeats != "off" and self.max_references is not None:
+            raise InputError(
+                "repeats: they show in the distances to all images; leave max_references out, or "
+                "repeats"
+            )
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
@@ -217,6 +230,12 @@ def check_temperature(temperature: float, pooling: str) -> None:
             "temperature: has no say with pooling lnamd; give pooling snamd or snamd-unit, or "
             "leave it out"
         )
+
+
+def check_switch(name: str, value: str) -> None:
+    """Raise InputError unless value is one of SWITCHES."""
+    if not isinstance(value, str) or value not in SWITCHES:
+        raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(SWITCHES)}")
 
 
 def check_max_references(count: int | None) -> None:

@@ -74,6 +74,22 @@ def free_id(name: str, held: Collection[str]) -> str:
     return found
 
 
+def check_like_held(layers: Sequence[Tensor], held: Sequence[Tensor]) -> None:
+    """Raise InputError unless layers [N, P, C] have the shape and kind of those held, if any are.
+
+    held: [capacity, P, C] a layer.
+    """
+    for index, (layer, stored) in enumerate(zip(layers, held, strict=False)):
+        same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
+        if not same or layer.dtype != stored.dtype:
+            raise InputError(
+                f"tokens (layer {index}): found {describe(layer)} on {layer.device}, the bank "
+                f"holds {describe(stored[0])} an image on {stored.device}"
+            )
+    if held and len(layers) != len(held):
+        raise InputError(f"tokens: found {len(layers)} layers, the bank holds {len(held)}")
+
+
 def finite_scores(
     scores: Sequence[float] | Tensor | NDArray[Any], images: int
 ) -> list[float | None]:

@@ -26,11 +26,13 @@ class Places:
 
 
 def places_of(
-    held: Sequence[Entry], new: Sequence[Entry], capacity: int, evict: Eviction
+    held: Sequence[Entry], new: Sequence[Entry | None], capacity: int, evict: Eviction
 ) -> Places:
-    """Find room for the images `new` beside those held, one after another."""
+    """Find room for the images `new` beside those held, one after another; None is not taken in."""
     entries, slots, gone = list(held), dict[int, int](), []
     for image, entry in enumerate(new):
+        if entry is None:
+            continue
         slot = len(entries)
         if slot < capacity:
             entries.append(entry)

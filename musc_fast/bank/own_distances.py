@@ -8,14 +8,16 @@ take one for each image held.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..backends.base import Operators
 from ..progress import Progress
+from ..scoring.repeats import scores_without_links
 from ..scoring.scores import anomaly_map
 from ..settings import SearchOptions
 from .file import Entry
@@ -134,6 +136,25 @@ class OwnDistances:
                 total[first:last] += self._operators.interval_mean(some, *bounds)
         return total / len(self.matrices)
 
+    @torch.no_grad()
+    def means_without_links(
+        self,
+        filled: int,
+        bounds: tuple[int, int],
+        topmin: tuple[float, float],
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """`means` without the links between images that share a defect.
+
+        See `scoring.repeats`; what is left of a patch's distances has the ranks of `topmin`.
+        """
+        searches = []
+        for matrix in self.matrices:
+            rows = partial(_rows, matrix, filled)
+            found, _ = scores_without_links(rows, filled, grid, self._operators, topmin, bounds)
+            searches.append(found.double())
+        return torch.stack(searches).mean(dim=0)
+
     def of(self, slots: Sequence[int]) -> list[Tensor]:
         """The distances among the images of some slots: one [n, P, n] a search."""
         return [matrix[slots][:, :, slots] for matrix in self.matrices]
@@ -169,6 +190,11 @@ def wrong_distances(distances: Sequence[Tensor], shape: tuple[int, int, int], co
         if not bool((own == math.inf).all()) or not bool(torch.isfinite(apart).all()):
             return True
     return False
+
+
+def _rows(matrix: Tensor, filled: int, images: Sequence[int]) -> Iterator[Tensor]:
+    """The distances [P, filled] of the images in some slots, one after another."""
+    yield from (matrix[image, :, :filled].contiguous() for image in images)
 
 
 def _put(matrix: Tensor, rows: Sequence[int], columns: Sequence[int], found: Tensor) -> None:

@@ -14,21 +14,19 @@ from torch import Tensor
 
 from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
-from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.layer_passes import mean_over_passes
-from ..scoring.scores import BatchScores, make_scores
+from ..scoring.arguments import Tokens, grid_of, map_size, same_layers, token_layers
+from ..scoring.scores import BatchScores
 from ..scoring.valid import Valid, valid_patches
-from ..settings import DegreeFusion, PoolingName, ScoringSettings, whole_number
+from ..settings import DegreeFusion, PoolingName, ScoringSettings, Switch, whole_number
 from .alone import alone
-from .arguments import check_ids, check_like, finite_scores, json_source, refuse_twice
+from .arguments import check_ids, check_like_held, finite_scores, json_source, refuse_twice
 from .eviction import EVICTIONS, Eviction, places_of
 from .file import Contents, Entry, load_bank, save_bank
 from .own_distances import LeaveOneOut
-from .search import BankSearch
+from .scored import Held
 from .slots import Slots
 
-__all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]
-_KEPT = ("degrees", "topmin", "neighbors", "degree_fusion")
+_KEPT = ("degrees", "topmin", "neighbors", "degree_fusion", "copies", "repeats")
 
 
 class ReferenceBank:
@@ -42,15 +40,15 @@ class ReferenceBank:
     to the bit, without their LNAMD and (on the CPU) without rounding them again.
 
     capacity: images held at most; a full bank gives up one image for each that is added.
-    evict: which image goes: "oldest", or "anomalous", the one with the highest raw score, so that
-        defects do not settle in the bank. That may be the new image; images that were never scored
-        go first, oldest first.
+    evict: which goes: "oldest", or "anomalous", that with the highest raw score, so that defects do
+        not settle in the bank. It may be the new one; those never scored go first, oldest first.
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
+    copies: "auto" scores a copy of an image held without that one, and does not take it in.
+    repeats: "auto" leaves links between images that share a defect out of `leave_one_out`.
     The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
 
-    Several threads may use one bank: each call is whole before the next begins, and
-    `score_and_add` lets nothing between its score and its addition.
+    Several threads may use one bank: each call, `score_and_add` too, is whole before the next.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
     Raises InputError naming the argument.
@@ -74,10 +72,22 @@ class ReferenceBank:
         degree_fusion: DegreeFusion = "scores",
         pooling: PoolingName = "lnamd",
         temperature: float = 1.0,
+        copies: Switch = "off",
+        repeats: Switch = "off",
     ) -> None:
-        given = degrees, topmin, neighbors, backend, precision, memory_limit
-        fused = {"degree_fusion": degree_fusion, "pooling": pooling, "temperature": temperature}
-        self.scoring = ScoringSettings(*given, **fused)  # type: ignore[arg-type]
+        self.scoring = ScoringSettings(
+            degrees,
+            topmin,
+            neighbors,
+            backend,
+            precision,
+            memory_limit,
+            degree_fusion=degree_fusion,
+            pooling=pooling,
+            temperature=temperature,
+            copies=copies,
+            repeats=repeats,
+        )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
         if not isinstance(evict, str) or evict not in EVICTIONS:
@@ -136,10 +146,11 @@ class ReferenceBank:
 
         valid: [N, P] bool, the patches that count; None: all. The bank keeps those of its images.
 
+        `copies` of the result tells copies of images held, by their places in `entries`.
         Raises InputError where the bank is empty or its images have another shape.
         """
         layers = self._checked(tokens)
-        return self._scored(layers, cls_tokens, valid_patches("valid", valid, layers[0]))[0]
+        return self._held().score(layers, cls_tokens, valid_patches("valid", valid, layers[0]))[0]
 
     @alone
     def add(
@@ -150,7 +161,7 @@ class ReferenceBank:
         scores: Sequence[float] | Tensor | NDArray[Any] | None = None,
         valid: Valid | None = None,
     ) -> list[str]:
-        """Add images; returns the ids of those that had to go.
+        """Add images; returns the ids of those that had to go, or were copies and not taken in.
 
         ids: a name for each image, none twice, "image 17" by default.
         scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
@@ -162,8 +173,8 @@ class ReferenceBank:
         refuse_twice(ids, self.ids)
         counted = valid_patches("valid", valid, layers[0])
         if scores is None and self.evict == "anomalous" and len(self):
-            scores = self._scored(layers, None, counted)[0].raw_image_scores
-        return self._add(layers, ids, scores, None, counted)
+            scores = self._held().score(layers, None, counted)[0].raw_image_scores
+        return self._add(layers, ids, scores, None, counted, self._held().copies_in(layers))
 
     @alone
     def score_and_add(
@@ -179,8 +190,9 @@ class ReferenceBank:
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
         counted = valid_patches("valid", valid, layers[0])
-        found, pooled = self._scored(layers, cls_tokens, counted)
-        self._add(layers, ids, found.raw_image_scores, pooled, counted)
+        found, pooled = self._held().score(layers, cls_tokens, counted)
+        copies = self._held().copies_in(layers)
+        self._add(layers, ids, found.raw_image_scores, pooled, counted, copies)
         return found
 
     @alone
@@ -315,35 +327,13 @@ class ReferenceBank:
         same_layers(layers)
         grid_of(self.grid, layers[0].shape[1], prefix)
         self._slots.operators(layers[0])
-        if self._slots.tokens:
-            check_like(layers, self._slots.tokens)
+        check_like_held(layers, self._slots.tokens)
         return layers
 
-    def _scored(
-        self,
-        layers: list[Tensor],
-        cls_tokens: Tensor | NDArray[Any] | None,
-        valid: Tensor | None,
-    ) -> tuple[BatchScores, list[list[Tensor]]]:
-        """The scores, and LNAMD's results by layer and degree."""
-        if len(self) == 0:
-            raise InputError("the bank is empty: add images before scoring against them")
-        classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        images, patches = layers[0].shape[:2]
-        grid = grid_of(self.grid, patches, 0)
-        search = BankSearch(self.scoring, images, self._slots.references)
-        means = mean_over_passes(
-            layers,
-            self._slots.pooling(layers[0]),
-            search,
-            valid=valid,
-            on_progress=lambda done, total: None,
-        )
-        size = map_size(self.image_size, grid, images)
-        scores = make_scores(
-            means.reshape(images, *grid), size, classes, self.scoring.neighbors, valid
-        )
-        return scores, search.pooled
+    def _held(self) -> Held:
+        """The images held, as new ones are scored against them."""
+        order = self._slots_in_order()
+        return Held(self._slots, order, self.grid, self.image_size, self.scoring)
 
     def _add(
         self,
@@ -352,20 +342,22 @@ class ReferenceBank:
         scores: Sequence[float] | Tensor | NDArray[Any] | None,
         pooled: list[list[Tensor]] | None,
         valid: Tensor | None,
+        copies: Collection[int] = (),
     ) -> list[str]:
         images = layers[0].shape[0]
         names = check_ids(ids, images, self._added)
         known = [None] * images if scores is None else finite_scores(scores, images)
         new = [
-            Entry(name, score, self._added + image)
+            None if image in copies else Entry(name, score, self._added + image)
             for image, (name, score) in enumerate(zip(names, known, strict=True))
         ]
         places = places_of(self._entries, new, self.capacity, self.evict)
+        copied = [names[image] for image in sorted(copies)]
         self._leave_one_out = None
         self._slots.put(layers, places.slots, len(places.entries), pooled, valid)
         self._entries = places.entries
         self._added += images
-        return places.gone
+        return copied + places.gone
 
     def _slots_in_order(self) -> list[int]:
         """The slots filled, in the order in which their images were added."""

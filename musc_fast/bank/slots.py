@@ -121,7 +121,12 @@ class Slots:
             self.distances = distances
         low, high = reference.interval(self._scoring.topmin, filled)
         high = min(high, filled - 1)
-        means = self.distances.means(filled, (min(low, high - 1), high))
+        bounds = min(low, high - 1), high
+        if self._scoring.repeats == "off":
+            means = self.distances.means(filled, bounds)
+        else:
+            grid = grid_of(self._grid, self.tokens[0].shape[1], 0)
+            means = self.distances.means_without_links(filled, bounds, self._scoring.topmin, grid)
         return without_ignored(means, self.valid_of(range(filled)))
 
     def take_distances(self, distances: Sequence[Tensor]) -> None:

@@ -19,8 +19,9 @@ from ..features.extraction import BatchFeatures, Extractor, join_valid
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id
+from .eviction import Eviction
 from .file import differing
-from .reference_bank import Eviction, ReferenceBank
+from .reference_bank import ReferenceBank
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        copies=settings.copies,
+        repeats=settings.repeats,
         **settings.unusual(),
     )
 
@@ -148,6 +151,7 @@ def score_next(bank: ReferenceBank, name: str, features: BatchFeatures) -> Strea
     number, references = bank.added, len(bank)
     ids = [free_id(name, bank.ids)]
     found = bank.score_and_add(features.tokens, ids, valid=features.valid)
+    references -= len(found.copies)
     return StreamScore(
         name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
     )

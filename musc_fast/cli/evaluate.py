@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
-from . import options
+from . import beyond, options
 from .console import interruptible, load, print_place, print_plain, printing_to_errors, stages
 from .tables import print_metrics
 
@@ -64,10 +64,10 @@ def evaluate(
     json: options.JsonOption = None,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    ignore: options.IgnoreOption = None,
-    pooling: options.PoolingOption = "lnamd",
-    temperature: options.TemperatureOption = 1.0,
-    similarity: options.SimilarityOption = "class",
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
+    similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
     weights: options.WeightsOption = None,
@@ -80,6 +80,8 @@ def evaluate(
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.RepeatsOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..recipes import DEFAULT_RECIPE
-from . import options
+from . import beyond, options
 from .console import errors, interruptible, load, print_plain, printing_to_errors, stages
 from .exit_status import status_of
 from .tables import print_scores
@@ -68,10 +68,10 @@ def score(
     ] = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    ignore: options.IgnoreOption = None,
-    pooling: options.PoolingOption = "lnamd",
-    temperature: options.TemperatureOption = 1.0,
-    similarity: options.SimilarityOption = "class",
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
+    similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
     weights: options.WeightsOption = None,
@@ -85,6 +85,8 @@ def score(
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
     max_references: options.MaxReferencesOption = None,
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.RepeatsOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

@@ -15,7 +15,7 @@ from rich.text import Text
 from ..errors import ImageError, InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
-from . import options
+from . import beyond, options
 from .console import console, errors, interruptible, load, print_plain, talk
 from .watch_tell import Tell
 
@@ -129,6 +129,8 @@ def watch(
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.WatchRepeatsOption = None,
     topmin: options.TopminOption = "0,0.3",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
@@ -140,9 +142,9 @@ def watch(
     offline: options.OfflineOption = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
-    ignore: options.IgnoreOption = None,
-    pooling: options.PoolingOption = "lnamd",
-    temperature: options.TemperatureOption = 1.0,
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
@@ -170,6 +172,7 @@ def watch(
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),
+        "repeats": repeats or "off",
         "neighbors": (1,),
         "use_cls": False,
         "batch_size": 1,
@@ -186,6 +189,8 @@ def watch(
         references=() if references is None else tuple(find_images([references])),
         pictures=pictures,
         page=page,
+        copies=copies,
+        repeats=repeats,
     )
     for name, file in (("--bank", bank), ("--out", record), ("--page", page)):
         if file is not None:
@@ -268,7 +273,7 @@ def _score_until_stopped(
         ready = watched.look()
         found = len(ready)
         for row in watched.score(ready, last=once):
-            _print_row(row, watched.folder)
+            _print_row(row, watched.folder, watched.copy_of.get(row.path))
             tell(row)
             if stop_signal():
                 break
@@ -309,8 +314,11 @@ def _wait(seconds: float, stop_signal: Callable[[], int], on_idle: Callable[[], 
     return not stop_signal()
 
 
-def _print_row(row: Row, folder: Path) -> None:
-    """Print an image's raw score, references and verdict, or why it cannot be read."""
+def _print_row(row: Row, folder: Path, copy_of: str | None = None) -> None:
+    """Print an image's raw score, references and verdict, or why it cannot be read.
+
+    copy_of: the image of the bank that it is a copy of.
+    """
     path = Path(row.path)
     name = shown(path.relative_to(folder) if folder in path.parents else path)
     if row.reason:
@@ -324,4 +332,8 @@ def _print_row(row: Row, folder: Path) -> None:
         elif row.verdict == "look":
             text.append("  look", "yellow")
         text.append(_OF_BANK.get(row.bank, ""), "dim")
+        if copy_of is not None:
+            first = Path(copy_of)
+            first = first.relative_to(folder) if folder in first.parents else first
+            text.append(f"  copy of {shown(first)}, scored without it", "dim")
     console.print(text, highlight=False, soft_wrap=True)

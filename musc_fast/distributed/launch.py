@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, MuscFastWarning
 from ..features.batch_images import unreadable
 from ..features.extraction import BatchFeatures, join_valid
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..scoring.scores import BatchScores
+from ..settings import ScoringSettings
 from .ranks import TIMEOUT, Ranks
 from .scoring import score_shard
 
@@ -105,6 +107,15 @@ def extract_share(
     return batch, share
 
 
+def check_alone(settings: ScoringSettings) -> None:
+    """Raise InputError for what several ranks cannot do, before they extract features."""
+    if settings.repeats != "off":
+        raise InputError(
+            "repeats: no process of several sees all images; leave repeats out, or run without "
+            "torchrun"
+        )
+
+
 def score_share(
     musc: MuSc,
     share: BatchFeatures | None,
@@ -114,8 +125,16 @@ def score_share(
 ) -> BatchScores | None:
     """`MuSc.score_features` over the ranks, of each rank's share from `extract_share`.
 
+    Copies are not looked for, which rank 0 says in a warning where they are to be.
     Returns the scores of the whole batch on rank 0, None on the other ranks.
     """
+    if musc.settings.copies != "off" and launched()[0] == 0:
+        warnings.warn(
+            "copies: not looked for by several processes; a picture that is there twice hides its "
+            "defects",
+            MuscFastWarning,
+            stacklevel=2,
+        )
     return score_shard(
         None if share is None else share.tokens,
         cls_tokens=share.cls_tokens if share is not None and musc.use_cls else None,
@@ -126,7 +145,7 @@ def score_share(
         valid=None if share is None else share.valid,
         reference_valid=None if references is None else references.valid,
         progress=lambda done, total: on_progress("scoring", done, total),
-        **musc.settings.keywords(),
+        **{**musc.settings.keywords(), "copies": "off"},
     )
 
 

@@ -18,7 +18,7 @@ from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scoring.valid import Valid
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion, PoolingName, Similarity
+from ..settings import DegreeFusion, PoolingName, Similarity, Switch
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Given, Layout, agree_on_shard, collect_scores
@@ -47,6 +47,8 @@ def score_shard(
     pooling: PoolingName = "lnamd",
     temperature: float = 1.0,
     similarity: Similarity = "class",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -64,7 +66,8 @@ def score_shard(
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
         again with as many ranks and the same images on each.
-    The others are as in `score_batch`. max_references needs references here.
+    The others are as in `score_batch`. max_references needs references here, and
+        copies and repeats, for which one process must see all images, are "off".
 
     Returns the scores of the whole batch on rank 0, None on the others. With the backends cpu and
     torch on the CPU and precision "exact" they are those of `score_batch` to the bit; the others
@@ -86,6 +89,8 @@ def score_shard(
         "pooling": pooling,
         "temperature": temperature,
         "similarity": similarity,
+        "copies": copies,
+        "repeats": repeats,
     }
 
     def check() -> None:

@@ -169,7 +169,14 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
             "similarity: over several ranks images are compared by their class tokens alone; leave "
             "it out, or score in one process"
         )
-    return ScoringSettings(**keywords)
+    settings = ScoringSettings(**keywords)
+    for name in ("copies", "repeats"):
+        if keywords[name] != "off":
+            raise InputError(
+                f"{name}: no rank sees all images, so that none can be found; use "
+                f'{name}="off", or score in one process'
+            )
+    return settings
 
 
 def _check_tokens(

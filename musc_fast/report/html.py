@@ -36,6 +36,8 @@ from .heatmap import MapScale, colour_table
 from .names import common_folder, printable, relative_names
 from .scored_batch import ScoredBatch
 
+# Settings that the page shows elsewhere than in the table.
+_OF_SECTIONS = ("skipped", "findings", "found_copies", "found_repeats")
 _MISSES = 4  # images in each list of worst misses
 _Bools = NDArray[np.bool_]
 
@@ -106,8 +108,9 @@ def write_report(
         "settings": [
             (_spaced(key), _setting_text(value))
             for key, value in run.settings.items()
-            if key != "skipped"
+            if key not in _OF_SECTIONS
         ],
+        "findings": run.settings.get("findings") or [],
         "skipped": run.settings.get("skipped") or [],
         "seconds": sum(run.settings.get("seconds", {}).values()),
         "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),

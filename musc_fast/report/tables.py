@@ -71,6 +71,8 @@ def write_results_json(
         "look": verdicts.count("look"),
         "clear": verdicts.count("clear"),
         "skipped": run.settings.get("skipped") or [],
+        "copies": run.settings.get("found_copies") or [],
+        "repeats": run.settings.get("found_repeats") or [],
         "images": list(records(run, regions, maps=maps)),
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

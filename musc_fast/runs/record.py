@@ -13,6 +13,8 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..features.extraction import BatchFeatures
 from ..musc import MuSc
+from ..scoring.findings import record, sentences
+from ..scoring.scores import BatchScores
 
 
 def chosen_backend(musc: MuSc) -> str:
@@ -36,14 +38,17 @@ def run_settings(
     features: BatchFeatures,
     references: BatchFeatures | None = None,
     *,
+    scores: BatchScores,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Versions, settings and counts of a run, with which it can be repeated.
 
     features, references: of the images scored and of their references; the tokens are not read.
+    scores: with the copies and repeats that were found.
     seconds: what each stage took.
     """
     backbone, ignored = musc.backbone, musc.extractor.ignored
+    names = features.names, () if references is None else references.names
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
     return {
@@ -68,5 +73,7 @@ def run_settings(
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
         **musc.settings.keywords(),
+        "findings": list(sentences(scores, *names)),
+        **record(scores, *names),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from ..datasets.find_images import find_images
-from ..distributed.launch import extract_share, launched, score_share
+from ..distributed.launch import check_alone, extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
 from ..features.batch_images import check_apart, check_headers
@@ -23,6 +22,7 @@ from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
+from ..scoring.batch import check_repeats
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
 from ..threshold import Rule
@@ -114,11 +114,51 @@ class ScoreJob:
         self, musc: MuSc, ranks: Ranks | None, on_progress: StageProgress
     ) -> ScoredBatch | None:
         """Extract, score and flag; None on ranks other than 0."""
-        share: BatchFeatures | None
+        check_repeats(musc.settings, self.references is not None)
+        if ranks is not None:
+            check_alone(musc.settings)
         white = musc.extractor.white_of(self.images, self.references or ())
-        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white)
+        features, share, references = self._extract(musc, ranks, white, on_progress)
+        start = perf_counter()
+        scores: BatchScores | None
         if ranks is None:
-            features = extract(self.images, progress=on_progress)
+            scores = musc.score_features(features, references, progress=on_progress)
+        else:
+            scores = score_share(musc, share, references, on_progress=on_progress)
+            ranks.close()
+        seconds = {
+            "loading": musc.timings["loading"],
+            "features": features.seconds + (references.seconds if references else 0.0),
+            "scoring": perf_counter() - start,
+        }
+        if scores is None:
+            return None
+        scale = musc.scale_for(self._judge, references, progress=on_progress)
+        threshold = self._judge(scores, scale)
+        seconds["scoring"] = perf_counter() - start
+        settings = run_settings(musc, features, references, scores=scores, seconds=seconds)
+        own = scores if references is None else scale  # of images against each other
+        if own is not None:
+            settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())
+        return ScoredBatch(
+            paths=[self.images[source] for source in features.sources],
+            image_scores=scores.image_scores.cpu().numpy(),
+            raw_scores=scores.raw_image_scores.cpu().numpy(),
+            anomaly_maps=scores.anomaly_maps.cpu().numpy(),
+            settings=settings,
+            threshold=threshold,
+            **how_seen(musc, features),
+        )
+
+    def _extract(
+        self, musc: MuSc, ranks: Ranks | None, white: float | None, on_progress: StageProgress
+    ) -> tuple[BatchFeatures, BatchFeatures | None, BatchFeatures | None]:
+        """The features of all images, of this rank's share of them, and of the references."""
+        share: BatchFeatures | None
+        if ranks is None:
+            features = musc.extract(
+                self.images, skip_bad=self.skip_bad, white=white, progress=on_progress
+            )
             share = features
         else:
             features, share = extract_share(
@@ -144,36 +184,7 @@ class ScoreJob:
                 f"only {len(features.sources)} of {len(self.images)} images can be read; 2 are "
                 "needed"
             )
-        start = perf_counter()
-        scores: BatchScores | None
-        if ranks is None:
-            scores = musc.score_features(features, references, progress=on_progress)
-        else:
-            scores = score_share(musc, share, references, on_progress=on_progress)
-            ranks.close()
-        seconds = {
-            "loading": musc.timings["loading"],
-            "features": features.seconds + (references.seconds if references else 0.0),
-            "scoring": perf_counter() - start,
-        }
-        if scores is None:
-            return None
-        scale = musc.scale_for(self._judge, references, progress=on_progress)
-        threshold = self._judge(scores, scale)
-        seconds["scoring"] = perf_counter() - start
-        settings = run_settings(musc, features, references, seconds=seconds)
-        own = scores if references is None else scale  # of images against each other
-        if own is not None:
-            settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())
-        return ScoredBatch(
-            paths=[self.images[source] for source in features.sources],
-            image_scores=scores.image_scores.cpu().numpy(),
-            raw_scores=scores.raw_image_scores.cpu().numpy(),
-            anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-            settings=settings,
-            threshold=threshold,
-            **how_seen(musc, features),
-        )
+        return features, share, references
 
     def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:
         """Write the results into the empty folder `stage`, run.json last."""

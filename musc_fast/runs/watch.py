@@ -11,6 +11,7 @@ lines are written together or not at all.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,16 +21,17 @@ from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
 from ..bank.stream import features_of, joined, white_of_bank
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, MuscFastWarning
 from ..files import locked
 from ..progress import StageProgress, stage_bars
+from ..scoring.copies import find_copies
 from ..settings import ReadSettings
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
 from .watch_page import WatchPage, check_page
 from .watch_pictures import write_picture
-from .watch_record import REMOVED, FileState, Row, now, place_in_bank
+from .watch_record import COPY, REMOVED, FileState, Row, now, place_in_bank
 from .watch_rows import row_of_image, row_of_unreadable
 from .watch_settings import WatchSettings
 
@@ -102,6 +104,7 @@ class Watch:
 
     folder: as a full path.
     held: the `WatchedBank`, which has the bank and the record.
+    copy_of: images of the bank by the files that are copies of them.
     begun: whether the bank had images before this watch, so that references are not read.
     """
 
@@ -121,6 +124,7 @@ class Watch:
         self._page: WatchPage | None = None
         if settings.page is not None:
             self._page = WatchPage(settings.page, self.folder, self.held, self._reading)
+        self.copy_of: dict[str, str] = {}
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
 
@@ -213,10 +217,41 @@ class Watch:
             elif read is not None:
                 features[str(path)] = read
                 states.append((time, state))
-            if len(features) == most:
+            full = len(features) == most
+            if full and not self._drop_copies(features, states, references=references):
                 break
-        if len(features) >= wanted:
+        while self._drop_copies(features, states, references=references):
+            pass  # until the bank will take all of them in
+        if len(features) >= (2 if references else wanted):
             yield from self._add_first(features, states, references=references)
+
+    def _drop_copies(
+        self,
+        features: dict[str, BatchFeatures],
+        states: list[tuple[str, FileState]],
+        *,
+        references: bool,
+    ) -> bool:
+        """Drop the copies among the first images, and tell whether there were any.
+
+        They are scored when the bank has the others; copies of references are named in a warning.
+        """
+        if self.bank.scoring.copies == "off" or not features:
+            return False
+        names, prefix = list(features), self.bank.prefix_tokens
+        layers = [layer[:, prefix:] for layer in joined(list(features.values()))[0]]
+        copies = find_copies(layers)
+        for copy in reversed(copies):
+            del features[names[copy.image]], states[copy.image]
+            self._first.discard(Path(names[copy.image]))
+            if references:
+                warnings.warn(
+                    f"references: {names[copy.image]} is a copy of {names[copy.of]}, which counts "
+                    "once",
+                    MuscFastWarning,
+                    stacklevel=2,
+                )
+        return bool(copies)
 
     def _add_first(
         self,
@@ -277,10 +312,13 @@ class Watch:
         scores = self.bank.score(read.tokens, valid=read.valid)
         raw_score = float(scores.raw_image_scores[0])
         said = self.held.judge().of_new(raw_score)
+        references -= len(scores.copies)
         row = replace(
             row_of_image(str(path), number, raw_score, references, said, time, state),
-            bank=self._place_in_bank(said),
+            bank=COPY if scores.copies else self._place_in_bank(said),
         )
+        for copy in scores.copies:
+            self.copy_of[row.path] = self.bank.entries[copy.of].id
         grid = scores.patch_scores.shape[1:]
         self._draw(
             row,

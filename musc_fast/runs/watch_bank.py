@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import features_of, source_of, white_of_bank
+from ..bank.stream import features_of, new_bank, source_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -81,7 +82,14 @@ class WatchedBank:
     def _of_file(self) -> ReferenceBank:
         musc, settings = self._musc, self._settings
         if not self._file.exists():
-            return musc.new_bank(settings.new_capacity, evict=settings.evict or "oldest")
+            wanted = {name: getattr(settings, name) for name in ("copies", "repeats")}
+            given = {name: value for name, value in wanted.items() if value is not None}
+            return new_bank(
+                musc.extractor,
+                replace(musc.settings, **given),
+                settings.new_capacity,
+                evict=settings.evict or "oldest",
+            )
         return ReferenceBank.load(
             self._file,
             source=source_of(musc.extractor, musc.settings),
@@ -92,9 +100,10 @@ class WatchedBank:
         )
 
     def _check_settings(self) -> None:
-        """Raise BankError where the bank was made with another capacity or eviction than wanted."""
-        for name in ("capacity", "evict"):
-            wanted, held = getattr(self._settings, name), getattr(self.bank, name)
+        """Raise BankError where the bank was made with another setting than wanted."""
+        for name in ("capacity", "evict", "copies", "repeats"):
+            of = self.bank if hasattr(self.bank, name) else self.bank.scoring
+            wanted, held = getattr(self._settings, name), getattr(of, name)
             if wanted is not None and wanted != held:
                 raise BankError(
                     f"{name}: found {wanted}, {self._file} was made with {held}; leave "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,17 @@ from torch.utils.data import Dataset
 
 from .. import reference
 from ..backends.registry import resolve
+from ..errors import InputError
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, PoolingName, ScoringSettings, Similarity
+from ..settings import DegreeFusion, PoolingName, ScoringSettings, Similarity, Switch
+from .all_distances import AllDistances
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, digest, parts_of
+from .copies import find_copies
+from .distinct import Distinct
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
+from .repeats import Repeat, merged, scores_without_links
 from .salient import salient_features
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
@@ -48,6 +55,8 @@ def score_batch(
     pooling: PoolingName = "lnamd",
     temperature: float = 1.0,
     similarity: Similarity = "class",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -80,6 +89,13 @@ def score_batch(
         LNAMD's results over the degrees, normalises them again and searches once a layer.
     pooling, temperature, similarity: parts of MuSc-V2, see `settings.ScoringSettings`; with
         similarity "salient" scores are smoothed (RsCon) without class tokens.
+    copies: "auto" finds images that are there twice, exactly or nearly (as JPEG saved again; not
+        looked for in mapped layers): all but the first are no references, and none is one of its
+        copies. The result tells which they are.
+    repeats: "auto" finds images that share a defect, by the jump in the distances of its patches,
+        and scores that place against the other images alone. It searches all distances, of which a
+        bounded part is held. Not with references, which a defect of the batch cannot hide behind,
+        nor with max_references or checkpoint.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -99,7 +115,10 @@ def score_batch(
         pooling,
         temperature,
         similarity,
+        copies,
+        repeats,
     )
+    check_repeats(settings, references is not None, checkpoint is not None)
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = write_dataset("tokens", tokens, folder)
@@ -116,10 +135,8 @@ def score_batch(
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
-        others, others_counted, lists = _sample_references(
-            layers, others, others_counted, max_references
-        )
         mapped = folder if in_files(tokens) else None
+        twice = [] if copies == "off" else find_copies(layers, others, near=mapped is None)
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
         pools = Pooling(operators, shape, settings, mapped)
@@ -134,16 +151,59 @@ def score_batch(
                 settings,
             )
         )
-        parts = parts_of(layers[0].shape[0], store is not None)
-        search = _BatchSearch(pools, settings, parts, others, others_counted, lists)
         with scoring_progress(progress) as on_progress:
-            means = mean_over_passes(
-                layers, pools, search, valid=counted, checkpoint=store, on_progress=on_progress
-            )
-        del search  # and with it LNAMD's results of the references
+            run = partial(run_passes, pools, settings, store, on_progress)
+            batch = Distinct(layers, others, twice, max_references, mapped, counted, others_counted)
+            means, found = batch.scores(run)
         if similarity == "salient":
             classes = salient_features(layers, pools, means, counted)
-        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
+        scores = make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
+        return replace(scores, copies=tuple(twice), repeats=found)
+
+
+def check_repeats(settings: ScoringSettings, with_references: bool, kept: bool = False) -> None:
+    """Raise InputError where repeats are asked for and cannot be found, or can do no harm.
+
+    kept: whether a checkpoint keeps the scores.
+    """
+    if settings.repeats == "off":
+        return
+    if with_references:
+        raise InputError(
+            "repeats: with references the images do not score each other, and a defect that "
+            "repeats among them cannot hide; leave repeats out"
+        )
+    if kept:
+        raise InputError(
+            "repeats: a checkpoint does not keep what they are found by; leave one of both out"
+        )
+
+
+def run_passes(
+    pooling: Pooling,
+    settings: ScoringSettings,
+    store: Checkpoint | None,
+    on_progress: Progress,
+    layers: list[Tensor],
+    references: list[Tensor] | None,
+    lists: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    reference_valid: Tensor | None = None,
+    main: bool = True,
+) -> tuple[Tensor, tuple[Repeat, ...]]:
+    """A `distinct.Run` with its pooling, settings, checkpoint and progress given first."""
+    if lists is None:
+        references, reference_valid, lists = _sample_references(
+            layers, references, reference_valid, settings.max_references
+        )
+    store = store if main else None
+    parts = parts_of(layers[0].shape[0], store is not None)
+    search = _BatchSearch(pooling, settings, parts, references, reference_valid, lists)
+    means = mean_over_passes(
+        layers, pooling, search, valid=valid, checkpoint=store, on_progress=on_progress
+    )
+    return means, merged(search.repeats)
 
 
 def _sample_references(
@@ -184,6 +244,8 @@ def _checkpoint(
         **settings.unusual(),
         **{name: digest(each) for name, each in valid.items() if each is not None},
     }
+    if settings.copies != "off":  # so that folders of earlier versions are gone on with
+        decisive["copies"] = settings.copies
     return Checkpoint(folder, layers, decisive)
 
 
@@ -207,6 +269,7 @@ class _BatchSearch:
     ) -> None:
         self.parts = parts
         self._reference_valid = reference_valid
+        self.repeats: list[Repeat] = []  # of the passes searched
         self._pooling, self._settings = pooling, settings
         self._references, self._lists = references, lists
         self._pooled_layer = -1
@@ -220,6 +283,8 @@ class _BatchSearch:
         self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
     ) -> Iterator[Tensor]:
         """MSM of z [N, P, C] -> [last - first, P] for each part."""
+        if self._settings.repeats != "off" and self._references is None:
+            return self._without_links(z, todo, on_progress)
         others = self._pooled_references(place)
         if self._lists is not None:
             count = self._lists.shape[1]
@@ -233,6 +298,18 @@ class _BatchSearch:
             self._settings.search(on_progress),
             self._lists,
         )
+
+    def _without_links(self, z: Tensor, todo: list[int], on_progress: Progress) -> Iterator[Tensor]:
+        """`scores` without links between images that share a defect."""
+        operators, topmin = self._pooling.operators, self._settings.topmin
+        distances = AllDistances(z, operators, self._settings.search(on_progress))
+        bounds = reference.interval(topmin, len(z) - 1)
+        scores, found = scores_without_links(
+            distances.rows, len(z), self._pooling.grid, operators, topmin, bounds
+        )
+        self.repeats += found
+        for first, last in (self.parts[part] for part in todo):
+            yield scores[first:last]
 
     def _pooled_references(self, place: Pass) -> Tensor | None:
         """The result of LNAMD of the references that the pass needs; a layer is pooled once."""

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..progress import Progress
 from ..settings import ScoringSettings
 from .batch import score_batch
+from .copies import find_copies
 from .scores import BatchScores
 from .valid import Valid
 
@@ -41,6 +42,8 @@ def leave_one_out(
         raise InputError(
             f"references: found {images}, wanted 2 or more, to score one by the others"
         )
+    if settings.copies != "off":  # which count once
+        images -= len(find_copies([layer[:, prefix_tokens:] for layer in tokens]))
     count = min(images, settings.max_references or images)
     low, high = reference.interval(settings.topmin, count)
     counts = (float(low), float(high))  # not shares

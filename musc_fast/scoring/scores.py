@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .. import ops, reference
+from .copies import Copy
+from .repeats import Repeat
 
 _ROWS = 10  # of the table in a notebook
 
@@ -23,12 +25,16 @@ class BatchScores:
     raw_image_scores: [N], the maximum of each anomaly map.
     image_scores: [N], raw scores after RsCIN or RsCon (scaled to 0..1 over the batch) where class
         tokens were given or `similarity` is "salient", otherwise the raw scores.
+    copies: the images that are there twice, where `copies` was "auto".
+    repeats: the images that share a defect, where `repeats` was "auto".
     """
 
     patch_scores: Tensor
     anomaly_maps: Tensor
     raw_image_scores: Tensor
     image_scores: Tensor
+    copies: tuple[Copy, ...] = field(default=(), kw_only=True)
+    repeats: tuple[Repeat, ...] = field(default=(), kw_only=True)
 
     def __repr__(self) -> str:
         return f"<{self._summary()}>"
