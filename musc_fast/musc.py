@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -21,10 +23,18 @@ from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
+from .registration import Alignment, own_maps
 from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .settings import (
+    Align,
+    DegreeFusion,
+    ReadSettings,
+    ScoringSettings,
+    checked_align,
+    whole_number,
+)
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -52,6 +62,9 @@ class MuSc:
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
+    align: "rigid" or "similarity" bring every image onto one of the batch, the frame, before its
+        features are taken: by shift and turn, and by scale, too; "auto" does so by shift and turn
+        where the images show one thing in other places. Maps come back in each image's own frame.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -85,9 +98,11 @@ class MuSc:
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
+        align: Align = "off",
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
+        align = checked_align(align)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         if device == "auto":
@@ -123,7 +138,9 @@ class MuSc:
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
         self.use_cls = rscin if use_cls is None else use_cls
-        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
+        self.extractor = Extractor(
+            self.backbone, batch_size, reading, cls=self.use_cls, align=align
+        )
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -158,15 +175,18 @@ class MuSc:
                 judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
-            white = self.extractor.white_of(images, () if references is None else references)
-            query = self.extract(images, white=white, progress=on_progress)
-            others = (
-                None
-                if references is None
-                else self.extract(references, white=white, progress=on_progress)
+            others = () if references is None else references
+            white = self.extractor.white_of(images, others)
+            extract = partial(
+                self.extract,
+                white=white,
+                alignment=self.extractor.alignment_of(images, others, white=white),
+                progress=on_progress,
             )
-            scores = self.score_features(query, others, progress=on_progress)
-            scale = self.scale_for(judge, others, progress=on_progress)
+            query = extract(images)
+            good = None if references is None else extract(references)
+            scores = self.score_features(query, good, progress=on_progress)
+            scale = self.scale_for(judge, good, progress=on_progress)
             return with_verdicts(scores, query.names, judge(scores, scale))
 
     def scale_for(
@@ -196,7 +216,11 @@ class MuSc:
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores:
-        """`score_batch` on features from `extract`, timed as stage "scoring"."""
+        """`score_batch` on features from `extract`, timed as stage "scoring".
+
+        The maps of images that were moved onto a frame come back in the images' own frames;
+        `patch_scores` are on the grid of the frame.
+        """
         start = perf_counter()
         result = score_batch(
             query.tokens,
@@ -208,6 +232,7 @@ class MuSc:
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
+        result = in_own_frames(result, query)
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         return result
@@ -262,10 +287,18 @@ class MuSc:
         *,
         skip_bad: bool = False,
         white: float | None = None,
+        alignment: Alignment | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
-        return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
+        return self.extractor.extract(
+            images, skip_bad=skip_bad, white=white, alignment=alignment, progress=progress
+        )
+
+
+def in_own_frames(scores: BatchScores, features: BatchFeatures) -> BatchScores:
+    """The scores of images with their maps in the images' own frames, not in the batch's."""
+    return replace(scores, anomaly_maps=own_maps(scores.anomaly_maps, features.frames))
 
 
 def _refuse_second(

@@ -15,6 +15,8 @@ from .progress import Progress
 PRECISIONS = ("exact", "fast")
 DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
+Align = Literal["off", "auto", "rigid", "similarity"]
+ALIGNS: tuple[Align, ...] = get_args(Align)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,14 @@ def check_degree_fusion(fusion: str) -> None:
         raise InputError(
             f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
         )
+
+
+def checked_align(align: str) -> Align:
+    """How images are aligned; InputError unless it is one of ALIGNS."""
+    for known in ALIGNS:
+        if isinstance(align, str) and align == known:
+            return known
+    raise InputError(f"align: found {align!r}, wanted one of {', '.join(ALIGNS)}")
 
 
 def check_max_references(count: int | None) -> None:

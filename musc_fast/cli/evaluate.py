@@ -74,6 +74,7 @@ def evaluate(
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    align: options.AlignOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

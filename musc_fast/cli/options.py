@@ -19,6 +19,7 @@ RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose
 # The groups of options in the help, in the order in which a command names them first.
 VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
 BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
+BEYOND = "Beyond MuSc"
 
 BackboneOption = Annotated[
     str,
@@ -206,6 +207,16 @@ MaxPixelsOption = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+AlignOption = Annotated[
+    str,
+    typer.Option(
+        help="For parts that shift or turn a little under the camera: bring every image onto one "
+        "of them before comparing. off; rigid: by shift and turn; similarity: by scale, too; auto: "
+        "by shift and turn, where the images show one outline. Maps lie on the images as given.",
+        metavar="HOW",
+        rich_help_panel=BEYOND,
+    ),
+]
 MapScaleOption = Annotated[
     Literal["batch", "image"],
     typer.Option(
@@ -294,6 +305,7 @@ _MUSC_OPTIONS = (
     "offline",
     "white",
     "max_pixels",
+    "align",
 )
 
 

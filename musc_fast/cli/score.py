@@ -99,6 +99,7 @@ def score(
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    align: options.AlignOption = "off",
     max_references: options.MaxReferencesOption = None,
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",

@@ -106,6 +106,7 @@ def watch(
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
     topmin: options.TopminOption = "0,0.3",
+    align: options.AlignOption = "off",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,

@@ -18,8 +18,9 @@ from ..features.batch_images import check_apart, check_headers
 from ..features.cache import extract_cached
 from ..features.extraction import BatchFeatures
 from ..image_scores import Judge
-from ..musc import MuSc
+from ..musc import MuSc, in_own_frames
 from ..progress import StageProgress, stages_of
+from ..registration import Alignment
 from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
@@ -117,7 +118,8 @@ class ScoreJob:
         """Extract, score and flag; None on ranks other than 0."""
         share: BatchFeatures | None
         white = musc.extractor.white_of(self.images, self.references or ())
-        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white)
+        alignment = self._alignment(musc, ranks, white)
+        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white, alignment=alignment)
         if ranks is None:
             features = extract(self.images, progress=on_progress)
             share = features
@@ -128,6 +130,7 @@ class ScoreJob:
                 self.images,
                 skip_bad=self.skip_bad,
                 white=white,
+                alignment=alignment,
                 on_progress=on_progress,
             )
         references = None
@@ -138,6 +141,7 @@ class ScoreJob:
                 self.cache,
                 skip_bad=self.skip_bad,
                 white=white,
+                alignment=alignment,
                 progress=lambda _, done, total: on_progress("reference features", done, total),
             )
         elif len(features.sources) < 2:
@@ -159,6 +163,8 @@ class ScoreJob:
         }
         if scores is None:
             return None
+        if ranks is not None:  # rank 0 alone knows where all images lie
+            scores = in_own_frames(scores, features)
         scale = musc.scale_for(self._judge, references, progress=on_progress)
         threshold = self._judge(scores, scale)
         seconds["scoring"] = perf_counter() - start
@@ -175,6 +181,18 @@ class ScoreJob:
             threshold=threshold,
             reading=replace(musc.extractor.reading, white=white),
         )
+
+    def _alignment(self, musc: MuSc, ranks: Ranks | None, white: float | None) -> Alignment:
+        """The frame of all images, as rank 0 sees it."""
+        of = partial(musc.extractor.alignment_of, self.images, self.references or (), white=white)
+        if ranks is None:
+            return of()
+        found: Alignment | None = None
+        with ranks.together():
+            found = of() if ranks.rank == 0 else None
+        found = ranks.gather(found)[0]
+        assert found is not None
+        return found
 
     def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:
         """Write the results into the empty folder `stage`, run.json last."""

@@ -22,12 +22,14 @@ _OPTIONS = {
     "feature_precision": "--feature-precision",
     "white": "--white",
     "max_pixels": "--max-pixels",
+    "align": "--align",
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
     "precision": "exact",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
+    "align": "off",
 }
 
 
