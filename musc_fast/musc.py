@@ -229,6 +229,8 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=query.valid,
+            reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
@@ -250,12 +252,15 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(self.backbone, self.settings, capacity, evict=evict)
+        return new_bank(
+            self.backbone, self.settings, capacity, evict=evict, align=self.extractor.align
+        )
 
     def stream(
         self,
@@ -278,7 +283,8 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
+        own = self.extractor
+        extractor = Extractor(self.backbone, 1, own.reading, cls=False, align=own.align)
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(

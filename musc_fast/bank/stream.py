@@ -6,6 +6,7 @@ one image at a time: they, and so the scores, do not depend on how images arrive
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BankError, InputError
+from ..errors import BankError, InputError, MuscFastWarning
+from ..features.alignment import frames_of_image
 from ..features.backbone import Backbone
 from ..features.batch_images import ImageLike, refuse_one_image
-from ..features.extraction import Extractor
+from ..features.extraction import BatchFeatures, Extractor
+from ..registration import Alignment, Frame, Frames, own_maps
 from ..scoring.batch import score_batch
-from ..settings import ScoringSettings
+from ..settings import Align, ScoringSettings
 from .arguments import free_id
 from .file import differing
 from .reference_bank import Eviction, ReferenceBank
@@ -39,7 +42,9 @@ class StreamScore:
     references: int
 
 
-def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
+def source_of(
+    backbone: Backbone, settings: ScoringSettings, align: Align = "off"
+) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.
 
     The engine is recorded and not compared: in one precision, engines differ by rounding alone.
@@ -54,15 +59,16 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        "align": align,
     }
 
 
 def check_source(bank: ReferenceBank, source: dict[str, Any]) -> None:
     """Raise BankError unless the bank's tokens are of this source; the white level is apart."""
     if differing(bank.source, {**source, "white": None}):
+        made = {key: value for key, value in bank.source.items() if key != "frame"}
         raise BankError(
-            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
-            "it with new_bank"
+            f"bank: made for {made or 'an unknown source'}, wanted {source}; make it with new_bank"
         )
 
 
@@ -82,18 +88,57 @@ def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[Im
         )
 
 
+def alignment_of_bank(
+    bank: ReferenceBank, extractor: Extractor, images: Sequence[ImageLike]
+) -> Alignment:
+    """The frame of the bank, chosen from its first images; it keeps that frame, or keeps to none.
+
+    Raises BankError where the bank holds images that were brought onto no frame.
+    """
+    if extractor.align == "off":
+        return Alignment(None, "")
+    held = bank.source.get("frame")
+    if held is None:
+        if len(bank):
+            raise BankError(
+                f"align: found {extractor.align!r}, the bank holds images that were never "
+                "aligned; leave align out, or begin another bank"
+            )
+        chosen = extractor.alignment_of(images, white=bank.source.get("white"))
+        if chosen.note:
+            warnings.warn(chosen.note, MuscFastWarning, stacklevel=2)
+        bank.source["frame"] = {} if chosen.frame is None else chosen.frame.as_json()
+        return Alignment(chosen.frame, "")
+    return Alignment(Frame.of_json(held) if held else None, "")
+
+
+def own_map(
+    bank: ReferenceBank, extractor: Extractor, image: ImageLike, anomaly_map: Tensor
+) -> Tensor:
+    """The map [h, w] of an image of the bank in the image's own frame, for which it is read again.
+
+    Raises ImageError where it cannot be read.
+    """
+    frame = alignment_of_bank(bank, extractor, [image]).frame
+    if frame is None:
+        return anomaly_map
+    found = frames_of_image(image, frame, extractor.reading, bank.source.get("white"))
+    return own_maps(anomaly_map[None], found)[0]
+
+
 def new_bank(
     backbone: Backbone,
     settings: ScoringSettings,
     capacity: int = 200,
     *,
     evict: Eviction = "oldest",
+    align: Align = "off",
 ) -> ReferenceBank:
     """An empty bank for the tokens of `backbone` and these settings."""
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(backbone, settings),
+        source=source_of(backbone, settings, align),
         grid=backbone.grid,
         prefix_tokens=backbone.prefix_tokens,
         image_size=backbone.image_size,
@@ -107,37 +152,55 @@ def new_bank(
     )
 
 
+def joined(features: Sequence[BatchFeatures]) -> tuple[list[Tensor], Tensor | None]:
+    """The layers of some features as one batch, and the patches that count; None: all."""
+    layers = [torch.cat(layer) for layer in zip(*(each.tokens for each in features), strict=True)]
+    if all(each.valid is None for each in features):
+        return layers, None
+    patches = max(each.valid.shape[1] for each in features if each.valid is not None)
+    return layers, torch.cat(
+        [
+            layers[0].new_ones(len(each.names), patches, dtype=torch.bool)
+            if each.valid is None
+            else each.valid
+            for each in features
+        ]
+    )
+
+
 def score_first(
-    bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
+    bank: ReferenceBank, names: list[str], features: Sequence[BatchFeatures]
 ) -> list[StreamScore]:
     """Score the first images, two or more, against each other, and put them into the empty bank."""
-    layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
+    layers, valid = joined(features)
     found = score_batch(
         layers,
         grid=bank.grid,
         prefix_tokens=bank.prefix_tokens,
         image_size=bank.image_size,
+        valid=valid,
         **bank.scoring.keywords(),
     )
+    maps = own_maps(found.anomaly_maps, Frames.join([each.frames for each in features]))
     before, ids = bank.added, list[str]()
     for name in names:
         ids.append(free_id(name, ids))
-    bank.add(layers, ids, scores=found.raw_image_scores)
+    bank.add(layers, ids, scores=found.raw_image_scores, valid=valid)
     return [
         StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
         for number, (name, raw, anomaly_map) in enumerate(
-            zip(names, found.raw_image_scores, found.anomaly_maps, strict=True), before
+            zip(names, found.raw_image_scores, maps, strict=True), before
         )
     ]
 
 
-def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> StreamScore:
+def score_next(bank: ReferenceBank, name: str, features: BatchFeatures) -> StreamScore:
     """Score one image against the bank, and put it there."""
     number, references = bank.added, len(bank)
-    found = bank.score_and_add(tokens, [free_id(name, bank.ids)])
-    return StreamScore(
-        name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
-    )
+    ids = [free_id(name, bank.ids)]
+    found = bank.score_and_add(features.tokens, ids, valid=features.valid)
+    maps = own_maps(found.anomaly_maps, features.frames)
+    return StreamScore(name, number, float(found.raw_image_scores[0]), maps[0], references)
 
 
 def stream(
@@ -151,8 +214,9 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    source = source_of(extractor.backbone, settings)
-    bank = new_bank(extractor.backbone, settings) if bank is None else bank
+    source = source_of(extractor.backbone, settings, extractor.align)
+    if bank is None:
+        bank = new_bank(extractor.backbone, settings, align=extractor.align)
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)
@@ -162,7 +226,7 @@ def stream(
     for index, image in enumerate(images):
         name = str(image) if _is_path(image) else f"image {index}"
         if len(bank):
-            yield score_next(bank, name, tokens_of(bank, extractor, image))
+            yield score_next(bank, name, features_of(bank, extractor, image))
             continue
         first.append(image)
         names.append(name)
@@ -177,17 +241,19 @@ def stream(
         yield from _score_start(bank, extractor, names, first)
 
 
-def tokens_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> tuple[Tensor, ...]:
-    """The tokens of one image, read with the white level of the bank."""
+def features_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> BatchFeatures:
+    """The features of one image, read with the white level and on the frame of the bank."""
     white_of_bank(bank, extractor, [image])
-    return extractor.extract([image], white=bank.source.get("white")).tokens
+    alignment = alignment_of_bank(bank, extractor, [image])
+    return extractor.extract([image], white=bank.source.get("white"), alignment=alignment)
 
 
 def _score_start(
     bank: ReferenceBank, extractor: Extractor, names: list[str], images: list[ImageLike]
 ) -> list[StreamScore]:
     white_of_bank(bank, extractor, images)
-    return score_first(bank, names, [tokens_of(bank, extractor, image) for image in images])
+    alignment_of_bank(bank, extractor, images)
+    return score_first(bank, names, [features_of(bank, extractor, image) for image in images])
 
 
 def _is_path(image: object) -> bool:

@@ -10,8 +10,16 @@ from torch import Tensor
 
 from ..datasets.deep import DeepImage
 from ..errors import ImageError
-from ..registration import SAMPLE, Alignment, choose_frame, small_grey
-from ..registration.pictures import Grey
+from ..registration import (
+    SAMPLE,
+    Alignment,
+    Frame,
+    Frames,
+    choose_frame,
+    frames_of,
+    small_grey,
+)
+from ..registration.pictures import Grey, Picture
 from ..settings import Align, ReadSettings
 from .batch_images import ImageLike, picture_of
 
@@ -36,11 +44,9 @@ def align_batch(
 
     def read(item: tuple[str, ImageLike]) -> tuple[str, Grey] | None:
         try:
-            picture, _ = picture_of(item[1], reading)
-            values = picture.unit(white) if isinstance(picture, DeepImage) else picture
+            return item[0], small_grey(_picture(item[1], reading, white))
         except ImageError:
             return None
-        return item[0], small_grey(values)
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         found = list(pool.map(read, [*first, *second]))
@@ -52,6 +58,22 @@ def align_batch(
     return choose_frame(names, greys, align, candidates)
 
 
+def frames_of_image(
+    image: ImageLike, frame: Frame, reading: ReadSettings, white: float | None
+) -> Frames:
+    """Where one image lies on a frame. Raises ImageError where it cannot be read."""
+    return frames_of(frame, [_name(image, 0)], [frame.place_of(_picture(image, reading, white))])
+
+
+def _picture(image: ImageLike, reading: ReadSettings, white: float | None) -> Picture:
+    picture, _ = picture_of(image, reading)
+    return picture.unit(white) if isinstance(picture, DeepImage) else picture
+
+
+def _name(image: ImageLike, place: int) -> str:
+    return str(image) if isinstance(image, str | os.PathLike) else f"image {place}"
+
+
 def _spread(images: Sequence[ImageLike] | Tensor, most: int) -> list[tuple[str, ImageLike]]:
     """At most so many images, from the first to the last, with their names."""
     count = len(images)
@@ -59,6 +81,6 @@ def _spread(images: Sequence[ImageLike] | Tensor, most: int) -> list[tuple[str, 
     if count > most:
         places = [round(k * (count - 1) / (most - 1)) for k in range(most)]
     return [
-        (str(image) if isinstance(image, str | os.PathLike) else f"image {place}", image)
+        (_name(image, place), image)
         for place, image in ((place, images[place]) for place in places)
     ]

@@ -73,6 +73,8 @@ def extract_cached(
         tensors["cls_tokens"] = features.cls_tokens.cpu()
     if features.frames is not None:
         tensors["frames"] = torch.from_numpy(features.frames.transforms)
+    if features.valid is not None:
+        tensors["valid"] = features.valid.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
     try:
         with replacing(file) as temporary:
@@ -127,6 +129,7 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             sizes=tuple(sizes),
             notes=tuple(json.loads(stored.metadata()["notes"])),
             frames=_frames(stored) if "frames" in keys else None,
+            valid=stored.get_tensor("valid").to(device) if "valid" in keys else None,
         )
 
 

@@ -42,6 +42,7 @@ class BatchFeatures:
     white: the white level of the images of more than 8 bits; None where there is none.
     notes: what was decided while reading them, a sentence a kind.
     frames: where the images lie on the frame that they were brought onto; None: on none.
+    valid: [N, P] bool, the patches that count; None: all. See `score_batch`.
     """
 
     tokens: tuple[Tensor, ...]
@@ -54,6 +55,7 @@ class BatchFeatures:
     white: float | None = None
     notes: tuple[str, ...] = ()
     frames: Frames | None = None
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,13 @@ class Extractor:
             white=white,
             notes=sentences,
             frames=frames,
+            valid=self._shown(frames),
         )
+
+    def _shown(self, frames: Frames | None) -> Tensor | None:
+        """[N, P], whether each image shows a patch of its frame; None where all show all."""
+        found = None if frames is None else frames.covered(self.backbone.grid)
+        return None if found is None else torch.from_numpy(found).to(self.backbone.device)
 
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None, frame: Frame | None

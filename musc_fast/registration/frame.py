@@ -171,9 +171,9 @@ class Frames:
         return None if found.all() else found
 
     def notes(self) -> tuple[str, ...]:
-        """What was done, as sentences: none where no image was moved or left."""
+        """What was done, as sentences. Of one image, as on a line, only where it was left."""
         count, moved, notes = len(self.moved), int(self.moved.sum()), []
-        if moved:
+        if moved and count > 1:
             notes.append(
                 f"align: {moved} of {count} images were moved onto {self.name}; what lies outside "
                 "of it is not scored"

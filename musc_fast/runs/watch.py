@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..bank.arguments import free_id
-from ..bank.stream import tokens_of, white_of_bank
+from ..bank.stream import alignment_of_bank, features_of, joined, own_map, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
 from ..progress import StageProgress, stage_bars
+from ..registration import own_maps
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from ..bank.own_distances import LeaveOneOut
     from ..bank.reference_bank import ReferenceBank
+    from ..features.extraction import BatchFeatures
     from ..musc import MuSc
 
 __all__ = ["Watch", "WatchSettings", "watching"]
@@ -170,10 +170,11 @@ class Watch:
         if len(paths) < wanted:
             return
         most = wanted if references else self.settings.start
-        tokens: dict[str, tuple[Tensor, ...]] = {}
+        features: dict[str, BatchFeatures] = {}
         states = []
         self._first.clear()
         white_of_bank(self.bank, self._extractor, paths[: 2 * most])
+        alignment_of_bank(self.bank, self._extractor, paths[: 2 * most])
         for path in paths:
             time, state = now(), FileState.of(path)
             self._first.add(path)
@@ -184,24 +185,24 @@ class Watch:
                 self._record([read])
                 yield read
             elif read is not None:
-                tokens[str(path)] = read
+                features[str(path)] = read
                 states.append((time, state))
-            if len(tokens) == most:
+            if len(features) == most:
                 break
-        if len(tokens) >= wanted:
-            yield from self._add_first(tokens, states, references=references)
+        if len(features) >= wanted:
+            yield from self._add_first(features, states, references=references)
 
     def _add_first(
         self,
-        tokens: dict[str, tuple[Tensor, ...]],
+        features: dict[str, BatchFeatures],
         states: list[tuple[str, FileState]],
         *,
         references: bool,
     ) -> Iterator[Row]:
         """Put the first images into the bank and record them; those that stand apart go again."""
         with self.held.changing():
-            layers = [torch.cat(layer) for layer in zip(*tokens.values(), strict=True)]
-            self.bank.add(layers, list(tokens))
+            layers, valid = joined(list(features.values()))
+            self.bank.add(layers, list(features), valid=valid)
             judge = self.held.judge()
             found = judge.held
             assert found is not None  # of two images or more
@@ -209,7 +210,7 @@ class Watch:
             for place, (said, state) in enumerate(zip(judge.of_held(), states, strict=True)):
                 row = self._row_of_held(found, place, said, *state)
                 rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
-                self._draw(rows[-1], partial(found.anomaly_map, place))
+                self._draw(rows[-1], partial(self._own_map, rows[-1], found, place))
             self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
         self.held.remove({int(row.number) for row in rows if not row.is_held})
@@ -229,7 +230,7 @@ class Watch:
                 row = self._row_of_held(found, place, verdicts[place], now(), state)
                 path = row.path if line is None else line.path  # an id may have a number, too
                 rows.append(replace(row, path=path, bank=REMOVED))
-                self._draw(rows[-1], partial(found.anomaly_map, place))
+                self._draw(rows[-1], partial(self._own_map, rows[-1], found, place))
             self._record(rows)
             self.held.remove({int(row.number) for row in rows})
             yield from rows
@@ -243,33 +244,34 @@ class Watch:
                 self._record([read])
             return read
         references, number = len(self.bank), self.bank.added
-        scores = self.bank.score(read)
+        scores = self.bank.score(read.tokens, valid=read.valid)
         raw_score = float(scores.raw_image_scores[0])
         said = self.held.judge().of_new(raw_score)
         row = replace(
             _row(str(path), number, raw_score, references, said, time, state),
             bank=self._place_in_bank(said),
         )
-        self._draw(row, lambda: scores.anomaly_maps[0])
+        self._draw(row, lambda: own_maps(scores.anomaly_maps, read.frames)[0])
         self._record([row])
         with self.held.changing():
             if row.is_held:
-                self.bank.add(read, [free_id(row.path, self.bank.ids)], scores=[raw_score])
+                ids = [free_id(row.path, self.bank.ids)]
+                self.bank.add(read.tokens, ids, scores=[raw_score], valid=read.valid)
             else:
                 self.bank.pass_over()
         return row
 
-    def _read(self, path: Path, time: str, state: FileState) -> tuple[Tensor, ...] | Row | None:
-        """The tokens of a file, or the row of one that cannot be read.
+    def _read(self, path: Path, time: str, state: FileState) -> BatchFeatures | Row | None:
+        """The features of a file, or the row of one that cannot be read.
 
         None where the file has the content of its line, or changes while it is read: then the next
         look finds it.
         """
         row = self.held.done.get(str(path))
-        found: tuple[Tensor, ...] | Row | None = None
+        found: BatchFeatures | Row | None = None
         if row is None or not row.sha256 or not row.is_of(state):
             try:
-                found = tokens_of(self.bank, self._extractor, path)
+                found = features_of(self.bank, self._extractor, path)
             except ImageError as error:
                 found = _unreadable(path, error, time, state)
             if not state.is_now(path):
@@ -299,13 +301,16 @@ class Watch:
         path = entry.id if line is None else line.path  # the id may be "path (2)"
         return _row(path, entry.number, score, others, said, time, state)
 
+    def _own_map(self, row: Row, found: LeaveOneOut, place: int) -> Tensor:
+        return own_map(self.bank, self._extractor, row.path, found.anomaly_map(place))
+
     def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
         """Write the picture of a flagged image, unless its file is gone or has changed."""
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
             return
         held = self.held.judge().held
-        usual = 0.0 if held is None else float(held.patch_scores.median())
+        usual = 0.0 if held is None else held.usual
         white = self.bank.source.get("white")
         reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import source_of, tokens_of, white_of_bank
+from ..bank.stream import alignment_of_bank, features_of, source_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -84,7 +84,7 @@ class WatchedBank:
             return musc.new_bank(settings.new_capacity, evict=settings.evict or "oldest")
         return ReferenceBank.load(
             self._file,
-            source=source_of(musc.backbone, musc.settings),
+            source=source_of(musc.backbone, musc.settings, musc.extractor.align),
             device=musc.backbone.device,
             backend=musc.settings.backend,
             precision=musc.settings.precision,
@@ -125,9 +125,10 @@ class WatchedBank:
                 "together; name other files"
             )
         here = {row.number for row in missing if row.is_held and is_here(row)}
-        white_of_bank(
-            self.bank, self._musc.extractor, [row.path for row in missing if row.number in here]
-        )
+        first_images = [row.path for row in missing if row.number in here]
+        white_of_bank(self.bank, self._musc.extractor, first_images)
+        if first_images and not len(self.bank):
+            alignment_of_bank(self.bank, self._musc.extractor, first_images)
         removed: set[int] = set()
         for row in rows:
             if row.bank == REMOVED:
@@ -139,18 +140,21 @@ class WatchedBank:
         self.remove(removed)
 
     def _take_up_image(self, row: Row, *, here: bool) -> None:
-        tokens = None
+        features = None
         if here:
             with suppress(ImageError):
-                tokens = tokens_of(self.bank, self._musc.extractor, row.path)
+                features = features_of(self.bank, self._musc.extractor, row.path)
         with self.changing():
-            if tokens is None:
+            if features is None:
                 self.bank.pass_over()
             else:
                 self.bank.add(
-                    tokens, [free_id(row.path, self.bank.ids)], scores=[float(row.raw_score)]
+                    features.tokens,
+                    [free_id(row.path, self.bank.ids)],
+                    scores=[float(row.raw_score)],
+                    valid=features.valid,
                 )
-        if tokens is None and row.is_held:
+        if features is None and row.is_held:
             self.gone.append(row.path)
 
     @contextmanager
