@@ -21,8 +21,9 @@ _BLUR = 1.0  # standard deviation in pixels: noise and the finest texture say no
 
 
 def small_size(size: Size) -> Size:
-    """The size at which an image of `size` is registered: its shape, `LONGEST` pixels long."""
-    height, width = (max(_LEAST, round(side * LONGEST / max(size))) for side in size)
+    """The size at which an image of `size` is registered: its shape, at most `LONGEST` long."""
+    longest = min(LONGEST, max(size))
+    height, width = (max(_LEAST, round(side * longest / max(size))) for side in size)
     return height, width
 
 

@@ -133,18 +133,8 @@ class ScoreJob:
                 alignment=alignment,
                 on_progress=on_progress,
             )
-        references = None
-        if self.references is not None:
-            references = extract_cached(
-                musc.extractor,
-                self.references,
-                self.cache,
-                skip_bad=self.skip_bad,
-                white=white,
-                alignment=alignment,
-                progress=lambda _, done, total: on_progress("reference features", done, total),
-            )
-        elif len(features.sources) < 2:
+        references = self._extract_references(musc, white, alignment, on_progress)
+        if references is None and len(features.sources) < 2:
             raise ImageError(
                 f"only {len(features.sources)} of {len(self.images)} images can be read; 2 are "
                 "needed"
@@ -180,6 +170,25 @@ class ScoreJob:
             settings=settings,
             threshold=threshold,
             reading=replace(musc.extractor.reading, white=white),
+        )
+
+    def _extract_references(
+        self,
+        musc: MuSc,
+        white: float | None,
+        alignment: Alignment,
+        on_progress: StageProgress,
+    ) -> BatchFeatures | None:
+        if self.references is None:
+            return None
+        return extract_cached(
+            musc.extractor,
+            self.references,
+            self.cache,
+            skip_bad=self.skip_bad,
+            white=white,
+            alignment=alignment,
+            progress=lambda _, done, total: on_progress("reference features", done, total),
         )
 
     def _alignment(self, musc: MuSc, ranks: Ranks | None, white: float | None) -> Alignment:
