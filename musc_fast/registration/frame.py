@@ -22,11 +22,14 @@ from .pictures import LARGEST, Picture, onto_frame, size_of, small_grey
 Outcome = Literal["still", "moved", "left"]
 
 #: An image that lies nearer than this to the frame, in units of the longer side, stays as it is.
-LEAST_MOVE = 0.005
+#: Where the others lie to the pixel, a fifth of a patch (2 pixels of 392) is a false alarm already.
+LEAST_MOVE = 0.001
 #: A registration is taken for right within these bounds: shift of the centre in units of the
 #: longer side, turn in degrees, factor of scale.
 MOST_SHIFT, MOST_TURN, MOST_SCALE = 0.25, 18.0, 1.25
-_BETTER = 0.7  # part of what is unlike without registration that may be left with it
+# What registration must gain in correlation: a part of what is missing without it, or times the
+# usual 1 - correlation of registered images, where that is less.
+_GAIN, _GAINED = 0.3, 3.0
 _UNLIKE = (3.0, 0.15, 0.5)  # times the usual, more than that, and at most
 
 
@@ -98,9 +101,14 @@ class Frame:
         return "moved" if is_plausible(found, size) and self._is_better(found) else "left"
 
     def _is_better(self, found: Match) -> bool:
+        """Whether it fits about as others do, and clearly better than unmoved.
+
+        A defect remains whatever the place, so the gain is compared with what is usual, too.
+        """
         times, more, most = _UNLIKE
-        unlike = 1 - found.after
-        return unlike <= min(times * self.usual + more, most) and is_better(found)
+        wanted = min(_GAIN * (1 - found.before), _GAINED * self.usual)
+        fits = 1 - found.after <= min(times * self.usual + more, most)
+        return fits and found.after - found.before >= wanted
 
     def as_json(self) -> dict[str, Any]:
         """The frame as JSON can hold it."""
@@ -126,11 +134,6 @@ class Frame:
             return cls(grey, motion, usual, str(found["name"]))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(f"align: the frame cannot be read ({error})") from None
-
-
-def is_better(found: Match) -> bool:
-    """Whether a registration makes an image clearly more like the frame."""
-    return 1 - found.after <= _BETTER * (1 - found.before)
 
 
 def is_plausible(found: Match, size: Size) -> bool:

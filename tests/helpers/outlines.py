@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,24 @@ def board(
     )
     grain = np.random.default_rng(1000 + noise).normal(0, 3, (height, width, 1))
     return np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
+
+
+def moved_boards(
+    folder: Path,
+    count: int = 6,
+    missing: int | None = None,
+    defective: int = 4,
+    size: tuple[int, int] = (96, 120),
+) -> list[Path]:
+    """`count` PNG files of boards, each in another place; one may have a part missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"board{k}.png" for k in range(count)]
+    rng = np.random.default_rng(2)
+    for k, path in enumerate(paths):
+        place = moved(rng.uniform(-4, 4), tuple(rng.uniform(-6, 6, 2)), size)
+        gone = missing if k == defective else None
+        Image.fromarray(board(place, noise=k, missing=gone, size=size)).save(path)
+    return paths
 
 
 def texture(seed: int, size: tuple[int, int] = (96, 120)) -> NDArray[np.uint8]:
