@@ -58,7 +58,11 @@ class _Pairs:
         return [found for pair, found in self.found.items() if i in pair]
 
     def unlike(self, i: int) -> float:
-        """The median of 1 - correlation of the others, registered with image i."""
+        """The median of 1 - correlation of the others, registered with image i; defects count."""
+        return float(np.median([1 - found.whole for found in self.of(i)]))
+
+    def usual(self, i: int) -> float:
+        """The same, the places that are least alike left out."""
         return float(np.median([1 - found.after for found in self.of(i)]))
 
     def moves(self, i: int) -> float:
@@ -117,7 +121,7 @@ def choose_frame(
             "align: the images show no common outline by which they could be aligned; they are "
             "compared as they are",
         )
-    usual = pairs.unlike(place) if count > 1 else _USUAL
+    usual = pairs.usual(place) if count > 1 else _USUAL
     return Alignment(Frame(_eight_bits(greys[place]), motion, usual, names[place]), "")
 
 

@@ -30,6 +30,7 @@ MOST_SHIFT, MOST_TURN, MOST_SCALE = 0.25, 18.0, 1.25
 # What registration must gain in correlation: a part of what is missing without it, or times the
 # usual 1 - correlation of registered images, where that is less.
 _GAIN, _GAINED = 0.3, 3.0
+_NEAR = 0.005  # a move that gains nothing and is smaller needs no word
 _UNLIKE = (3.0, 0.15, 0.5)  # times the usual, more than that, and at most
 
 
@@ -90,15 +91,16 @@ class Frame:
         image = Levels(small_grey(picture, frame.size))
         before = correlation(frame, image)
         if 1 - before <= self.usual:
-            return Match(IDENTITY, before, before)
+            return Match(IDENTITY, before, before, before)
         return match(frame, image, self.motion)
 
     def _outcome(self, found: Match) -> Outcome:
         size = self.levels.size
-        if largest_move(found.transform, size) < LEAST_MOVE:
-            # An image unlike the frame, as one with a defect, may lie right all the same.
-            return "still"
-        return "moved" if is_plausible(found, size) and self._is_better(found) else "left"
+        move = largest_move(found.transform, size)
+        if move >= LEAST_MOVE and is_plausible(found, size) and self._is_better(found):
+            return "moved"
+        # An image unlike the frame, as one with a defect, may lie right all the same.
+        return "still" if move < _NEAR else "left"
 
     def _is_better(self, found: Match) -> bool:
         """Whether it fits about as others do, and clearly better than unmoved.

@@ -2,7 +2,8 @@
 
 On the coarsest level every turn (and scale) of a grid is tried, the shift found by phase
 correlation; the best start is refined on each level by maximising the enhanced correlation
-coefficient (Evangelidis and Psarakis 2008), which lighting does not change.
+coefficient (Evangelidis and Psarakis 2008), which lighting does not change. A last refinement and
+the correlations leave out the places that are least alike: a defect would draw the image to it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .geometry import IDENTITY, Matrix, Size, to_pixels, to_units, turn_and_scale
 from .opencv import opencv
@@ -24,6 +26,8 @@ _TURNS = range(-15, 16, 3)  # degrees, of the starts
 _SCALES = (0.92, 1.0, 1.08)  # of the starts, where the scale is free
 _COMMON = 0.5  # share of the frame that must be common to both
 _STEPS, _PRECISION = 30, 1e-5  # of the refinement on a level
+_ALIKE = 0.9  # share of the frame that the last refinement looks at
+_PLACE = 0.015  # size of a place that may be left out, in units of the longer side
 _GAUSS = 3  # pixels that OpenCV smooths gradients over
 
 
@@ -32,13 +36,15 @@ class Match:
     """How an image lies on the frame.
 
     transform: from the frame to the image, see `geometry`.
-    before, after: correlation with the frame inside the common area, without and with it; -1 where
-        less than half of the frame is common.
+    before, after: correlation with the frame inside the common area, without and with it, the
+        places that are least alike left out; -1 where less than half of the frame is common.
+    whole: `after` with all places: a defect counts.
     """
 
     transform: Matrix
     before: float
     after: float
+    whole: float
 
 
 class Levels:
@@ -68,9 +74,27 @@ def match(frame: Levels, image: Levels, motion: Motion) -> Match:
         if motion == "similarity":
             transform = _refined(still, moving, transform, affine=True)
         transform = _refined(still, moving, transform, affine=False)
+    still, moving = frame.images[-1], image.images[-1]
+    alike = _alike(still, moving, transform)
+    transform = _refined(still, moving, transform, affine=False, alike=alike)
     return Match(
-        transform, correlation(frame, image, IDENTITY), correlation(frame, image, transform)
+        transform,
+        _correlation(still, moving, IDENTITY, alike),
+        _correlation(still, moving, transform, alike),
+        _correlation(still, moving, transform),
     )
+
+
+def _alike(still: Grey, moving: Grey, transform: Matrix) -> NDArray[np.uint8]:
+    """1 where the images are alike, 0 at the places of the frame where they are least."""
+    cv2 = opencv()
+    size: Size = (still.shape[0], still.shape[1])
+    there = _warped(moving, to_pixels(transform, size, size), cv2.BORDER_REFLECT_101)
+    spread = float(there.std())
+    gain = float(still.std()) / spread if spread > 0 else 1.0
+    apart = np.abs(still - still.mean() - gain * (there - there.mean()))
+    apart = cv2.GaussianBlur(apart, (0, 0), _PLACE * max(size))
+    return np.asarray(apart <= np.quantile(apart, _ALIKE), dtype=np.uint8)
 
 
 def _starts(motion: Motion, size: Size) -> Iterator[Matrix]:
@@ -101,10 +125,18 @@ def _best_start(still: Grey, moving: Grey, motion: Motion) -> Matrix:
     return best
 
 
-def _refined(still: Grey, moving: Grey, transform: Matrix, *, affine: bool) -> Matrix:
+def _refined(
+    still: Grey,
+    moving: Grey,
+    transform: Matrix,
+    *,
+    affine: bool,
+    alike: NDArray[np.uint8] | None = None,
+) -> Matrix:
     """The transform refined on a level; as it was where the search goes astray.
 
     affine: let all six numbers go, then take the nearest similarity; else the scale stays.
+    alike: where to look on the frame; None: everywhere.
     """
     cv2 = opencv()
     size: Size = (still.shape[0], still.shape[1])
@@ -120,11 +152,16 @@ def _refined(still: Grey, moving: Grey, transform: Matrix, *, affine: bool) -> M
         )
     matrix = to_pixels(transform, size, size)
     start = matrix if affine else matrix / scale
+    mask = None
+    if alike is not None:  # as the image has it
+        mask = cv2.warpAffine(
+            alike, start, source.shape[::-1], flags=cv2.INTER_NEAREST, borderValue=1
+        )
     kind = cv2.MOTION_AFFINE if affine else cv2.MOTION_EUCLIDEAN
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _PRECISION)
     try:
         _, found = cv2.findTransformECC(
-            still, source, start.astype(np.float32), kind, criteria, None, _GAUSS
+            still, source, start.astype(np.float32), kind, criteria, mask, _GAUSS
         )
     except cv2.error:  # the images have nothing in common, or one is constant
         return transform
@@ -133,8 +170,8 @@ def _refined(still: Grey, moving: Grey, transform: Matrix, *, affine: bool) -> M
         return transform
     refined = _nearest_similarity(found, size) if affine else found * scale
     result = to_units(refined, size, size)
-    better = _correlation(still, moving, result) > _correlation(still, moving, transform)
-    return result if better else transform
+    known = _correlation(still, moving, transform, alike)
+    return result if _correlation(still, moving, result, alike) > known else transform
 
 
 def _nearest_similarity(matrix: Matrix, size: Size) -> Matrix:
@@ -146,7 +183,9 @@ def _nearest_similarity(matrix: Matrix, size: Size) -> Matrix:
     return np.column_stack([linear, shift])
 
 
-def _correlation(still: Grey, moving: Grey, transform: Matrix) -> float:
+def _correlation(
+    still: Grey, moving: Grey, transform: Matrix, alike: NDArray[np.uint8] | None = None
+) -> float:
     cv2 = opencv()
     size: Size = (still.shape[0], still.shape[1])
     matrix = to_pixels(transform, size, size)
@@ -154,6 +193,8 @@ def _correlation(still: Grey, moving: Grey, transform: Matrix) -> float:
     common = _warped(ones, matrix, cv2.BORDER_CONSTANT, cv2.INTER_NEAREST) > 0
     if common.mean() < _COMMON:
         return -1.0
+    if alike is not None:
+        common &= alike > 0
     a = still[common].astype(np.float64)
     b = _warped(moving, matrix, cv2.BORDER_REFLECT_101)[common].astype(np.float64)
     a -= a.mean()
