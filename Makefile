@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint gpu-check gpu-pack fuzz faults sanitize help clean
+.PHONY: demo test lint docs gpu-check gpu-pack fuzz faults sanitize help clean
 
 MINUTES ?= 10
 
@@ -13,6 +13,7 @@ help:
 	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
 	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
 	@echo "make lint   ruff and mypy alone"
+	@echo "make docs   build/site/: the documentation as a site; a warning is an error"
 	@echo "make fuzz MINUTES=10  every backend against the truth on inputs drawn anew"
 	@echo "make faults    kills, full disks, damaged files, threads, signals: counts of what failed"
 	@echo "make sanitize  the native tests on a build for AddressSanitizer and UBSan"
@@ -51,6 +52,16 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy kernels
+
+# The pages are built from the sources alone, in an environment of their own: nothing is imported.
+docs: build/docs-venv/.installed
+	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
+
+build/docs-venv/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv build/docs-venv
+	@build/docs-venv/bin/python -m pip install --quiet -r docs/requirements.txt
+	@touch $@
 
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/run.py $(MINUTES)

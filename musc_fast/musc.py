@@ -15,6 +15,7 @@ from .backends.registry import resolve
 from .bank.reference_bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
+from .datasets.ignored import Ignore, IgnoredRegions
 from .errors import InputError
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
@@ -30,8 +31,10 @@ from .scoring.scores import BatchScores
 from .settings import (
     Align,
     DegreeFusion,
+    PoolingName,
     ReadSettings,
     ScoringSettings,
+    Similarity,
     checked_align,
     whole_number,
 )
@@ -65,6 +68,9 @@ class MuSc:
     align: "rigid" or "similarity" bring every image onto one of the batch, the frame, before its
         features are taken: by shift and turn, and by scale, too; "auto" does so by shift and turn
         where the images show one thing in other places. Maps come back in each image's own frame.
+    ignore: what is left out of every picture: the file of a mask (what is not black is left out), a
+        bool array [h, w], a box "x,y,w,h%" in percent of the picture, or several of these. Patches
+        of which more than a quarter is ignored are not scored, and nothing is compared with them.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -94,17 +100,22 @@ class MuSc:
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
+        similarity: Similarity = "class",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
         align: Align = "off",
+        ignore: Ignore | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
         align = checked_align(align)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
+        ignored = IgnoredRegions.of(ignore, reading)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen = get_recipe(recipe)
@@ -118,7 +129,15 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            pooling=pooling,
+            temperature=temperature,
+            similarity=similarity,
         )
+        if use_cls and similarity == "salient":
+            raise InputError(
+                "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
+                "smooths scores by the most anomalous patches; leave one of them out"
+            )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
@@ -137,9 +156,9 @@ class MuSc:
             )
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
-        self.use_cls = rscin if use_cls is None else use_cls
+        self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
         self.extractor = Extractor(
-            self.backbone, batch_size, reading, cls=self.use_cls, align=align
+            self.backbone, batch_size, reading, cls=self.use_cls, align=align, ignored=ignored
         )
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
@@ -187,7 +206,8 @@ class MuSc:
             good = None if references is None else extract(references)
             scores = self.score_features(query, good, progress=on_progress)
             scale = self.scale_for(judge, good, progress=on_progress)
-            return with_verdicts(scores, query.names, judge(scores, scale))
+            reading = replace(self.extractor.reading, white=white)
+            return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
     def scale_for(
         self,
@@ -258,9 +278,7 @@ class MuSc:
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(
-            self.backbone, self.settings, capacity, evict=evict, align=self.extractor.align
-        )
+        return new_bank(self.extractor, self.settings, capacity, evict=evict)
 
     def stream(
         self,
@@ -284,7 +302,9 @@ class MuSc:
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
         own = self.extractor
-        extractor = Extractor(self.backbone, 1, own.reading, cls=False, align=own.align)
+        extractor = Extractor(
+            self.backbone, 1, own.reading, cls=False, align=own.align, ignored=own.ignored
+        )
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(

@@ -17,6 +17,10 @@ DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
 Align = Literal["off", "auto", "rigid", "similarity"]
 ALIGNS: tuple[Align, ...] = get_args(Align)
+PoolingName = Literal["lnamd", "snamd", "snamd-unit"]
+POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
+Similarity = Literal["class", "salient"]
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
+    pooling: how neighbourhoods are pooled: "lnamd" (the paper), "snamd" (MuSc-V2: neighbours count
+        by their likeness), or "snamd-unit", the same on features of norm 1.
+    temperature: of SNAMD: a neighbour at this distance counts 1 / e; 1 is that of MuSc-V2.
+    similarity: what tells that images are alike where scores are smoothed over them: "class", the
+        class tokens (RsCIN), or "salient", the most anomalous patches (RsCon of MuSc-V2).
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -96,6 +105,9 @@ class ScoringSettings:
     memory_limit: int | None = None
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
+    pooling: PoolingName = "lnamd"
+    temperature: float = 1.0
+    similarity: Similarity = "class"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -106,6 +118,9 @@ class ScoringSettings:
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
+        check_one_of("pooling", self.pooling, POOLINGS)
+        check_temperature(self.temperature, self.pooling)
+        check_one_of("similarity", self.similarity, SIMILARITIES)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
@@ -115,6 +130,18 @@ class ScoringSettings:
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def unusual(self) -> dict[str, Any]:
+        """Those of the settings of this kind that decide patch scores and are not the paper's.
+
+        They go into the keys of what is kept, so that what was kept without them stays good.
+        """
+        plain = {"pooling": "lnamd", "temperature": 1.0}
+        return {
+            name: getattr(self, name)
+            for name, usual in plain.items()
+            if getattr(self, name) != usual
+        }
 
     @property
     def searches_a_layer(self) -> int:
@@ -173,9 +200,24 @@ def check_memory_limit(memory_limit: int | None) -> None:
 
 def check_degree_fusion(fusion: str) -> None:
     """Raise InputError unless fusion is one of DEGREE_FUSIONS."""
-    if not isinstance(fusion, str) or fusion not in DEGREE_FUSIONS:
+    check_one_of("degree_fusion", fusion, DEGREE_FUSIONS)
+
+
+def check_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise InputError unless a value is one of the words `known`."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(known)}")
+
+
+def check_temperature(temperature: float, pooling: str) -> None:
+    """Raise InputError unless temperature is a number above 0, and 1 where nothing uses it."""
+    number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
+    if not number or not 0 < temperature < math.inf:
+        raise InputError(f"temperature: found {temperature!r}, wanted a number above 0")
+    if pooling == "lnamd" and temperature != 1:
         raise InputError(
-            f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
+            "temperature: has no say with pooling lnamd; give pooling snamd or snamd-unit, or "
+            "leave it out"
         )
 
 

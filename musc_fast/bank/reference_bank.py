@@ -18,7 +18,7 @@ from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_la
 from ..scoring.layer_passes import mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
 from ..scoring.valid import Valid, valid_patches
-from ..settings import DegreeFusion, ScoringSettings, whole_number
+from ..settings import DegreeFusion, PoolingName, ScoringSettings, whole_number
 from .alone import alone
 from .arguments import check_ids, check_like, finite_scores, json_source, refuse_twice
 from .eviction import EVICTIONS, Eviction, places_of
@@ -28,6 +28,7 @@ from .search import BankSearch
 from .slots import Slots
 
 __all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]
+_KEPT = ("degrees", "topmin", "neighbors", "degree_fusion")
 
 
 class ReferenceBank:
@@ -71,16 +72,12 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
     ) -> None:
-        self.scoring = ScoringSettings(
-            degrees,
-            topmin,
-            neighbors,
-            backend,
-            precision,
-            memory_limit,
-            degree_fusion=degree_fusion,
-        )
+        given = degrees, topmin, neighbors, backend, precision, memory_limit
+        fused = {"degree_fusion": degree_fusion, "pooling": pooling, "temperature": temperature}
+        self.scoring = ScoringSettings(*given, **fused)  # type: ignore[arg-type]
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
         if not isinstance(evict, str) or evict not in EVICTIONS:
@@ -307,10 +304,8 @@ class ReferenceBank:
             "grid": self.grid,
             "prefix_tokens": self.prefix_tokens,
             "image_size": self.image_size,
-            "degrees": self.scoring.degrees,
-            "topmin": self.scoring.topmin,
-            "neighbors": self.scoring.neighbors,
-            "degree_fusion": self.scoring.degree_fusion,
+            **{name: getattr(self.scoring, name) for name in _KEPT},
+            **self.scoring.unusual(),
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:

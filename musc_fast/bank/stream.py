@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..errors import BankError, InputError, MuscFastWarning
 from ..features.alignment import frames_of_image
-from ..features.backbone import Backbone
 from ..features.batch_images import ImageLike, refuse_one_image
-from ..features.extraction import BatchFeatures, Extractor
+from ..features.extraction import BatchFeatures, Extractor, join_valid
 from ..registration import Alignment, Frame, Frames, own_maps
 from ..scoring.batch import score_batch
-from ..settings import Align, ScoringSettings
+from ..settings import ScoringSettings
 from .arguments import free_id
 from .file import differing
 from .reference_bank import Eviction, ReferenceBank
@@ -42,13 +41,13 @@ class StreamScore:
     references: int
 
 
-def source_of(
-    backbone: Backbone, settings: ScoringSettings, align: Align = "off"
-) -> dict[str, Any]:
+def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.
 
     The engine is recorded and not compared: in one precision, engines differ by rounding alone.
+    What is ignored is there where anything is.
     """
+    backbone, ignored = extractor.backbone, extractor.ignored
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
@@ -59,7 +58,9 @@ def source_of(
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
-        "align": align,
+        "align": extractor.align,
+        **settings.unusual(),
+        **({} if ignored is None else {"ignore": ignored.key}),
     }
 
 
@@ -112,33 +113,30 @@ def alignment_of_bank(
     return Alignment(Frame.of_json(held) if held else None, "")
 
 
-def own_map(
-    bank: ReferenceBank, extractor: Extractor, image: ImageLike, anomaly_map: Tensor
-) -> Tensor:
-    """The map [h, w] of an image of the bank in the image's own frame, for which it is read again.
+def frames_in_bank(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> Frames | None:
+    """Where an image lies on the bank's frame, for which it is read again; None without a frame.
 
     Raises ImageError where it cannot be read.
     """
     frame = alignment_of_bank(bank, extractor, [image]).frame
     if frame is None:
-        return anomaly_map
-    found = frames_of_image(image, frame, extractor.reading, bank.source.get("white"))
-    return own_maps(anomaly_map[None], found)[0]
+        return None
+    return frames_of_image(image, frame, extractor.reading, bank.source.get("white"))
 
 
 def new_bank(
-    backbone: Backbone,
+    extractor: Extractor,
     settings: ScoringSettings,
     capacity: int = 200,
     *,
     evict: Eviction = "oldest",
-    align: Align = "off",
 ) -> ReferenceBank:
-    """An empty bank for the tokens of `backbone` and these settings."""
+    """An empty bank for the tokens of `extractor` and these settings."""
+    backbone = extractor.backbone
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(backbone, settings, align),
+        source=source_of(extractor, settings),
         grid=backbone.grid,
         prefix_tokens=backbone.prefix_tokens,
         image_size=backbone.image_size,
@@ -149,23 +147,14 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        **settings.unusual(),
     )
 
 
 def joined(features: Sequence[BatchFeatures]) -> tuple[list[Tensor], Tensor | None]:
     """The layers of some features as one batch, and the patches that count; None: all."""
     layers = [torch.cat(layer) for layer in zip(*(each.tokens for each in features), strict=True)]
-    if all(each.valid is None for each in features):
-        return layers, None
-    patches = max(each.valid.shape[1] for each in features if each.valid is not None)
-    return layers, torch.cat(
-        [
-            layers[0].new_ones(len(each.names), patches, dtype=torch.bool)
-            if each.valid is None
-            else each.valid
-            for each in features
-        ]
-    )
+    return layers, join_valid(features)
 
 
 def score_first(
@@ -214,9 +203,8 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    source = source_of(extractor.backbone, settings, extractor.align)
-    if bank is None:
-        bank = new_bank(extractor.backbone, settings, align=extractor.align)
+    source = source_of(extractor, settings)
+    bank = new_bank(extractor, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)

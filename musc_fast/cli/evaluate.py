@@ -62,6 +62,10 @@ def evaluate(
     force: Annotated[bool, typer.Option("--force", help="Redo finished categories.")] = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: options.IgnoreOption = None,
+    pooling: options.PoolingOption = "lnamd",
+    temperature: options.TemperatureOption = 1.0,
+    similarity: options.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
     weights: options.WeightsOption = None,
@@ -95,7 +99,11 @@ def evaluate(
     categories = load_dataset(dataset, root, category)
     key = command_key(
         {name: value for name, value in context.params.items() if name not in _NOT_OF_RESULTS},
-        [*_files_of(categories), *(() if weights is None else (weights,))],
+        [
+            *_files_of(categories),
+            *(() if weights is None else (weights,)),
+            *(file for file in map(Path, ignore or ()) if file.is_file()),
+        ],
     )
     finished = None if force else read_finished(out, key)
     if finished is not None:

@@ -217,6 +217,48 @@ AlignOption = Annotated[
         rich_help_panel=BEYOND,
     ),
 ]
+PoolingOption = Annotated[
+    str,
+    typer.Option(
+        help="How a patch is pooled with its neighbours: lnamd, evenly (MuSc); snamd, by likeness "
+        "(MuSc-V2), which leaves each patch alone on most backbones; snamd-unit, by likeness of "
+        "features of norm 1.",
+        metavar="NAME",
+        rich_help_panel=BEYOND,
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        help="With --pooling snamd or snamd-unit: the distance at which a neighbour counts 1/e; "
+        "smaller is stricter.",
+        metavar="T",
+        rich_help_panel=BEYOND,
+    ),
+]
+SimilarityOption = Annotated[
+    str,
+    typer.Option(
+        help="By what image scores are smoothed over similar images: class, the class token where "
+        "--rscin does it (MuSc); salient, the most anomalous patch (RsCon of MuSc-V2, which takes "
+        "--neighbors 1,7).",
+        metavar="NAME",
+        rich_help_panel=BEYOND,
+    ),
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Leave this part of every picture out, such as a date code: a mask image, as large as "
+        "a picture or of its proportions, of which what is not black is left out; or a box "
+        "x,y,w,h% in percent of the picture from its left upper corner, as 0,0,25,10%. Repeat for "
+        "several. A patch more than a quarter of which is left out is not scored, no image is "
+        "compared with it, and it is hatched in the pictures.",
+        show_default=False,
+        metavar="FILE|BOX",
+        rich_help_panel=BEYOND,
+    ),
+]
 MapScaleOption = Annotated[
     Literal["batch", "image"],
     typer.Option(
@@ -306,6 +348,10 @@ _MUSC_OPTIONS = (
     "white",
     "max_pixels",
     "align",
+    "ignore",
+    "pooling",
+    "temperature",
+    "similarity",
 )
 
 

@@ -117,6 +117,9 @@ def watch(
     offline: options.OfflineOption = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: options.IgnoreOption = None,
+    pooling: options.PoolingOption = "lnamd",
+    temperature: options.TemperatureOption = 1.0,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ..errors import ImageError, InputError
 from ..features.batch_images import unreadable
-from ..features.extraction import BatchFeatures
+from ..features.extraction import BatchFeatures, join_valid
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..registration import Alignment, Frames
@@ -99,7 +99,8 @@ def extract_share(
             if share.cls_tokens is None
             else share.cls_tokens.new_empty(0, share.cls_tokens.shape[1])
         )
-        summary = replace(share, tokens=(), cls_tokens=classes, valid=None)
+        valid = None if share.valid is None else share.valid.cpu()
+        summary = replace(share, tokens=(), cls_tokens=classes, valid=valid)
     replies = ranks.gather((error, summary))
     errors = [text for text, _ in replies if text is not None]
     if errors:
@@ -155,4 +156,5 @@ def _join_summaries(
         white=parts[0][1].white if parts else None,
         notes=tuple(note for _, part in parts for note in part.notes),
         frames=Frames.join([part.frames for _, part in parts]),
+        valid=join_valid([part for _, part in parts]),
     )

@@ -18,7 +18,7 @@ from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scoring.valid import Valid
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion
+from ..settings import DegreeFusion, PoolingName, Similarity
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Given, Layout, agree_on_shard, collect_scores
@@ -44,6 +44,9 @@ def score_shard(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    pooling: PoolingName = "lnamd",
+    temperature: float = 1.0,
+    similarity: Similarity = "class",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -80,6 +83,9 @@ def score_shard(
         "memory_limit": memory_limit,
         "max_references": max_references,
         "degree_fusion": degree_fusion,
+        "pooling": pooling,
+        "temperature": temperature,
+        "similarity": similarity,
     }
 
     def check() -> None:
@@ -149,6 +155,7 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
+        **settings.unusual(),
         "grid": list(shard.grid),
         "counts": shard.counts,
         "digests": digests,

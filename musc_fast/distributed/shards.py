@@ -164,6 +164,11 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
             "max_references: over several ranks every image is scored against all others; "
             "leave it out, or score in one process"
         )
+    if keywords["similarity"] != "class":
+        raise InputError(
+            "similarity: over several ranks images are compared by their class tokens alone; leave "
+            "it out, or score in one process"
+        )
     return ScoringSettings(**keywords)
 
 

@@ -97,7 +97,7 @@ def feature_key(
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
     type, engine and precision, with the presence of class tokens, with the white level, with what
-    images are brought onto, and with the contents and order of the images.
+    images are brought onto and what is ignored, and with the contents and order of the images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
@@ -105,6 +105,7 @@ def feature_key(
     if extractor.align != "off":  # the images alone decide on their frame where none is given
         frame = None if alignment is None or alignment.frame is None else alignment.frame.as_json()
         parts += [extractor.align, alignment is None, frame]
+    parts += [] if extractor.ignored is None else [extractor.ignored.key]
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.deep import DeepImage
+from ..datasets.ignored import IgnoredRegions
 from ..datasets.read_images import white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
@@ -56,6 +57,21 @@ class BatchFeatures:
     notes: tuple[str, ...] = ()
     frames: Frames | None = None
     valid: Tensor | None = None
+
+
+def join_valid(parts: Sequence[BatchFeatures]) -> Tensor | None:
+    """The patches that count of several parts of a batch as one [N, P] bool; None: all."""
+    known = [part.valid for part in parts if part.valid is not None]
+    if not known:
+        return None
+    return torch.cat(
+        [
+            known[0].new_ones(len(part.names), known[0].shape[1])
+            if part.valid is None
+            else part.valid
+            for part in parts
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,9 @@ class Extractor:
     cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
         those after the last block asked for do not.
     align: whether images are brought onto one of them, see `MuSc`.
+    ignored: what is left out of every picture; None: nothing.
+
+    Raises InputError where no patch would be left.
     """
 
     def __init__(
@@ -134,8 +153,12 @@ class Extractor:
         *,
         cls: bool = True,
         align: Align = "off",
+        ignored: IgnoredRegions | None = None,
     ) -> None:
         self.align = checked_align(align)
+        self.ignored = ignored
+        if ignored is not None:
+            ignored.patches(backbone.grid)
         self.backbone = backbone
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
@@ -203,6 +226,8 @@ class Extractor:
                 store.extract([item.pixels for item in good])
                 rows += [(i.source, i.name, i.size, i.grey, i.place) for i in good]
             for item in good:
+                if self.ignored is not None:
+                    self.ignored.check_size(item.name, item.size)
                 for note in item.notes:
                     notes.setdefault(note, []).append(item.name)
             if progress is not None:
@@ -229,13 +254,18 @@ class Extractor:
             white=white,
             notes=sentences,
             frames=frames,
-            valid=self._shown(frames),
+            valid=self._valid(store, frames),
         )
 
-    def _shown(self, frames: Frames | None) -> Tensor | None:
-        """[N, P], whether each image shows a patch of its frame; None where all show all."""
-        found = None if frames is None else frames.covered(self.backbone.grid)
-        return None if found is None else torch.from_numpy(found).to(self.backbone.device)
+    def _valid(self, store: _Store, frames: Frames | None) -> Tensor | None:
+        """The patches that count, [N, P], those of the frame that each image shows; None: all."""
+        shown = None if frames is None else frames.covered(self.backbone.grid)
+        valid = None if shown is None else torch.from_numpy(shown).to(self.backbone.device)
+        if self.ignored is None:
+            return valid
+        counts = torch.from_numpy(self.ignored.patches(self.backbone.grid)).flatten()
+        kept = counts.to(self.backbone.device).repeat(store.filled, 1)
+        return kept if valid is None else kept & valid
 
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None, frame: Frame | None

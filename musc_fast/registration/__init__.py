@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .choice import SAMPLE, Alignment, choose_frame
 from .frame import Frame, Frames, Place, frames_of
-from .maps import own_maps
+from .maps import own_grid, own_maps
 from .pictures import small_grey
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Place",
     "choose_frame",
     "frames_of",
+    "own_grid",
     "own_maps",
     "small_grey",
 ]

@@ -25,7 +25,33 @@ def own_maps(maps: Tensor, frames: Frames | None) -> Tensor:
     return result
 
 
+def own_grid(valid: Tensor, frames: Frames | None) -> Tensor:
+    """Which patches count, [N, H, W] bool on the frame's grid, on the grid of each image's own."""
+    if frames is None or not frames.moved.any():
+        return valid
+    result = valid.clone()
+    for place in np.flatnonzero(frames.moved):
+        result[place] = _sampled(valid[place].double(), frames.transforms[place]) > 0.5
+    return result
+
+
 def _own_map(found: Tensor, transform: Matrix) -> Tensor:
+    size: Size = (found.shape[0], found.shape[1])
+    own = _sampled(found, transform)
+    # The peak falls between pixels; the nearest one takes it.
+    peak = int(found.argmax())
+    at = np.array([(peak % size[1] + 0.5) / size[1], (peak // size[1] + 0.5) / size[0]])
+    x, y = at @ transform[:, :2].T + transform[:, 2]
+    row, column = (
+        min(max(int(np.floor(share * side)), 0), side - 1)
+        for share, side in zip((y, x), size, strict=True)
+    )
+    own[row, column] = found.flatten()[peak]
+    return own
+
+
+def _sampled(found: Tensor, transform: Matrix) -> Tensor:
+    """A map [h, w] on the frame seen from an image; 0 outside of the frame."""
     size: Size = (found.shape[0], found.shape[1])
     back = torch.from_numpy(inverse(transform)).to(found.device)
     points = _points(_centres(size, found.device), back)  # of the frame, for each own pixel
@@ -37,17 +63,7 @@ def _own_map(found: Tensor, transform: Matrix) -> Tensor:
         align_corners=False,
     )[0, 0]
     inside = ((points >= 0) & (points <= 1)).all(dim=-1)
-    own = torch.where(inside, own, torch.zeros_like(own))
-    # The peak falls between pixels; the nearest one takes it.
-    peak = int(found.argmax())
-    at = np.array([(peak % size[1] + 0.5) / size[1], (peak // size[1] + 0.5) / size[0]])
-    x, y = at @ transform[:, :2].T + transform[:, 2]
-    row, column = (
-        min(max(int(np.floor(share * side)), 0), side - 1)
-        for share, side in zip((y, x), size, strict=True)
-    )
-    own[row, column] = found.flatten()[peak]
-    return own
+    return torch.where(inside, own, torch.zeros_like(own))
 
 
 def _centres(size: Size, device: torch.device) -> Tensor:

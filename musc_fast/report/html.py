@@ -96,6 +96,7 @@ def write_report(
         "flagged": run.verdicts.count("flagged"),
         "look": run.verdicts.count("look"),
         "hints": any(card.hint for card in cards),
+        "ignored": any(card.ignored for card in cards),
         "cards": rows,
         "ratio": float(np.clip(np.median([c.width / c.height for c in cards]), 0.4, 2.5)),
         "scale": run.scales("batch")(0),

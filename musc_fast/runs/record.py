@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,17 @@ def chosen_backend(musc: MuSc) -> str:
     return resolve(musc.settings.backend, musc.backbone.device).name
 
 
+def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
+    """The arguments `reading`, `valid` and `left_out` of a ScoredBatch of these features."""
+    extractor, valid = musc.extractor, features.valid
+    grid = musc.backbone.grid
+    return {
+        "reading": replace(extractor.reading, white=features.white),
+        "valid": None if valid is None else valid.cpu().numpy().reshape(-1, *grid),
+        "left_out": extractor.ignored,
+    }
+
+
 def run_settings(
     musc: MuSc,
     features: BatchFeatures,
@@ -31,7 +43,7 @@ def run_settings(
     features, references: of the images scored and of their references; the tokens are not read.
     seconds: what each stage took.
     """
-    backbone = musc.backbone
+    backbone, ignored = musc.backbone, musc.extractor.ignored
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
     return {
@@ -50,6 +62,7 @@ def run_settings(
         "align": musc.extractor.align,
         "align_frame": None if features.frames is None else features.frames.name,
         "align_moved": 0 if features.frames is None else int(features.frames.moved.sum()),
+        **({} if ignored is None else {"ignore": list(ignored.names)}),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),
         "device": str(backbone.device),

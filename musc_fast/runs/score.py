@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +27,7 @@ from ..report.scored_batch import ScoredBatch
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
 from ..threshold import Rule
-from .record import run_settings
+from .record import how_seen, run_settings
 from .watch_threshold import watch_settings
 
 
@@ -169,7 +168,7 @@ class ScoreJob:
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
             settings=settings,
             threshold=threshold,
-            reading=replace(musc.extractor.reading, white=white),
+            **how_seen(musc, features),
         )
 
     def _extract_references(

@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
-from ..bank.stream import alignment_of_bank, features_of, joined, own_map, white_of_bank
+from ..bank.stream import alignment_of_bank, features_of, frames_in_bank, joined, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
 from ..progress import StageProgress, stage_bars
-from ..registration import own_maps
+from ..registration import Frames, own_grid, own_maps
 from .watch_bank import WatchedBank
 from .watch_files import NewFiles
 from .watch_judge import Judgement
@@ -210,7 +209,7 @@ class Watch:
             for place, (said, state) in enumerate(zip(judge.of_held(), states, strict=True)):
                 row = self._row_of_held(found, place, said, *state)
                 rows.append(replace(row, bank=self._place_in_bank(said, reference=references)))
-                self._draw(rows[-1], partial(self._own_map, rows[-1], found, place))
+                self._draw_held(found, place, rows[-1])
             self.bank.set_scores({int(row.number): float(row.raw_score) for row in rows})
             self._record(rows)
         self.held.remove({int(row.number) for row in rows if not row.is_held})
@@ -230,7 +229,7 @@ class Watch:
                 row = self._row_of_held(found, place, verdicts[place], now(), state)
                 path = row.path if line is None else line.path  # an id may have a number, too
                 rows.append(replace(row, path=path, bank=REMOVED))
-                self._draw(rows[-1], partial(self._own_map, rows[-1], found, place))
+                self._draw_held(found, place, rows[-1])
             self._record(rows)
             self.held.remove({int(row.number) for row in rows})
             yield from rows
@@ -251,7 +250,12 @@ class Watch:
             _row(str(path), number, raw_score, references, said, time, state),
             bank=self._place_in_bank(said),
         )
-        self._draw(row, lambda: own_maps(scores.anomaly_maps, read.frames)[0])
+        grid = scores.patch_scores.shape[1:]
+        self._draw(
+            row,
+            lambda: own_maps(scores.anomaly_maps, read.frames)[0],
+            None if read.valid is None else own_grid(read.valid.view(1, *grid), read.frames)[0],
+        )
         self._record([row])
         with self.held.changing():
             if row.is_held:
@@ -301,10 +305,23 @@ class Watch:
         path = entry.id if line is None else line.path  # the id may be "path (2)"
         return _row(path, entry.number, score, others, said, time, state)
 
-    def _own_map(self, row: Row, found: LeaveOneOut, place: int) -> Tensor:
-        return own_map(self.bank, self._extractor, row.path, found.anomaly_map(place))
+    def _draw_held(self, found: LeaveOneOut, place: int, row: Row) -> None:
+        valid = None if found.valid is None else found.valid[place]
+        with suppress(ImageError):  # the file may be gone by now
+            frames = self._frames_of(row)
+            self._draw(
+                row,
+                lambda: own_maps(found.anomaly_map(place)[None], frames)[0],
+                None if valid is None else own_grid(valid[None], frames)[0],
+            )
 
-    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor]) -> None:
+    def _frames_of(self, row: Row) -> Frames | None:
+        """Where an image of the bank lies, whose picture is drawn; None without a frame."""
+        if row.flagged != "1" or not self.settings.pictures:
+            return None
+        return frames_in_bank(self.bank, self._extractor, row.path)
+
+    def _draw(self, row: Row, anomaly_map: Callable[[], Tensor], valid: Tensor | None) -> None:
         """Write the picture of a flagged image, unless its file is gone or has changed."""
         path = Path(row.path)
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
@@ -314,7 +331,7 @@ class Watch:
         white = self.bank.source.get("white")
         reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):
-            write_picture(self.held.record, row, anomaly_map(), usual, reading)
+            write_picture(self.held.record, row, anomaly_map(), usual, reading, valid)
 
 
 def _row(

@@ -84,7 +84,7 @@ class WatchedBank:
             return musc.new_bank(settings.new_capacity, evict=settings.evict or "oldest")
         return ReferenceBank.load(
             self._file,
-            source=source_of(musc.backbone, musc.settings, musc.extractor.align),
+            source=source_of(musc.extractor, musc.settings),
             device=musc.backbone.device,
             backend=musc.settings.backend,
             precision=musc.settings.precision,

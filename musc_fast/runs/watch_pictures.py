@@ -11,6 +11,7 @@ from torch import Tensor
 from ..datasets.read_images import read_image
 from ..files import replacing
 from ..report.heatmap import Scale, panel
+from ..report.scored_batch import unscored
 from ..scratch import naming_full
 from ..settings import ReadSettings
 from ..shown import shown
@@ -31,13 +32,19 @@ def picture_of(record: Path, row: Row) -> Path:
 
 
 def write_picture(
-    record: Path, row: Row, anomaly_map: Tensor, usual: float, reading: ReadSettings
+    record: Path,
+    row: Row,
+    anomaly_map: Tensor,
+    usual: float,
+    reading: ReadSettings,
+    valid: Tensor | None = None,
 ) -> Path:
     """Write the image, the heat map over it and a colour bar as one .png; returns its path.
 
     anomaly_map: [h, w]. usual: a distance that is usual in good images: it has the first colour.
         The last is as far above the threshold as the threshold is above it, so that pictures can be
         compared, or the map's highest value, so that the place of a gross defect is seen.
+    valid: [H, W] bool, the patches that count, of which the others are hatched; None: all.
 
     Raises ImageError where the image cannot be read any more, OSError where there is no room.
     """
@@ -50,7 +57,8 @@ def write_picture(
         f"{shown(Path(row.path).name)}   score {float(row.raw_score):.3f}   {above}"
         f"against {row.references}"
     )
-    picture = panel(read_image(Path(row.path), reading), found, scale, caption)
+    hidden = None if valid is None else unscored(valid.cpu().numpy(), found.shape)
+    picture = panel(read_image(Path(row.path), reading), found, scale, caption, ignored=hidden)
     file = picture_of(record, row)
     with naming_full(record.parent), replacing(file) as temporary:
         picture.save(temporary, format="png", compress_level=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..datasets.ignored import ARRAY_NAME
 from ..settings import ReadSettings
 from ..threshold import FALSE_ALARMS, ReferenceScale
 
@@ -18,6 +19,8 @@ _OPTIONS = {
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
+    "pooling": "--pooling",
+    "temperature": "--temperature",
     "precision": "--precision",
     "feature_precision": "--feature-precision",
     "white": "--white",
@@ -26,6 +29,8 @@ _OPTIONS = {
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
+    "pooling": "lnamd",
+    "temperature": 1.0,
     "precision": "exact",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
@@ -47,9 +52,11 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
 
     settings: as from `runs.record.run_settings`.
 
-    None where no watch has these settings: a watch compares with all images of its bank.
+    None where no watch has these settings: a watch compares with all images of its bank, and reads
+    what it ignores from files.
     """
-    if settings["max_references"] is not None:
+    ignored = settings.get("ignore", [])
+    if settings["max_references"] is not None or ARRAY_NAME in ignored:
         return None
     words = ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
     for name, option in _OPTIONS.items():
@@ -57,6 +64,8 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
         if name in _USUAL and value == _USUAL[name]:
             continue
         words += [option, _text(value)]
+    for each in ignored:
+        words += ["--ignore", each]
     return shlex.join([*words, "--threshold", f"{threshold:.6g}"])
 
 

@@ -15,10 +15,11 @@ from .. import reference
 from ..backends.registry import resolve
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, ScoringSettings
+from ..settings import DegreeFusion, PoolingName, ScoringSettings, Similarity
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, digest, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
+from .salient import salient_features
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .token_files import write_dataset
@@ -44,6 +45,9 @@ def score_batch(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    pooling: PoolingName = "lnamd",
+    temperature: float = 1.0,
+    similarity: Similarity = "class",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -62,7 +66,7 @@ def score_batch(
     prefix_tokens: leading tokens (class and register tokens) that are dropped.
     image_size: int or (h, w) of the anomaly maps; None keeps the grid.
     valid: [N, P] bool, the patches that count; None: all. The others are references of no patch,
-        score 0, and are 0 in the maps; LNAMD pools them like all.
+        are pooled with none, score 0, and are 0 in the maps.
     reference_valid: [M, P] bool, those of the references.
     degrees: odd neighbourhood sides of LNAMD.
     topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
@@ -74,6 +78,8 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
+    pooling, temperature, similarity: parts of MuSc-V2, see `settings.ScoringSettings`; with
+        similarity "salient" scores are smoothed (RsCon) without class tokens.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -90,6 +96,9 @@ def score_batch(
         memory_limit,
         max_references,
         degree_fusion,
+        pooling,
+        temperature,
+        similarity,
     )
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
@@ -113,7 +122,7 @@ def score_batch(
         mapped = folder if in_files(tokens) else None
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
-        pooling = Pooling(operators, shape, settings, mapped)
+        pools = Pooling(operators, shape, settings, mapped)
         store = (
             None
             if checkpoint is None
@@ -126,12 +135,14 @@ def score_batch(
             )
         )
         parts = parts_of(layers[0].shape[0], store is not None)
-        search = _BatchSearch(pooling, settings, parts, others, others_counted, lists)
+        search = _BatchSearch(pools, settings, parts, others, others_counted, lists)
         with scoring_progress(progress) as on_progress:
             means = mean_over_passes(
-                layers, pooling, search, valid=counted, checkpoint=store, on_progress=on_progress
+                layers, pools, search, valid=counted, checkpoint=store, on_progress=on_progress
             )
         del search  # and with it LNAMD's results of the references
+        if similarity == "salient":
+            classes = salient_features(layers, pools, means, counted)
         return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
 
 
@@ -170,6 +181,7 @@ def _checkpoint(
         "precision": settings.precision,
         "max_references": settings.max_references,
         "backend": resolve(settings.backend, layers[0].device).name,
+        **settings.unusual(),
         **{name: digest(each) for name, each in valid.items() if each is not None},
     }
     return Checkpoint(folder, layers, decisive)

@@ -43,7 +43,9 @@ def leave_one_out(
         )
     count = min(images, settings.max_references or images)
     low, high = reference.interval(settings.topmin, count)
-    ranks = replace(settings, topmin=(float(low), float(high)))  # counts, not shares
+    counts = (float(low), float(high))  # not shares
+    ranks = replace(settings, topmin=counts, similarity="class")
+    # Raw scores are a scale; none is smoothed.
     return score_batch(
         tokens,
         grid=grid,

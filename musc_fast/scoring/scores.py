@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference
+
+_ROWS = 10  # of the table in a notebook
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,8 +21,8 @@ class BatchScores:
     patch_scores: [N, H, W], the mean distance over layers and degrees; higher is more anomalous.
     anomaly_maps: [N, h, w], patch scores upsampled to `image_size` (the grid itself without one).
     raw_image_scores: [N], the maximum of each anomaly map.
-    image_scores: [N], raw scores after RsCIN (scaled to 0..1 over the batch) where class tokens
-        were given, otherwise the raw scores.
+    image_scores: [N], raw scores after RsCIN or RsCon (scaled to 0..1 over the batch) where class
+        tokens were given or `similarity` is "salient", otherwise the raw scores.
     """
 
     patch_scores: Tensor
@@ -30,6 +33,28 @@ class BatchScores:
     def __repr__(self) -> str:
         return f"<{self._summary()}>"
 
+    def _repr_html_(self) -> str:
+        """A table of the highest scores, for notebooks; `judge_batch` adds names and pictures."""
+        ranked = self.image_scores.argsort(descending=True, stable=True)[:_ROWS].tolist()
+        rescored = not torch.equal(self.image_scores, self.raw_image_scores)
+        head = ("rank", "image", *(("image score",) if rescored else ()), "raw score")
+        rows = "".join(
+            _row("td", (rank, index, *self._scores_of(index, rescored)))
+            for rank, index in enumerate(ranked, 1)
+        )
+        more = len(self.raw_image_scores) - len(ranked)
+        told = f"and {more} more; " if more else ""
+        told += "musc_fast.judge_batch(scores, paths) shows names, verdicts and pictures"
+        return (
+            f"<div><p><b>{html.escape(self._summary())}</b></p><table><thead>{_row('th', head)}"
+            f"</thead><tbody>{rows}</tbody></table><p>{told}</p></div>"
+        )
+
+    def _scores_of(self, index: int, rescored: bool) -> tuple[str, ...]:
+        """The image score where it is another than the raw one, and the raw one, as text."""
+        raw = f"{float(self.raw_image_scores[index]):#.4g}"
+        return (f"{float(self.image_scores[index]):#.4g}", raw) if rescored else (raw,)
+
     def _summary(self) -> str:
         """Counts, sizes and the range of the raw scores: no tensor, of which there may be many."""
         count = len(self.raw_image_scores)
@@ -39,6 +64,11 @@ class BatchScores:
             low, high = float(self.raw_image_scores.min()), float(self.raw_image_scores.max())
             text += f", raw scores {low:.4g} to {high:.4g}"
         return f"{text}, maps {height} x {width}"
+
+
+def _row(cell: str, values: Sequence[object]) -> str:
+    """A row of an HTML table; the values are numbers or words of ours."""
+    return f"<tr>{''.join(f'<{cell}>{value}</{cell}>' for value in values)}</tr>"
 
 
 def anomaly_map(patch_scores: Tensor, size: tuple[int, int], valid: Tensor | None = None) -> Tensor:

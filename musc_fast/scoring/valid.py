@@ -1,9 +1,14 @@
-"""Patches that do not count: they are no reference of any other patch, and score 0.
+"""Patches that do not count: what they hold has no say anywhere, and they score 0.
 
-After LNAMD such a patch is given the vector of another patch of its image that counts: a vector
-that an image holds twice is no nearer to anything than once, so every distance to the image is that
-to its patches that count, to the bit, on every backend. LNAMD itself pools all patches: what lies
-in an ignored patch is seen by the neighbourhoods of those beside it.
+Neither needs a kernel of its own, so both hold on every backend.
+
+Before LNAMD such a patch is given the mean value of the patches of its image that count. LayerNorm
+makes zeros of it, and zeros do not turn the mean of a neighbourhood, whose length is then taken to
+1: the patches that count are pooled among themselves. SNAMD has no LayerNorm, and is given zeros.
+
+After LNAMD it is given the vector of another patch of its image that counts. A vector that an image
+holds twice is no nearer to anything than once, so every distance to the image is that to its
+patches that count, to the bit.
 """
 
 from __future__ import annotations
@@ -48,6 +53,21 @@ def valid_references(valid: Valid | None, references: list[Tensor] | None) -> Te
             raise InputError("reference_valid: given without references; leave it out")
         return None
     return valid_patches("reference_valid", valid, references[0])
+
+
+def emptied(layer: Tensor, valid: Tensor | None, *, mean: bool) -> Tensor:
+    """Tokens [N, P, C] in which patches that do not count hold no picture: a copy where any is.
+
+    mean: they hold the mean of the others, which LayerNorm makes zeros of; False: zeros.
+    """
+    if valid is None:
+        return layer
+    short = layer.dtype in (torch.float16, torch.bfloat16)  # too short for the mean
+    filled = layer.float() if short else layer.clone()
+    for image, counts in zip(filled, valid, strict=True):
+        if not bool(counts.all()):
+            image[~counts] = image[counts].double().mean().to(image.dtype) if mean else 0.0
+    return filled
 
 
 def overwrite(z: Tensor, valid: Tensor | None) -> None:

@@ -33,7 +33,7 @@ def test_a_stream_is_on_the_frame_of_its_bank(musc: MuSc, tmp_path: Path) -> Non
         assert float(score.anomaly_map.amax()) == score.raw_score
 
     bank.save(tmp_path / "bank")
-    source = source_of(musc.backbone, musc.settings, "auto")
+    source = source_of(musc.extractor, musc.settings)
     loaded = ReferenceBank.load(tmp_path / "bank", source=source)
     assert loaded.source["frame"] == frame
     [one] = musc.stream([paths[6]], bank=bank)
@@ -64,9 +64,7 @@ def test_banks_with_and_without_a_frame_do_not_mix(musc: MuSc, tmp_path: Path) -
         list(musc.stream([board()], bank=bank))
     bank.save(tmp_path / "bank")
     with pytest.raises(BankError, match="align: the bank has 'off', now 'auto'"):
-        ReferenceBank.load(
-            tmp_path / "bank", source=source_of(musc.backbone, musc.settings, "auto")
-        )
+        ReferenceBank.load(tmp_path / "bank", source=source_of(musc.extractor, musc.settings))
     filled = musc.new_bank()
     filled.add(off.extract([board()]).tokens)
     with pytest.raises(BankError, match="images that were never aligned"):

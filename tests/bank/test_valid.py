@@ -87,7 +87,7 @@ def test_an_image_of_which_all_counts_takes_the_place_of_another() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), max_size=7))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_any_sequence_of_additions_and_removals(steps: list[tuple[int, bool, bool]]) -> None:
     """A step adds an image, with patches that do not count or not, or removes one of the bank."""
     how: dict[str, Any] = {"degrees": (1,)}

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from watched import run
 
 from musc_fast import MuSc, MuscFastWarning, ReferenceBank
-from musc_fast.bank.stream import own_map
+from musc_fast.bank.stream import frames_in_bank
 from musc_fast.cli.app import app
 from musc_fast.datasets.layouts import Category, Sample
-from musc_fast.registration.frame import Frame
+from musc_fast.registration import Frame, own_maps
 from musc_fast.runs.evaluate import result_key
 from musc_fast.runs.watch import WatchSettings
 from musc_fast.runs.watch_pictures import pictures_folder
@@ -76,6 +76,6 @@ def test_a_watch_goes_on_with_its_frame(tmp_path: Path, weights: Path) -> None:
     # The pictures show the maps on the images as they were given.
     drawn = sorted(pictures_folder(bank.with_name("scores.csv")).glob("*.png"))
     assert len(drawn) == 7
-    shown = own_map(ReferenceBank.load(bank), musc.extractor, later[1], torch.ones(160, 160))
-    assert (shown == 0).any()
+    frames = frames_in_bank(ReferenceBank.load(bank), musc.extractor, later[1])
+    assert (own_maps(torch.ones(1, 160, 160), frames) == 0).any()
     assert Frame.of_json(frame.as_json()).place_of(Image.open(later[1])).outcome == "moved"
