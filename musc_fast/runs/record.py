@@ -13,6 +13,7 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..features.extraction import BatchFeatures
 from ..musc import MuSc
+from ..registration import own_grid
 
 
 def chosen_backend(musc: MuSc) -> str:
@@ -26,7 +27,11 @@ def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
     grid = musc.backbone.grid
     return {
         "reading": replace(extractor.reading, white=features.white),
-        "valid": None if valid is None else valid.cpu().numpy().reshape(-1, *grid),
+        "valid": (
+            None
+            if valid is None
+            else own_grid(valid.reshape(-1, *grid), features.frames).cpu().numpy()
+        ),
         "left_out": extractor.ignored,
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from outlines import moved
 
-from musc_fast.registration import Frames, own_maps
+from musc_fast.registration import Frames, own_grid, own_maps
 from musc_fast.registration.geometry import IDENTITY, apply
 
 
@@ -34,6 +34,17 @@ def test_what_lies_outside_of_the_frame_is_0() -> None:
     found = own_maps(torch.ones(1, 40, 60), Frames(transform[None], "a"))[0]
     assert (found[:, :12] == 0).all()
     assert (found[:, 12:] == 1).all()
+
+
+def test_patches_that_count_come_back_too() -> None:
+    valid = torch.ones(1, 8, 12, dtype=torch.bool)
+    valid[0, 2:4, 3:6] = False  # left out on the frame
+    down = moved(0, (0, 10), (40, 60))  # two patches of five pixels
+    found = own_grid(valid, Frames(down[None], "a"))[0]
+    assert not found[:2].any()  # outside of the frame
+    assert not found[4:6, 3:6].any()
+    assert int(found.sum()) == 6 * 12 - 6
+    assert own_grid(valid, None) is valid
 
 
 def test_maps_of_images_at_rest_are_not_touched() -> None:
