@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -25,17 +26,20 @@ from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
+from .registration import Alignment, own_maps
 from .scoring.batch import check_repeats, score_batch
 from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
 from .settings import (
+    Align,
     DegreeFusion,
     PoolingName,
     ReadSettings,
     ScoringSettings,
     Similarity,
     Switch,
+    checked_align,
     whole_number,
 )
 from .threshold import Rule
@@ -65,6 +69,9 @@ class MuSc:
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
+    align: "rigid" or "similarity" bring every image onto one of the batch, the frame, before its
+        features are taken: by shift and turn, and by scale, too; "auto" does so by shift and turn
+        where the images show one thing in other places. Maps come back in each image's own frame.
     ignore: what is left out of every picture: the file of a mask (what is not black is left out), a
         bool array [h, w], a box "x,y,w,h%" in percent of the picture, or several of these. Patches
         of which more than a quarter is ignored are not scored, and nothing is compared with them.
@@ -106,10 +113,12 @@ class MuSc:
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
+        align: Align = "off",
         ignore: Ignore | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
+        align = checked_align(align)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
         ignored = IgnoredRegions.of(ignore, reading)
@@ -157,7 +166,7 @@ class MuSc:
         rscin = chosen.choice(self.backbone.spec.name).rscin
         self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
         self.extractor = Extractor(
-            self.backbone, batch_size, reading, cls=self.use_cls, ignored=ignored
+            self.backbone, batch_size, reading, cls=self.use_cls, align=align, ignored=ignored
         )
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
@@ -194,15 +203,18 @@ class MuSc:
                 judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
-            white = self.extractor.white_of(images, () if references is None else references)
-            query = self.extract(images, white=white, progress=on_progress)
-            others = (
-                None
-                if references is None
-                else self.extract(references, white=white, progress=on_progress)
+            others = () if references is None else references
+            white = self.extractor.white_of(images, others)
+            extract = partial(
+                self.extract,
+                white=white,
+                alignment=self.extractor.alignment_of(images, others, white=white),
+                progress=on_progress,
             )
-            scores = self.score_features(query, others, progress=on_progress)
-            scale = self.scale_for(judge, others, progress=on_progress)
+            query = extract(images)
+            good = None if references is None else extract(references)
+            scores = self.score_features(query, good, progress=on_progress)
+            scale = self.scale_for(judge, good, progress=on_progress)
             reading = replace(self.extractor.reading, white=white)
             return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
@@ -235,7 +247,9 @@ class MuSc:
     ) -> BatchScores:
         """`score_batch` on features from `extract`, timed as stage "scoring".
 
-        Warns of copies, and of defects that repeat, by name.
+        The maps of images that were moved onto a frame come back in the images' own frames;
+        `patch_scores` are on the grid of the frame. Warns of copies, and of defects that repeat, by
+        name.
         """
         start = perf_counter()
         result = score_batch(
@@ -250,6 +264,7 @@ class MuSc:
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
+        result = in_own_frames(result, query)
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
         for sentence in sentences(
@@ -300,8 +315,9 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
+        own = self.extractor
         extractor = Extractor(
-            self.backbone, 1, self.extractor.reading, cls=False, ignored=self.extractor.ignored
+            self.backbone, 1, own.reading, cls=False, align=own.align, ignored=own.ignored
         )
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
@@ -311,10 +327,18 @@ class MuSc:
         *,
         skip_bad: bool = False,
         white: float | None = None,
+        alignment: Alignment | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
-        return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
+        return self.extractor.extract(
+            images, skip_bad=skip_bad, white=white, alignment=alignment, progress=progress
+        )
+
+
+def in_own_frames(scores: BatchScores, features: BatchFeatures) -> BatchScores:
+    """The scores of images with their maps in the images' own frames, not in the batch's."""
+    return replace(scores, anomaly_maps=own_maps(scores.anomaly_maps, features.frames))
 
 
 def _refuse_second(

@@ -15,6 +15,8 @@ from .progress import Progress
 PRECISIONS = ("exact", "fast")
 DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
+Align = Literal["off", "auto", "rigid", "similarity"]
+ALIGNS: tuple[Align, ...] = get_args(Align)
 PoolingName = Literal["lnamd", "snamd", "snamd-unit"]
 POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
 Similarity = Literal["class", "salient"]
@@ -236,6 +238,14 @@ def check_switch(name: str, value: str) -> None:
     """Raise InputError unless value is one of SWITCHES."""
     if not isinstance(value, str) or value not in SWITCHES:
         raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(SWITCHES)}")
+
+
+def checked_align(align: str) -> Align:
+    """How images are aligned; InputError unless it is one of ALIGNS."""
+    for known in ALIGNS:
+        if isinstance(align, str) and align == known:
+            return known
+    raise InputError(f"align: found {align!r}, wanted one of {', '.join(ALIGNS)}")
 
 
 def check_max_references(count: int | None) -> None:

@@ -24,9 +24,10 @@ from ..errors import BankError
 from ..files import replacing
 
 _VERSIONS = ("1", "2", "3")
-_NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
+# Recorded in the source of a bank, see `stream.source_of` and `stream.alignment_of_bank`.
+_NOT_COMPARED = ("engine", "frame")
 # What banks had of which a file of an earlier musc_fast says nothing.
-_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores"}
+_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores", "align": "off"}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ one image at a time: they, and so the scores, do not depend on how images arrive
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BankError, InputError
+from ..errors import BankError, InputError, MuscFastWarning
+from ..features.alignment import frames_of_image
 from ..features.batch_images import ImageLike, refuse_one_image
 from ..features.extraction import BatchFeatures, Extractor, join_valid
+from ..registration import Alignment, Frame, Frames, own_maps
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id
@@ -56,6 +59,7 @@ def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        "align": extractor.align,
         **settings.unusual(),
         **({} if ignored is None else {"ignore": ignored.key}),
     }
@@ -64,9 +68,9 @@ def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]
 def check_source(bank: ReferenceBank, source: dict[str, Any]) -> None:
     """Raise BankError unless the bank's tokens are of this source; the white level is apart."""
     if differing(bank.source, {**source, "white": None}):
+        made = {key: value for key, value in bank.source.items() if key != "frame"}
         raise BankError(
-            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
-            "it with new_bank"
+            f"bank: made for {made or 'an unknown source'}, wanted {source}; make it with new_bank"
         )
 
 
@@ -84,6 +88,41 @@ def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[Im
         raise BankError(
             f"white: found {wanted:g}, the bank was made with {held:g}; use that, or another bank"
         )
+
+
+def alignment_of_bank(
+    bank: ReferenceBank, extractor: Extractor, images: Sequence[ImageLike]
+) -> Alignment:
+    """The frame of the bank, chosen from its first images; it keeps that frame, or keeps to none.
+
+    Raises BankError where the bank holds images that were brought onto no frame.
+    """
+    if extractor.align == "off":
+        return Alignment(None, "")
+    held = bank.source.get("frame")
+    if held is None:
+        if len(bank):
+            raise BankError(
+                f"align: found {extractor.align!r}, the bank holds images that were never "
+                "aligned; leave align out, or begin another bank"
+            )
+        chosen = extractor.alignment_of(images, white=bank.source.get("white"))
+        if chosen.note:
+            warnings.warn(chosen.note, MuscFastWarning, stacklevel=2)
+        bank.source["frame"] = {} if chosen.frame is None else chosen.frame.as_json()
+        return Alignment(chosen.frame, "")
+    return Alignment(Frame.of_json(held) if held else None, "")
+
+
+def frames_in_bank(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> Frames | None:
+    """Where an image lies on the bank's frame, for which it is read again; None without a frame.
+
+    Raises ImageError where it cannot be read.
+    """
+    frame = alignment_of_bank(bank, extractor, [image]).frame
+    if frame is None:
+        return None
+    return frames_of_image(image, frame, extractor.reading, bank.source.get("white"))
 
 
 def new_bank(
@@ -134,6 +173,7 @@ def score_first(
         valid=valid,
         **bank.scoring.keywords(),
     )
+    maps = own_maps(found.anomaly_maps, Frames.join([each.frames for each in features]))
     before, ids = bank.added, list[str]()
     for name in names:
         ids.append(free_id(name, ids))
@@ -141,7 +181,7 @@ def score_first(
     return [
         StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
         for number, (name, raw, anomaly_map) in enumerate(
-            zip(names, found.raw_image_scores, found.anomaly_maps, strict=True), before
+            zip(names, found.raw_image_scores, maps, strict=True), before
         )
     ]
 
@@ -152,9 +192,8 @@ def score_next(bank: ReferenceBank, name: str, features: BatchFeatures) -> Strea
     ids = [free_id(name, bank.ids)]
     found = bank.score_and_add(features.tokens, ids, valid=features.valid)
     references -= len(found.copies)
-    return StreamScore(
-        name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
-    )
+    maps = own_maps(found.anomaly_maps, features.frames)
+    return StreamScore(name, number, float(found.raw_image_scores[0]), maps[0], references)
 
 
 def stream(
@@ -195,15 +234,17 @@ def stream(
 
 
 def features_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> BatchFeatures:
-    """The features of one image, read with the white level of the bank."""
+    """The features of one image, read with the white level and on the frame of the bank."""
     white_of_bank(bank, extractor, [image])
-    return extractor.extract([image], white=bank.source.get("white"))
+    alignment = alignment_of_bank(bank, extractor, [image])
+    return extractor.extract([image], white=bank.source.get("white"), alignment=alignment)
 
 
 def _score_start(
     bank: ReferenceBank, extractor: Extractor, names: list[str], images: list[ImageLike]
 ) -> list[StreamScore]:
     white_of_bank(bank, extractor, images)
+    alignment_of_bank(bank, extractor, images)
     return score_first(bank, names, [features_of(bank, extractor, image) for image in images])
 
 

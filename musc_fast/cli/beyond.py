@@ -76,3 +76,13 @@ IgnoreOption = Annotated[
         rich_help_panel=BEYOND,
     ),
 ]
+AlignOption = Annotated[
+    str,
+    typer.Option(
+        help="For parts that shift or turn a little under the camera: bring every image onto one "
+        "of them before comparing. off; rigid: by shift and turn; similarity: by scale, too; auto: "
+        "by shift and turn, where the images show one outline. Maps lie on the images as given.",
+        metavar="HOW",
+        rich_help_panel=BEYOND,
+    ),
+]

@@ -82,6 +82,7 @@ def evaluate(
     rscin: options.RscinOption = None,
     copies: beyond.CopiesOption = None,
     repeats: beyond.RepeatsOption = "off",
+    align: beyond.AlignOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",

@@ -318,6 +318,7 @@ _MUSC_OPTIONS = (
     "offline",
     "white",
     "max_pixels",
+    "align",
     "ignore",
     "pooling",
     "temperature",

@@ -84,6 +84,7 @@ def score(
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    align: beyond.AlignOption = "off",
     max_references: options.MaxReferencesOption = None,
     copies: beyond.CopiesOption = None,
     repeats: beyond.RepeatsOption = "off",

@@ -132,6 +132,7 @@ def watch(
     copies: beyond.CopiesOption = None,
     repeats: beyond.WatchRepeatsOption = None,
     topmin: options.TopminOption = "0,0.3",
+    align: beyond.AlignOption = "off",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,

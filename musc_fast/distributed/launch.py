@@ -18,6 +18,7 @@ from ..features.batch_images import unreadable
 from ..features.extraction import BatchFeatures, join_valid
 from ..musc import MuSc
 from ..progress import StageProgress
+from ..registration import Alignment, Frames
 from ..scoring.scores import BatchScores
 from ..settings import ScoringSettings
 from .ranks import TIMEOUT, Ranks
@@ -67,6 +68,7 @@ def extract_share(
     *,
     skip_bad: bool,
     white: float | None = None,
+    alignment: Alignment | None = None,
     on_progress: StageProgress,
 ) -> tuple[BatchFeatures, BatchFeatures | None]:
     """Extract this rank's contiguous share of the image files `paths`; every rank passes all paths.
@@ -77,15 +79,19 @@ def extract_share(
     Raises ImageError on every rank where none of one rank's images can be read, or where any image
     cannot be read and `skip_bad` is False.
 
-    white: the white level of all images, see `Extractor.white_of`; None: `paths` are the batch.
+    white, alignment: of all images, see `Extractor.white_of` and `alignment_of`; None: `paths` are
+        the batch.
     """
     white = musc.extractor.white_of(paths) if white is None else white
+    alignment = musc.extractor.alignment_of(paths, white=white) if alignment is None else alignment
     bounds = [len(paths) * rank // ranks.size for rank in range(ranks.size + 1)]
     own_paths = paths[bounds[ranks.rank] : bounds[ranks.rank + 1]]
     share, error = None, None
     if own_paths:
         try:
-            share = musc.extract(own_paths, skip_bad=True, white=white, progress=on_progress)
+            share = musc.extract(
+                own_paths, skip_bad=True, white=white, alignment=alignment, progress=on_progress
+            )
         except ImageError as found:
             error = str(found)
     summary = None
@@ -168,5 +174,6 @@ def _join_summaries(
         seconds=max((part.seconds for _, part in parts), default=0.0),
         white=parts[0][1].white if parts else None,
         notes=tuple(note for _, part in parts for note in part.notes),
+        frames=Frames.join([part.frames for _, part in parts]),
         valid=join_valid([part for _, part in parts]),
     )

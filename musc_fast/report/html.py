@@ -112,6 +112,7 @@ def write_report(
         ],
         "findings": run.settings.get("findings") or [],
         "skipped": run.settings.get("skipped") or [],
+        "aligned": _aligned(run.settings),
         "seconds": sum(run.settings.get("seconds", {}).values()),
         "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),
     }
@@ -284,6 +285,18 @@ def _setting_text(value: Any) -> str:
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _aligned(settings: Mapping[str, Any]) -> str:
+    """What the alignment did, for the reader of the maps; "" where no image was moved."""
+    count = settings.get("align_moved")
+    if not count:
+        return ""
+    frame = printable(Path(str(settings.get("align_frame"))).name)
+    return (
+        f"Images moved onto {frame} before they were compared: {count}. The colours lie on each "
+        f"image as it was given; what {frame} does not show of it is not compared."
+    )
 
 
 def _duration(seconds: float) -> str:

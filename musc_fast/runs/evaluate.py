@@ -289,6 +289,7 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         backbone.precision,
         chosen_backend(musc),
         musc.extractor.reading,
+        musc.extractor.align,
         files,
         *(() if musc.extractor.ignored is None else (musc.extractor.ignored.key,)),
     ]

@@ -13,6 +13,7 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..features.extraction import BatchFeatures
 from ..musc import MuSc
+from ..registration import own_grid
 from ..scoring.findings import record, sentences
 from ..scoring.scores import BatchScores
 
@@ -28,7 +29,11 @@ def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
     grid = musc.backbone.grid
     return {
         "reading": replace(extractor.reading, white=features.white),
-        "valid": None if valid is None else valid.cpu().numpy().reshape(-1, *grid),
+        "valid": (
+            None
+            if valid is None
+            else own_grid(valid.reshape(-1, *grid), features.frames).cpu().numpy()
+        ),
         "left_out": extractor.ignored,
     }
 
@@ -64,6 +69,9 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
+        "align": musc.extractor.align,
+        "align_frame": None if features.frames is None else features.frames.name,
+        "align_moved": 0 if features.frames is None else int(features.frames.moved.sum()),
         **({} if ignored is None else {"ignore": list(ignored.names)}),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),

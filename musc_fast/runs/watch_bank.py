@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import features_of, new_bank, source_of, white_of_bank
+from ..bank.stream import alignment_of_bank, features_of, new_bank, source_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -134,9 +134,10 @@ class WatchedBank:
                 "together; name other files"
             )
         here = {row.number for row in missing if row.is_held and is_here(row)}
-        white_of_bank(
-            self.bank, self._musc.extractor, [row.path for row in missing if row.number in here]
-        )
+        first_images = [row.path for row in missing if row.number in here]
+        white_of_bank(self.bank, self._musc.extractor, first_images)
+        if first_images and not len(self.bank):
+            alignment_of_bank(self.bank, self._musc.extractor, first_images)
         removed: set[int] = set()
         for row in rows:
             if row.bank == REMOVED:

@@ -27,6 +27,7 @@ _OPTIONS = {
     "feature_precision": "--feature-precision",
     "white": "--white",
     "max_pixels": "--max-pixels",
+    "align": "--align",
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
@@ -37,6 +38,7 @@ _USUAL = {
     "precision": "exact",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
+    "align": "off",
 }
 
 
