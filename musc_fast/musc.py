@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any, Literal
 
 import torch
 
@@ -13,11 +19,12 @@ from .backends.registry import resolve
 from .bank.reference_bank import Eviction, ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
-from .errors import InputError
+from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
 from .features.batch_images import ImageLike, Images, as_sequence, check_apart
 from .features.extraction import BatchFeatures, Extractor
+from .features.fit import Fit, Open, Tiles, asks_auto, shapes_of
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
@@ -38,7 +45,8 @@ class MuSc:
     backbone: a name from `musc_fast.features.available_backbones()`, `open_clip:NAME/PRETRAINED`,
         `timm:NAME`, or a loaded `Backbone`.
     image_size: int or (h, w), a multiple of the patch; images are squashed to it. None takes the
-        backbone's own.
+        backbone's own. "auto" keeps the shape of the images of a batch with as many patches as
+        that has, see `features.fit`.
     blocks: 0-based blocks whose tokens are used; None takes those of the recipe.
     weights: a local weight file.
     offline: never ask a hub or a package index.
@@ -52,6 +60,9 @@ class MuSc:
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
+    tiles: (rows, columns): images are resized to so many inputs of the backbone, cut into them, and
+        searched tile by tile; for large images with small defects. "auto" takes tiles where images
+        are four times as large as the input or more. None: none.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -65,7 +76,7 @@ class MuSc:
         self,
         backbone: str | Backbone = DEFAULT_BACKBONE,
         *,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | Literal["auto"] | None = None,
         blocks: Sequence[int] | None = None,
         weights: str | os.PathLike[str] | None = None,
         offline: bool = False,
@@ -85,6 +96,8 @@ class MuSc:
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
+        tiles: Tiles = None,
+        tile_margin: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
@@ -103,15 +116,20 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            tiles=None if isinstance(tiles, str) else tiles,
+            tile_margin=tile_margin,
         )
+        if tile_margin is not None and tiles is None:
+            raise InputError("tile_margin: has no say without tiles; leave it out, or give tiles")
+        self._open = Open(asks_auto("image_size", image_size), asks_auto("tiles", tiles))
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
             resolve(backend, checked_device(device))  # before the model is loaded
-            self.backbone = load_backbone(
+            self._load = partial(
+                load_backbone,
                 backbone,
-                image_size=image_size,
                 blocks=chosen.blocks(backbone) if blocks is None else blocks,
                 weights=None if weights is None else Path(weights),
                 device=device,
@@ -120,10 +138,16 @@ class MuSc:
                 engine=engine,
                 feature_precision=feature_precision,
             )
+            size = None if isinstance(image_size, str) else image_size
+            self.backbone = self._load(image_size=size)
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
         self.use_cls = rscin if use_cls is None else use_cls
-        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
+        self.extractor = Extractor(
+            self.backbone, batch_size, reading, cls=self.use_cls, tiles=self.settings.tiles
+        )
+        self.notes: tuple[str, ...] = ()
+        self._fitted: MuSc | None = None
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -158,16 +182,63 @@ class MuSc:
                 judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
-            white = self.extractor.white_of(images, () if references is None else references)
-            query = self.extract(images, white=white, progress=on_progress)
+            musc = self.fitted(images, () if references is None else references)
+            white = musc.extractor.white_of(images, () if references is None else references)
+            query = musc.extract(images, white=white, progress=on_progress)
             others = (
                 None
                 if references is None
-                else self.extract(references, white=white, progress=on_progress)
+                else musc.extract(references, white=white, progress=on_progress)
             )
-            scores = self.score_features(query, others, progress=on_progress)
-            scale = self.scale_for(judge, others, progress=on_progress)
+            scores = musc.score_features(query, others, progress=on_progress)
+            scale = musc.scale_for(judge, others, progress=on_progress)
+            self.timings = musc.timings
             return with_verdicts(scores, query.names, judge(scores, scale))
+
+    def fitted(self, images: Images, *others: Images) -> MuSc:
+        """This MuSc with the size and tiles that suit a batch, where they are "auto"; else itself.
+
+        images, others: all that is scored together, as for `score`. What is chosen follows from the
+        shapes of the images alone; a warning says it, and `notes` of what is returned.
+        """
+        if not self._open.any:
+            return self
+        reading = self.extractor.reading
+        shapes = [
+            shape for some in (images, *others) for shape in shapes_of(as_sequence(some), reading)
+        ]
+        found = self._open.fit(shapes, self.backbone, self.settings.tiles)
+        for note in found.notes:
+            warnings.warn(note, MuscFastWarning, stacklevel=2)
+        return self._sized(found)
+
+    def fitted_to_bank(self, source: Mapping[str, Any]) -> MuSc:
+        """This MuSc with the size and tiles of a bank (its `source`), where they are "auto"."""
+        if not self._open.any:
+            return self
+        return self._sized(self._open.fit_to_bank(source, self.backbone, self.settings.tiles))
+
+    def _sized(self, found: Fit) -> MuSc:
+        """This MuSc with the size and tiles that were found; kept for the next batch like this."""
+        kept = self._fitted
+        if kept is not None and (kept.backbone.image_size, kept.settings.tiles) == found.choice:
+            same = copy(kept)
+            same.notes, same.timings = found.notes, dict(kept.timings)
+            return same
+        start = perf_counter()
+        musc = copy(self)
+        if found.image_size != self.backbone.image_size:
+            musc.backbone = self._load(image_size=found.image_size)
+        musc.settings = replace(self.settings, tiles=found.tiles)
+        of = self.extractor
+        musc.extractor = Extractor(
+            musc.backbone, of.batch_size, of.reading, cls=of.cls, tiles=found.tiles
+        )
+        musc._open, musc.notes = Open(False, False), found.notes
+        loading = self.timings["loading"] + perf_counter() - start
+        musc.timings = {"loading": loading}
+        self._fitted = musc
+        return musc
 
     def scale_for(
         self,
@@ -183,11 +254,24 @@ class MuSc:
 
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings
-        size = " x ".join(map(str, backbone.image_size))
         return (
-            f"<MuSc {backbone.spec.name} at {size}, recipe {self.recipe}, {backbone.engine} "
-            f"{backbone.precision} on {backbone.device}, backend {settings.backend}>"
+            f"<MuSc {backbone.spec.name} at {self.size_text}, recipe {self.recipe}, "
+            f"{backbone.engine} {backbone.precision} on {backbone.device}, "
+            f"backend {settings.backend}>"
         )
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether neither size nor tiles are "auto", so that `extract` and banks can be used."""
+        return not self._open.any
+
+    @property
+    def size_text(self) -> str:
+        """Height and width of the backbone's input, and the tiles, in words."""
+        size = "auto" if self._open.size else "x".join(map(str, self.backbone.image_size))
+        if self._open.tiles or self.settings.tiles is None:
+            return f"{size} in auto tiles" if self._open.tiles else size
+        return f"{size} in {self.settings.tiles[0]}x{self.settings.tiles[1]} tiles"
 
     def score_features(
         self,
@@ -196,17 +280,25 @@ class MuSc:
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores:
-        """`score_batch` on features from `extract`, timed as stage "scoring"."""
+        """`score_batch` on features from `extract`, timed as stage "scoring".
+
+        Raises InputError where the references were resized or cut otherwise than the images.
+        """
         start = perf_counter()
+        if references is not None and references.tiling != query.tiling:
+            raise InputError(
+                f"references: found {references.image_size} in {references.tiling.tiles} tiles, "
+                f"wanted {query.image_size} in {query.tiling.tiles}, as the images"
+            )
         result = score_batch(
             query.tokens,
             cls_tokens=query.cls_tokens if self.use_cls else None,
             references=None if references is None else references.tokens,
-            grid=self.backbone.grid,
+            grid=query.grid,
             prefix_tokens=self.backbone.prefix_tokens,
-            image_size=self.backbone.image_size,
+            image_size=query.image_size,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
-            **self.settings.keywords(),
+            **replace(self.settings, tiles=query.tiling.tiles).keywords(),
         )
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
@@ -221,16 +313,20 @@ class MuSc:
         """
         return leave_one_out(
             references.tokens,
-            self.settings,
-            grid=self.backbone.grid,
+            replace(self.settings, tiles=references.tiling.tiles),
+            grid=references.grid,
             prefix_tokens=self.backbone.prefix_tokens,
-            image_size=self.backbone.image_size,
+            image_size=references.image_size,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
-        """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(self.backbone, self.settings, capacity, evict=evict)
+        """An empty `ReferenceBank` for this backbone and these settings.
+
+        Raises InputError where size or tiles are "auto" still: `fitted` decides them.
+        """
+        self._open.refuse("new_bank")
+        return new_bank(self.extractor, self.settings, capacity, evict=evict)
 
     def stream(
         self,
@@ -253,8 +349,16 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
-        yield from stream(extractor, self.settings, images, bank=bank, start=start)
+        musc: MuSc = self
+        if self._open.any and bank is not None:
+            musc = self.fitted_to_bank(bank.source)
+        elif self._open.any and isinstance(start, int):
+            rest = iter(images)
+            first = list(islice(rest, start))
+            musc, images = self.fitted(first), chain(first, rest)
+        of = musc.extractor
+        extractor = Extractor(of.backbone, 1, of.reading, cls=False, tiles=of.tiling.tiles)
+        yield from stream(extractor, musc.settings, images, bank=bank, start=start)
 
     def extract(
         self,
@@ -264,7 +368,11 @@ class MuSc:
         white: float | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
-        """Return the features of the images; see `features.extraction.Extractor.extract`."""
+        """Return the features of the images; see `features.extraction.Extractor.extract`.
+
+        Raises InputError where size or tiles are "auto" still: `fitted` decides them.
+        """
+        self._open.refuse("extract")
         return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
 
 

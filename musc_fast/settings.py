@@ -82,6 +82,10 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
+    tiles: (rows, columns): the grid is cut into so many tiles, and a patch is compared with the
+        patches of the same tile of the other images, and with those around that tile. None: with
+        all patches.
+    tile_margin: how many patches around a tile count; None: a quarter of its shorter side.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -94,6 +98,8 @@ class ScoringSettings:
     memory_limit: int | None = None
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
+    tiles: tuple[int, int] | None = None
+    tile_margin: int | None = None
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -104,15 +110,24 @@ class ScoringSettings:
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
+        object.__setattr__(self, "tiles", checked_tiles(self.tiles))
+        if self.tile_margin is not None:
+            whole_number("tile_margin", self.tile_margin, 0)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
-        for name in ("memory_limit", "max_references"):
+        for name in ("memory_limit", "max_references", "tile_margin"):
             _set_whole(self, name)
 
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def of_tiles(self) -> dict[str, Any]:
+        """The tiles and their margin, as JSON holds them; empty without tiles."""
+        if self.tiles is None:
+            return {}
+        return {"tiles": list(self.tiles), "tile_margin": self.tile_margin}
 
     @property
     def searches_a_layer(self) -> int:
@@ -175,6 +190,16 @@ def check_degree_fusion(fusion: str) -> None:
         raise InputError(
             f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
         )
+
+
+def checked_tiles(tiles: object) -> tuple[int, int] | None:
+    """Rows and columns of tiles as ints, None for one tile; InputError unless they are such."""
+    if tiles is None:
+        return None
+    if not isinstance(tiles, Sequence) or len(tiles) != 2 or not _whole(tiles):
+        raise InputError(f"tiles: found {_shown(tiles)!r}, wanted (rows, columns), 1 or more each")
+    rows, columns = int(tiles[0]), int(tiles[1])
+    return None if rows * columns == 1 else (rows, columns)
 
 
 def check_max_references(count: int | None) -> None:

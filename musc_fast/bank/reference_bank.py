@@ -27,7 +27,8 @@ from .search import BankSearch
 from .slots import Slots
 
 Eviction = Literal["oldest", "anomalous"]
-_POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
+# The settings of scoring that decide the scores, which `save` writes.
+_DECISIVE = ("degrees", "topmin", "neighbors", "degree_fusion", "tiles", "tile_margin")
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
@@ -52,7 +53,8 @@ class ReferenceBank:
     Several threads may use one bank: each call is whole before the next begins, and
     `score_and_add` lets nothing between its score and its addition.
 
-    Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
+    Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills; with
+    `tiles` more by the patches around each, about twice.
     Raises InputError naming the argument.
     """
 
@@ -72,15 +74,14 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
+        tiles: tuple[int, int] | None = None,
+        tile_margin: int | None = None,
     ) -> None:
-        self.scoring = ScoringSettings(
-            degrees,
-            topmin,
-            neighbors,
-            backend,
-            precision,
-            memory_limit,
+        self.scoring = replace(
+            ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit),
             degree_fusion=degree_fusion,
+            tiles=tiles,
+            tile_margin=tile_margin,
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
@@ -288,10 +289,7 @@ class ReferenceBank:
             "grid": self.grid,
             "prefix_tokens": self.prefix_tokens,
             "image_size": self.image_size,
-            "degrees": self.scoring.degrees,
-            "topmin": self.scoring.topmin,
-            "neighbors": self.scoring.neighbors,
-            "degree_fusion": self.scoring.degree_fusion,
+            **{name: getattr(self.scoring, name) for name in _DECISIVE},
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:

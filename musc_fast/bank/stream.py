@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..errors import BankError, InputError
-from ..features.backbone import Backbone
 from ..features.batch_images import ImageLike, refuse_one_image
 from ..features.extraction import Extractor
 from ..scoring.batch import score_batch
@@ -39,11 +38,12 @@ class StreamScore:
     references: int
 
 
-def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
+def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.
 
     The engine is recorded and not compared: in one precision, engines differ by rounding alone.
     """
+    backbone = extractor.backbone
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
@@ -54,6 +54,7 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        **settings.of_tiles(),
     }
 
 
@@ -83,20 +84,20 @@ def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[Im
 
 
 def new_bank(
-    backbone: Backbone,
+    extractor: Extractor,
     settings: ScoringSettings,
     capacity: int = 200,
     *,
     evict: Eviction = "oldest",
 ) -> ReferenceBank:
-    """An empty bank for the tokens of `backbone` and these settings."""
+    """An empty bank for the tokens that `extractor` gives and these settings."""
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(backbone, settings),
-        grid=backbone.grid,
-        prefix_tokens=backbone.prefix_tokens,
-        image_size=backbone.image_size,
+        source=source_of(extractor, settings),
+        grid=extractor.tiling.grid,
+        prefix_tokens=extractor.backbone.prefix_tokens,
+        image_size=extractor.tiling.image_size,
         degrees=settings.degrees,
         topmin=settings.topmin,
         neighbors=settings.neighbors,
@@ -104,6 +105,8 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        tiles=settings.tiles,
+        tile_margin=settings.tile_margin,
     )
 
 
@@ -151,8 +154,8 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    source = source_of(extractor.backbone, settings)
-    bank = new_bank(extractor.backbone, settings) if bank is None else bank
+    source = source_of(extractor, settings)
+    bank = new_bank(extractor, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)

@@ -45,7 +45,9 @@ def watch(
         ),
     ] = None,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
-    size: options.SizeOption = None,
+    size: options.SizeOption = "auto",
+    tiles: options.TilesOption = None,
+    tile_margin: options.TileMarginOption = None,
     capacity: Annotated[
         int | None,
         typer.Option(help="Images a new bank holds at most. Default: 200.", show_default=False),

@@ -119,9 +119,9 @@ def score_share(
         None if share is None else share.tokens,
         cls_tokens=share.cls_tokens if share is not None and musc.use_cls else None,
         references=None if references is None else references.tokens,
-        grid=musc.backbone.grid,
+        grid=musc.extractor.tiling.grid,
         prefix_tokens=musc.backbone.prefix_tokens,
-        image_size=musc.backbone.image_size,
+        image_size=musc.extractor.tiling.image_size,
         progress=lambda done, total: on_progress("scoring", done, total),
         **musc.settings.keywords(),
     )
@@ -144,6 +144,7 @@ def _join_summaries(
         sizes=tuple(size for _, part in parts for size in part.sizes),
         bad=tuple(bad for _, part in parts for bad in part.bad),
         seconds=max((part.seconds for _, part in parts), default=0.0),
+        tiling=parts[0][1].tiling,
         white=parts[0][1].white if parts else None,
         notes=tuple(note for _, part in parts for note in part.notes),
     )

@@ -41,6 +41,8 @@ def score_shard(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    tiles: tuple[int, int] | None = None,
+    tile_margin: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -75,6 +77,8 @@ def score_shard(
         "memory_limit": memory_limit,
         "max_references": max_references,
         "degree_fusion": degree_fusion,
+        "tiles": tiles,
+        "tile_margin": tile_margin,
     }
 
     def check() -> None:
@@ -140,6 +144,7 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         "counts": shard.counts,
         "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
         "backend": resolve(settings.backend, shard.layers[0].device).name,
+        **settings.of_tiles(),
     }
     with ring.ranks.together():
         store = Checkpoint(folder, [], decisive)

@@ -98,15 +98,18 @@ class Backbone:
         height, width = self.image_size
         return f"Backbone({self.spec.name!r}, {height} x {width}, blocks {self.blocks})"
 
-    def preprocess(self, image: Image.Image | NDArray[np.float32]) -> torch.Tensor:
+    def preprocess(
+        self, image: Image.Image | NDArray[np.float32], size: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """Return an image as this backbone's input, [3, h, w] float32 on the CPU.
 
-        The image is squashed to `image_size` without a crop (bicubic for CLIP, bilinear for timm
-        models) and normalised with the model's mean and std. `preprocessing.preprocess` says which
-        images there are. Several threads may call this.
+        The image is squashed to `size` (None: `image_size`) without a crop (bicubic for CLIP,
+        bilinear for timm models) and normalised with the model's mean and std.
+        `preprocessing.preprocess` says which images there are. Several threads may call this.
         """
         tower = self._tower
-        return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
+        wanted = self.image_size if size is None else size
+        return preprocess(image, wanted, self.spec.interpolation, tower.mean, tower.std)
 
     @torch.inference_mode()
     def extract(

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -51,7 +50,7 @@ def extract_cached(
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = replace(_load(file, names, extractor.backbone.device), white=white)
+            features = replace(_load(file, names, extractor), white=white)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
@@ -80,19 +79,21 @@ def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None
     """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, engine and precision, with the presence of class tokens, with the white level, and with
-    the contents and order of the images.
+    type, engine and precision, with tiles, with the presence of class tokens, with the white level,
+    and with the contents and order of the images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
     parts += [backbone.device.type, backbone.engine, backbone.precision, white]
+    parts += () if extractor.tiling.is_whole else (extractor.tiling,)
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:40]
 
 
-def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeatures:
+def _load(file: Path, names: tuple[str, ...], extractor: Extractor) -> BatchFeatures:
+    device = extractor.backbone.device
     with safe_open(file, framework="pt") as stored:
         keys = set(stored.keys())
         layers = sorted(int(key.split(".")[1]) for key in keys if key.startswith("tokens."))
@@ -108,5 +109,6 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
+            tiling=extractor.tiling,
             notes=tuple(json.loads(stored.metadata()["notes"])),
         )

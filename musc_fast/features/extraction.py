@@ -20,9 +20,10 @@ from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
 from ..scratch import require_memory
 from ..settings import ReadSettings
-from .backbone import Backbone
+from .backbone import Backbone, Features
 from .batch_images import ImageLike, Images, as_sequence, peekable, picture_of, unreadable
 from .mixture import is_grey, mixture_note
+from .tiling import Tiling, checked_tiling, extract_tiled
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class BatchFeatures:
     names: [N], the name of each image in messages and results: its path, or "image 3".
     sources: [N], the place of each image among the images given.
     sizes: [N], (height, width) of each image in pixels as read from its file.
+    tiling: how the images were cut; P patches lie on `grid`, maps are as large as `image_size`.
     bad: (name, reason) of each image that could not be read and was skipped.
     seconds: duration of the extraction; 0 for features from a cache.
     white: the white level of the images of more than 8 bits; None where there is none.
@@ -45,10 +47,21 @@ class BatchFeatures:
     names: tuple[str, ...]
     sources: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
+    tiling: Tiling
     bad: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     white: float | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of an image."""
+        return self.tiling.grid
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels to which the images were resized."""
+        return self.tiling.image_size
 
 
 @dataclass(frozen=True)
@@ -73,19 +86,36 @@ _Unreadable = tuple[str, str]
 class _Store:
     """Features of a known number of images; their tokens are written into their place."""
 
-    def __init__(self, backbone: Backbone, count: int, cls: bool) -> None:
+    def __init__(self, extractor: Extractor, count: int) -> None:
         self.count = count
         self.filled = 0
         self.layers: list[Tensor] = []
         self.classes: Tensor | None = None
-        self._backbone, self._cls = backbone, cls
+        self._extractor, self._backbone = extractor, extractor.backbone
 
     def extract(self, pixels: list[Tensor]) -> None:
         """Extract the features of the next images, each [3, h, w]."""
+        if not self._extractor.tiling.is_whole:
+            for picture in pixels:
+                self._extract_tiled(picture)
+            return
         end = self.filled + len(pixels)
         features = self._backbone.extract(
-            torch.stack(pixels), cls=self._cls, out=partial(self._places, end)
+            torch.stack(pixels), cls=self._extractor.cls, out=partial(self._places, end)
         )
+        self._take_classes(features, end)
+
+    def _extract_tiled(self, picture: Tensor) -> None:
+        """Extract the features of the next image, tile by tile."""
+        of, end = self._extractor, self.filled + 1
+        features = extract_tiled(of.backbone, of.tiling, picture, of.batch_size, cls=of.cls)
+        places = self._places(end, [layer.shape[1:] for layer in features.tokens])
+        for place, layer in zip(places, features.tokens, strict=True):
+            place.copy_(layer)
+        self._take_classes(features, end)
+
+    def _take_classes(self, features: Features, end: int) -> None:
+        """Keep the class tokens of the images up to `end`, which are then extracted."""
         if features.cls_tokens is not None:
             if self.classes is None:
                 self.classes = self._allocate(features.cls_tokens.shape[1:])
@@ -114,6 +144,11 @@ class Extractor:
     reading: how files are read.
     cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
         those after the last block asked for do not.
+    tiles: (rows, columns) into which each image is cut; each tile is an input of the backbone.
+        None: one.
+
+    tiling: how images are cut.
+    Raises InputError where the backbone's input is too small for tiles.
     """
 
     def __init__(
@@ -123,8 +158,10 @@ class Extractor:
         reading: ReadSettings | None = None,
         *,
         cls: bool = True,
+        tiles: tuple[int, int] | None = None,
     ) -> None:
         self.backbone = backbone
+        self.tiling = checked_tiling(backbone, tiles)
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
         self.cls = cls
@@ -165,7 +202,7 @@ class Extractor:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
         white = self.white_of(images) if white is None else white
-        store = _Store(self.backbone, len(images), self.cls)
+        store = _Store(self, len(images))
         rows: list[tuple[int, str, tuple[int, int], bool]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
@@ -185,9 +222,9 @@ class Extractor:
         if bad and (not skip_bad or not rows):
             raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
         sources, read, sizes, grey = zip(*rows, strict=True)
-        mixed = mixture_note(read, sizes, grey)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())
-        sentences += (mixed,) if mixed else ()
+        of_batch = (mixture_note(read, sizes, grey), self.tiling.note(sizes))
+        sentences += tuple(note for note in of_batch if note)
         for sentence in sentences:
             warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return BatchFeatures(
@@ -196,6 +233,7 @@ class Extractor:
             names=read,
             sources=sources,
             sizes=sizes,
+            tiling=self.tiling,
             bad=tuple(bad),
             seconds=perf_counter() - start,
             white=white,
@@ -205,7 +243,11 @@ class Extractor:
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None
     ) -> Iterator[list[_Input | _Unreadable]]:
-        """Yield batches of read images in order; two more batches are read meanwhile."""
+        """Yield batches of read images in order; two more batches are read meanwhile.
+
+        Of images in tiles, which are large, a batch is one.
+        """
+        size = self.batch_size if self.tiling.is_whole else 1
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             indices = iter(range(len(images)))
             waiting: list[Future[_Input | _Unreadable]] = []
@@ -213,11 +255,11 @@ class Extractor:
                 while True:
                     waiting += [
                         pool.submit(self._read, index, images[index], white)
-                        for index in islice(indices, 3 * self.batch_size - len(waiting))
+                        for index in islice(indices, 3 * size - len(waiting))
                     ]
                     if not waiting:
                         return
-                    batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+                    batch, waiting = waiting[:size], waiting[size:]
                     yield [future.result() for future in batch]
             finally:
                 for future in waiting:
@@ -229,12 +271,14 @@ class Extractor:
             picture, notes = picture_of(image, self.reading)
             grey = is_grey(picture)
             if isinstance(picture, DeepImage):
-                pixels = self.backbone.preprocess(picture.unit(white))
+                self.tiling.check(picture.size)
+                pixels = self.backbone.preprocess(picture.unit(white), self.tiling.image_size)
                 return _Input(index, name, picture.size, pixels, notes, grey)
+            self.tiling.check((picture.height, picture.width))
         except ImageError as error:
             text = str(error)
             return name, text if name in text else f"{name}: {text}"
-        pixels = self.backbone.preprocess(picture)
+        pixels = self.backbone.preprocess(picture, self.tiling.image_size)
         return _Input(index, name, (picture.height, picture.width), pixels, notes, grey)
 
 

@@ -31,9 +31,9 @@ def run_settings(
     features, references: of the images scored and of their references; the tokens are not read.
     seconds: what each stage took.
     """
-    backbone = musc.backbone
+    backbone, scoring = musc.backbone, musc.settings.keywords()
     bad = [*features.bad, *(references.bad if references else ())]
-    notes = [*features.notes, *(references.notes if references else ())]
+    notes = [*musc.notes, *features.notes, *(references.notes if references else ())]
     return {
         "musc_fast": __version__,
         "torch": torch.__version__,
@@ -47,6 +47,8 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
+        "tiles": None if features.tiling.is_whole else list(features.tiling.tiles),
+        "map_size": list(features.image_size),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),
         "device": str(backbone.device),
@@ -54,6 +56,6 @@ def run_settings(
         "feature_precision": backbone.precision,
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
-        **musc.settings.keywords(),
+        **{name: value for name, value in scoring.items() if name != "tiles"},
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ..bank.own_distances import LeaveOneOut
     from ..bank.reference_bank import ReferenceBank
+    from ..features.extraction import Extractor
     from ..musc import MuSc
 
 __all__ = ["Watch", "WatchSettings", "watching"]
@@ -102,11 +103,15 @@ class Watch:
         *,
         on_progress: StageProgress = lambda stage, done, total: None,
     ) -> None:
-        self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
+        self.folder, self.settings = folder.resolve(), settings
         self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
+
+    @property
+    def _extractor(self) -> Extractor:
+        return self.held.musc.extractor
 
     @property
     def bank(self) -> ReferenceBank:
@@ -173,6 +178,7 @@ class Watch:
         tokens: dict[str, tuple[Tensor, ...]] = {}
         states = []
         self._first.clear()
+        self.held.fit(paths[: 2 * most])
         white_of_bank(self.bank, self._extractor, paths[: 2 * most])
         for path in paths:
             time, state = now(), FileState.of(path)

@@ -7,14 +7,15 @@ scores, and gives up those that were found again to be defects; then it is as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
+from ..bank.file import source_in
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import source_of, tokens_of, white_of_bank
+from ..bank.stream import new_bank, source_of, tokens_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -31,6 +32,8 @@ class WatchedBank:
     """A bank, its file and its record.
 
     bank: the `ReferenceBank`.
+    musc: what the bank is made for; a size or tiles that are "auto" are those of the bank's file,
+        or become those of the first images.
     record: the file of the record.
     done: the latest line of each file. of_number: the line of each image.
     lines: how many lines the record has of images and unreadable files of the folder.
@@ -52,7 +55,8 @@ class WatchedBank:
         settings: WatchSettings,
         on_progress: StageProgress,
     ) -> None:
-        self._musc, self._file, self.record, self._settings = musc, file, record, settings
+        self._file, self.record, self._settings = file, record, settings
+        self.musc = musc.fitted_to_bank(source_in(file)) if file.exists() else musc
         self._rule = Rule(settings.threshold, settings.false_alarms)
         self.bank = self._of_file()
         self._check_settings()
@@ -79,17 +83,31 @@ class WatchedBank:
             self._changed = True
 
     def _of_file(self) -> ReferenceBank:
-        musc, settings = self._musc, self._settings
+        musc = self.musc
         if not self._file.exists():
-            return musc.new_bank(settings.new_capacity, evict=settings.evict or "oldest")
+            return self._new_bank()
         return ReferenceBank.load(
             self._file,
-            source=source_of(musc.backbone, musc.settings),
+            source=source_of(musc.extractor, musc.settings),
             device=musc.backbone.device,
             backend=musc.settings.backend,
             precision=musc.settings.precision,
             memory_limit=musc.settings.memory_limit,
         )
+
+    def _new_bank(self) -> ReferenceBank:
+        musc, evict = self.musc, self._settings.evict or "oldest"
+        capacity = self._settings.new_capacity
+        return new_bank(musc.extractor, musc.settings, capacity, evict=evict)
+
+    def fit(self, paths: Sequence[Path | str]) -> None:
+        """Decide a size or tiles that are "auto" by the first images, before the bank has any."""
+        if self.musc.is_fitted:
+            return
+        self.musc = self.musc.fitted(list(paths))
+        before, self.bank = self.bank.added, self._new_bank()
+        for _ in range(before):
+            self.bank.pass_over()
 
     def _check_settings(self) -> None:
         """Raise BankError where the bank was made with another capacity or eviction than wanted."""
@@ -125,9 +143,10 @@ class WatchedBank:
                 "together; name other files"
             )
         here = {row.number for row in missing if row.is_held and is_here(row)}
-        white_of_bank(
-            self.bank, self._musc.extractor, [row.path for row in missing if row.number in here]
-        )
+        files = [row.path for row in missing if row.number in here]
+        if files:
+            self.fit(files)
+        white_of_bank(self.bank, self.musc.extractor, files)
         removed: set[int] = set()
         for row in rows:
             if row.bank == REMOVED:
@@ -142,7 +161,7 @@ class WatchedBank:
         tokens = None
         if here:
             with suppress(ImageError):
-                tokens = tokens_of(self.bank, self._musc.extractor, row.path)
+                tokens = tokens_of(self.bank, self.musc.extractor, row.path)
         with self.changing():
             if tokens is None:
                 self.bank.pass_over()

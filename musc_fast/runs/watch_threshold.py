@@ -15,6 +15,8 @@ from ..threshold import FALSE_ALARMS, ReferenceScale
 _OPTIONS = {
     "backbone": "--backbone",
     "image_size": "--size",
+    "tiles": "--tiles",
+    "tile_margin": "--tile-margin",
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
@@ -27,6 +29,8 @@ _USUAL = {
     "topmin": (0.0, 0.3),
     "precision": "exact",
     "white": None,
+    "tiles": None,
+    "tile_margin": None,
     "max_pixels": ReadSettings.max_pixels,
 }
 

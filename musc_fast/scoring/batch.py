@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint, checkpoint_folder, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
+from .tiles import tiled
 from .token_files import write_dataset
 
 
@@ -41,6 +42,8 @@ def score_batch(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    tiles: tuple[int, int] | None = None,
+    tile_margin: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -68,6 +71,10 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
+    tiles: (rows, columns): the grid is cut into so many tiles, and a patch is compared with the
+        patches of the same tile of the other images, and with those around that tile: less work on
+        large grids, for parts that lie still. None: with all patches.
+    tile_margin: how many patches around a tile count; None: a quarter of its shorter side.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -84,6 +91,8 @@ def score_batch(
         memory_limit,
         max_references,
         degree_fusion,
+        tiles,
+        tile_margin,
     )
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
@@ -98,7 +107,7 @@ def score_batch(
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        operators = resolve(backend, layers[0].device).operators()
+        operators = tiled(resolve(backend, layers[0].device).operators(), shape, settings)
         others, lists = _sample_references(layers, others, max_references)
         mapped = folder if in_files(tokens) else None
         if mapped is not None:  # LNAMD's results of one pass and of the next
@@ -146,6 +155,7 @@ def _checkpoint(
         "precision": settings.precision,
         "max_references": settings.max_references,
         "backend": resolve(settings.backend, layers[0].device).name,
+        **settings.of_tiles(),
     }
     return Checkpoint(folder, layers, decisive)
 
