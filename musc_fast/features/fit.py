@@ -27,7 +27,7 @@ from .batch_images import ImageLike
 Size = tuple[int, int]
 Tiles = tuple[int, int] | Literal["auto"] | None
 
-SQUASHED = 1.25  # shapes whose ratios differ by less are as good as the same
+SQUASHED = 1.25  # shapes whose ratios differ by no more are as good as the same
 MOST_TILES = 16
 _LONGEST = 16.0  # ratio of the sides of an input, at most
 _LOOKED_AT = 500  # pictures of a batch whose shapes are read
@@ -131,7 +131,7 @@ def fit(
         return Fit(given, chosen, tuple(notes))
     rows, columns = chosen or (1, 1)
     ratio = usual[0] / rows / (usual[1] / columns)  # of the sides of a tile
-    if _apart(ratio, default[0] / default[1]) < SQUASHED:
+    if _apart(ratio, default[0] / default[1]) <= SQUASHED + 1e-9:
         return Fit(default, chosen, tuple(notes))
     size = default
     if alike < _SAME:
@@ -181,7 +181,7 @@ def tiles_for(shape: Size, size: Size) -> tuple[int, int] | None:
     def worth(tiles: tuple[int, int]) -> tuple[float, int]:
         rows, columns = tiles
         bent = _apart(shape[0] / rows / (shape[1] / columns), size[0] / size[1])
-        return rows * columns / bent, -rows * columns
+        return round(rows * columns / bent, 6), -rows * columns
 
     sides = range(1, most + 1)
     found = max(((r, c) for r in sides for c in sides if r * c <= most), key=worth)
@@ -189,13 +189,13 @@ def tiles_for(shape: Size, size: Size) -> tuple[int, int] | None:
 
 
 def shapes_of(images: Sequence[ImageLike] | Tensor, reading: ReadSettings) -> list[Size]:
-    """The (height, width) of pictures, upright; of many, 500 that lie evenly among them.
+    """The (height, width) of pictures, upright; of many, at most 500, evenly spread.
 
     Files of which the header cannot be read are left out.
     """
     if isinstance(images, Tensor):
         return [(images.shape[-2], images.shape[-1])] if images.ndim == 4 else []
-    step = max(1, len(images) // _LOOKED_AT)
+    step = -(-len(images) // _LOOKED_AT) or 1
     some = [images[index] for index in range(0, len(images), step)]
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda image: _shape(image, reading), some)

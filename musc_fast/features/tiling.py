@@ -128,6 +128,16 @@ def _ramps(side: int, shared: int, place: int, count: int) -> Tensor:
     return weights
 
 
+def stitched(tiling: Tiling, tokens: Tensor) -> Tensor:
+    """The patch tokens [tiles, p, C] of all tiles on the grid of the picture, [P, C]."""
+    rows, columns = tiling.tile
+    grid = tokens.new_zeros((*tiling.grid, tokens.shape[2]))
+    for (top, left), weights, found in zip(tiling.places, tiling.weights, tokens, strict=True):
+        share = weights.to(tokens.device) * found.view(rows, columns, -1)
+        grid[top : top + rows, left : left + columns] += share
+    return grid.flatten(0, 1)
+
+
 def extract_tiled(
     backbone: Backbone, tiling: Tiling, picture: Tensor, batch_size: int, *, cls: bool
 ) -> Features:
@@ -138,41 +148,21 @@ def extract_tiled(
 
     batch_size: tiles in one forward pass.
     """
-    cut = tiling.cut(picture)
-    prefix = backbone.prefix_tokens
-    layers: list[Tensor] = []
-    classes: list[Tensor] = []
-    for first in range(0, len(cut), batch_size):
-        found = backbone.extract(torch.stack(cut[first : first + batch_size]), cls=cls)
-        if not layers:
-            layers = [_room(tiling, prefix, layer) for layer in found.tokens]
-        if found.cls_tokens is not None:
-            classes.append(found.cls_tokens)
-        for layer, tokens in zip(layers, found.tokens, strict=True):
-            _add(tiling, layer[0], tokens, prefix, first)
+    cut, prefix = tiling.cut(picture), backbone.prefix_tokens
+    passes = [
+        backbone.extract(torch.stack(cut[first : first + batch_size]), cls=cls)
+        for first in range(0, len(cut), batch_size)
+    ]
+    layers = []
+    for layer in zip(*(each.tokens for each in passes), strict=True):
+        tokens = torch.cat(layer)
+        head = tokens[:, :prefix].mean(dim=0)
+        layers.append(torch.cat([head, stitched(tiling, tokens[:, prefix:])])[None])
+    classes = [each.cls_tokens for each in passes if each.cls_tokens is not None]
     if not classes:
         return Features(tuple(layers), None)
     mean = torch.cat(classes).mean(dim=0, keepdim=True)
     return Features(tuple(layers), functional.normalize(mean, dim=-1))
-
-
-def _room(tiling: Tiling, prefix: int, tokens: Tensor) -> Tensor:
-    """Zeros for the tokens of one picture, [1, prefix + P, C]."""
-    count = prefix + tiling.grid[0] * tiling.grid[1]
-    return tokens.new_zeros((1, count, tokens.shape[2]))
-
-
-def _add(tiling: Tiling, layer: Tensor, tokens: Tensor, prefix: int, first: int) -> None:
-    """Add the tokens [n, prefix + p, C] of the tiles from `first` on to a picture's."""
-    rows, columns = tiling.tile
-    grid = layer[prefix:].view(*tiling.grid, -1)
-    for tile, found in enumerate(tokens, first):
-        top, left = tiling.places[tile]
-        layer[:prefix] += found[:prefix] / len(tiling.places)
-        patches = found[prefix:].view(rows, columns, -1)
-        grid[top : top + rows, left : left + columns] += (
-            tiling.weights[tile].to(found.device) * patches
-        )
 
 
 def checked_tiling(backbone: Backbone, tiles: tuple[int, int] | None) -> Tiling:
