@@ -31,7 +31,10 @@ def run_settings(
     features, references: of the images scored and of their references; the tokens are not read.
     seconds: what each stage took.
     """
-    backbone, scoring = musc.backbone, musc.settings.keywords()
+    backbone, tiling = musc.backbone, features.tiling
+    scoring = musc.settings.keywords()
+    scoring["tiles"] = None if tiling.is_whole else list(tiling.tiles)
+    scoring["tile_margin"] = None if tiling.is_whole else musc.settings.tile_margin
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*musc.notes, *features.notes, *(references.notes if references else ())]
     return {
@@ -47,7 +50,6 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
-        "tiles": None if features.tiling.is_whole else list(features.tiling.tiles),
         "map_size": list(features.image_size),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),
@@ -56,6 +58,6 @@ def run_settings(
         "feature_precision": backbone.precision,
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
-        **{name: value for name, value in scoring.items() if name != "tiles"},
+        **scoring,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

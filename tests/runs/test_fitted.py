@@ -189,14 +189,14 @@ def test_a_bank_of_other_tiles_is_refused(weights: Path, tmp_path: Path) -> None
 
 
 def test_score_tells_what_it_took(weights: Path, tmp_path: Path) -> None:
-    pictures(tmp_path / "images", LONG)
+    pictures(tmp_path / "images", (240, 600))
     words = ["score", tmp_path / "images", "--out", tmp_path / "out", "--backbone", TINY]
     words += ["--weights", weights, "--recipe", "paper", "--no-rscin", "--no-maps"]
     done = CliRunner().invoke(app, [*map(str, words), "--tiles", "2x3", "--tile-margin", "1"])
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (told["tiles"], told["tile_margin"]) == ([2, 3], 1)
-    assert told["map_size"] == [304, 432]
+    assert (told["image_size"], told["map_size"]) == ([128, 192], [240, 544])
     assert "--tiles 2,3 --tile-margin 1" in told["watch"]["command"]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0, done.output
