@@ -22,7 +22,7 @@ from .datasets.find_images import find_images
 from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
-from .features.batch_images import ImageLike, Images, as_sequence, check_apart
+from .features.batch_images import ImageLike, Images, as_sequence, check_apart, refuse_one_image
 from .features.extraction import BatchFeatures, Extractor
 from .features.fit import Fit, Open, Tiles, asks_auto, shapes_of
 from .image_scores import ImageScores, Judge, with_verdicts
@@ -350,11 +350,12 @@ class MuSc:
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
         musc: MuSc = self
+        refuse_one_image(images)
         if self._open.any and bank is not None:
             musc = self.fitted_to_bank(bank.source)
         elif self._open.any and isinstance(start, int):
             rest = iter(images)
-            first = list(islice(rest, start))
+            first = list(islice(rest, max(start, 0)))
             musc, images = self.fitted(first), chain(first, rest)
         of = musc.extractor
         extractor = Extractor(of.backbone, 1, of.reading, cls=False, tiles=of.tiling.tiles)

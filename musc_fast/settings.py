@@ -197,7 +197,7 @@ def checked_tiles(tiles: object) -> tuple[int, int] | None:
     if tiles is None:
         return None
     if not isinstance(tiles, Sequence) or len(tiles) != 2 or not _whole(tiles):
-        raise InputError(f"tiles: found {_shown(tiles)!r}, wanted (rows, columns), 1 or more each")
+        raise InputError(f"tiles: found {tiles!r}, wanted (rows, columns), 1 or more each")
     rows, columns = int(tiles[0]), int(tiles[1])
     return None if rows * columns == 1 else (rows, columns)
 

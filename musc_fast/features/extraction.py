@@ -127,7 +127,8 @@ class _Store:
         if not self.layers:
             if self._backbone.device.type == "cpu":
                 each = 4 * sum(shape.numel() for shape in shapes)
-                require_memory(f"the features of {self.count} images", self.count * each)
+                tiles = self._extractor.tiling.in_words
+                require_memory(f"the features of {self.count} images{tiles}", self.count * each)
             self.layers = [self._allocate(shape) for shape in shapes]
         return [layer[self.filled : end] for layer in self.layers]
 

@@ -45,6 +45,11 @@ class Tiling:
         return self.tiles == (1, 1)
 
     @property
+    def in_words(self) -> str:
+        """The tiles behind the name of what is cut into them, "" where there are none."""
+        return "" if self.is_whole else f" in {self.tiles[0]} x {self.tiles[1]} tiles"
+
+    @property
     def overlap(self) -> tuple[int, int]:
         """Rows and columns of patches that a tile shares with the next: a seventh of its side."""
         down, across = (min(max(1, side // _OVERLAP), side // 2) for side in self.tile)

@@ -186,7 +186,7 @@ def test_one_tile_is_the_whole() -> None:
     ("keywords", "message"),
     [
         ({"tiles": (8, 1)}, "tiles: found 8 x 1, the grid has 7 x 10 patches"),
-        ({"tiles": (0, 1)}, r"tiles: found \[0, 1\], wanted \(rows, columns\)"),
+        ({"tiles": (0, 1)}, r"tiles: found \(0, 1\), wanted \(rows, columns\)"),
         ({"tiles": 4}, "tiles: found 4, wanted"),
         ({"tiles": "2x2"}, "tiles: found '2x2', wanted"),
         ({"tiles": (2, 2), "tile_margin": -1}, "tile_margin: found -1"),
