@@ -297,6 +297,8 @@ class MuSc:
             grid=query.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=query.image_size,
+            valid=query.valid,
+            reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **replace(self.settings, tiles=query.tiling.tiles).keywords(),
         )
@@ -317,6 +319,7 @@ class MuSc:
             grid=references.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=references.image_size,
+            valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 

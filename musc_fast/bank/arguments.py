@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import describe
 from ..errors import InputError
 
 
@@ -22,6 +23,19 @@ def json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
             f"source: found {source!r}, wanted names with texts, numbers or lists of them ({error})"
         ) from None
     return dict(found)
+
+
+def check_like(layers: Sequence[Tensor], held: Sequence[Tensor]) -> None:
+    """Raise InputError unless the layers [N, P, C] of images are like those held by a bank."""
+    for index, (layer, stored) in enumerate(zip(layers, held, strict=False)):
+        same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
+        if not same or layer.dtype != stored.dtype:
+            raise InputError(
+                f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
+                f"the bank holds {describe(stored[0])} an image on {stored.device}"
+            )
+    if len(layers) != len(held):
+        raise InputError(f"tokens: found {len(layers)} layers, the bank holds {len(held)}")
 
 
 def check_ids(ids: Sequence[str] | None, images: int, number: int) -> list[str]:

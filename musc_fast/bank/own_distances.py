@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import reference
 from ..backends.base import Operators
 from ..progress import Progress
+from ..scoring.scores import anomaly_map
 from ..settings import SearchOptions
 from .file import Entry
 
@@ -31,25 +31,44 @@ class LeaveOneOut:
     entries: the images, in the order in which they were added.
     patch_scores: [len, H, W]. raw_image_scores: [len], the maxima of the anomaly maps.
     size: (h, w) of those.
+    valid: [len, H, W] bool, the patches that count; None: all.
     """
 
     entries: list[Entry]
     patch_scores: Tensor
     raw_image_scores: Tensor
     size: tuple[int, int]
+    valid: Tensor | None = None
 
     @classmethod
-    def of(cls, entries: list[Entry], means: Tensor, size: tuple[int, int]) -> LeaveOneOut:
+    def of(
+        cls,
+        entries: list[Entry],
+        means: Tensor,
+        size: tuple[int, int],
+        valid: Tensor | None = None,
+    ) -> LeaveOneOut:
         """The scores of means [len, H, W] float64 in the order of `entries`.
 
-        size: of the anomaly maps, of which one at a time is held.
+        size: of the anomaly maps, of which one at a time is held. valid: as the field.
         """
-        raw = [reference.upsample(each[None], size).amax().float() for each in means]
-        return cls(entries, means.float(), torch.stack(raw), size)
+        counted = [None] * len(means) if valid is None else list(valid)
+        raw = [
+            anomaly_map(each, size, counts).amax().float()
+            for each, counts in zip(means, counted, strict=True)
+        ]
+        return cls(entries, means.float(), torch.stack(raw), size, valid)
+
+    @property
+    def usual(self) -> float:
+        """The median of the patch scores that count."""
+        counted = self.patch_scores if self.valid is None else self.patch_scores[self.valid]
+        return float(counted.median())
 
     def anomaly_map(self, place: int) -> Tensor:
         """The anomaly map [h, w] of the image at a place of `entries`."""
-        return reference.upsample(self.patch_scores[place][None].double(), self.size)[0].float()
+        counts = None if self.valid is None else self.valid[place]
+        return anomaly_map(self.patch_scores[place].double(), self.size, counts).float()
 
 
 # LNAMD of the images in some slots: one [n, P, C] a search.

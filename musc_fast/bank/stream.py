@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import BankError, InputError
 from ..features.batch_images import ImageLike, refuse_one_image
-from ..features.extraction import Extractor
+from ..features.extraction import BatchFeatures, Extractor
 from ..scoring.batch import score_batch
 from ..settings import ScoringSettings
 from .arguments import free_id
@@ -110,22 +110,39 @@ def new_bank(
     )
 
 
+def joined(features: Sequence[BatchFeatures]) -> tuple[list[Tensor], Tensor | None]:
+    """The layers of some features as one batch, and the patches that count; None: all."""
+    layers = [torch.cat(layer) for layer in zip(*(each.tokens for each in features), strict=True)]
+    if all(each.valid is None for each in features):
+        return layers, None
+    patches = max(each.valid.shape[1] for each in features if each.valid is not None)
+    return layers, torch.cat(
+        [
+            layers[0].new_ones(len(each.names), patches, dtype=torch.bool)
+            if each.valid is None
+            else each.valid
+            for each in features
+        ]
+    )
+
+
 def score_first(
-    bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
+    bank: ReferenceBank, names: list[str], features: Sequence[BatchFeatures]
 ) -> list[StreamScore]:
     """Score the first images, two or more, against each other, and put them into the empty bank."""
-    layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
+    layers, valid = joined(features)
     found = score_batch(
         layers,
         grid=bank.grid,
         prefix_tokens=bank.prefix_tokens,
         image_size=bank.image_size,
+        valid=valid,
         **bank.scoring.keywords(),
     )
     before, ids = bank.added, list[str]()
     for name in names:
         ids.append(free_id(name, ids))
-    bank.add(layers, ids, scores=found.raw_image_scores)
+    bank.add(layers, ids, scores=found.raw_image_scores, valid=valid)
     return [
         StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
         for number, (name, raw, anomaly_map) in enumerate(
@@ -134,10 +151,11 @@ def score_first(
     ]
 
 
-def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> StreamScore:
+def score_next(bank: ReferenceBank, name: str, features: BatchFeatures) -> StreamScore:
     """Score one image against the bank, and put it there."""
     number, references = bank.added, len(bank)
-    found = bank.score_and_add(tokens, [free_id(name, bank.ids)])
+    ids = [free_id(name, bank.ids)]
+    found = bank.score_and_add(features.tokens, ids, valid=features.valid)
     return StreamScore(
         name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
     )
@@ -165,7 +183,7 @@ def stream(
     for index, image in enumerate(images):
         name = str(image) if _is_path(image) else f"image {index}"
         if len(bank):
-            yield score_next(bank, name, tokens_of(bank, extractor, image))
+            yield score_next(bank, name, features_of(bank, extractor, image))
             continue
         first.append(image)
         names.append(name)
@@ -180,17 +198,17 @@ def stream(
         yield from _score_start(bank, extractor, names, first)
 
 
-def tokens_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> tuple[Tensor, ...]:
-    """The tokens of one image, read with the white level of the bank."""
+def features_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> BatchFeatures:
+    """The features of one image, read with the white level of the bank."""
     white_of_bank(bank, extractor, [image])
-    return extractor.extract([image], white=bank.source.get("white")).tokens
+    return extractor.extract([image], white=bank.source.get("white"))
 
 
 def _score_start(
     bank: ReferenceBank, extractor: Extractor, names: list[str], images: list[ImageLike]
 ) -> list[StreamScore]:
     white_of_bank(bank, extractor, images)
-    return score_first(bank, names, [tokens_of(bank, extractor, image) for image in images])
+    return score_first(bank, names, [features_of(bank, extractor, image) for image in images])
 
 
 def _is_path(image: object) -> bool:

@@ -93,7 +93,7 @@ def extract_share(
             if share.cls_tokens is None
             else share.cls_tokens.new_empty(0, share.cls_tokens.shape[1])
         )
-        summary = replace(share, tokens=(), cls_tokens=classes)
+        summary = replace(share, tokens=(), cls_tokens=classes, valid=None)
     replies = ranks.gather((error, summary))
     errors = [text for text, _ in replies if text is not None]
     if errors:
@@ -122,6 +122,8 @@ def score_share(
         grid=musc.extractor.tiling.grid,
         prefix_tokens=musc.backbone.prefix_tokens,
         image_size=musc.extractor.tiling.image_size,
+        valid=None if share is None else share.valid,
+        reference_valid=None if references is None else references.valid,
         progress=lambda done, total: on_progress("scoring", done, total),
         **musc.settings.keywords(),
     )

@@ -16,11 +16,12 @@ from ..scoring.arguments import Tokens, in_files
 from ..scoring.batch import score_batch
 from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
+from ..scoring.valid import Valid
 from ..scratch import scratch_folder
 from ..settings import DegreeFusion
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
-from .shards import Layout, agree_on_shard, collect_scores
+from .shards import Given, Layout, agree_on_shard, collect_scores
 
 
 def score_shard(
@@ -33,6 +34,8 @@ def score_shard(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
+    reference_valid: Valid | None = None,
     degrees: Sequence[int] = (1, 3, 5),
     topmin: tuple[float, float] = (0.0, 0.3),
     neighbors: Sequence[int] = (1, 2, 3),
@@ -54,6 +57,8 @@ def score_shard(
     timeout: seconds to wait for another rank; the timeout must exceed the time by which one rank
         may fall behind in searching two shares.
     references: all of them on every rank; then no images are exchanged.
+    valid: as for `score_batch`, of this rank's images.
+    reference_valid: of all references, the same on every rank.
     memory_limit: bytes a rank, beyond input, LNAMD's results and output; None takes a share of
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
@@ -85,7 +90,8 @@ def score_shard(
         check_timeout(timeout)
         check_progress(progress)
 
-    shard = agree_on_shard(ranks, tokens, cls_tokens, references, layout, keywords, check)
+    given = Given(tokens, cls_tokens, references, valid, reference_valid)
+    shard = agree_on_shard(ranks, given, layout, keywords, check)
     with scoring_progress(progress if ranks.rank == 0 else False) as on_progress:
         own: BatchScores | None = None
         if references is None:
@@ -99,6 +105,8 @@ def score_shard(
                         references=references,
                         checkpoint=_rank_folder(checkpoint, ranks),
                         progress=on_progress,
+                        valid=valid,
+                        reference_valid=reference_valid,
                         **vars(layout),
                         **shard.settings.keywords(),
                     )
@@ -125,7 +133,9 @@ def _score_ring(
     store = None if checkpoint is None else _checkpoint(checkpoint, ring)
     with scratch_folder(None if store is None else store.folder) as folder:
         means = ring.patch_scores(store, folder if in_file else None, on_progress)
-        return make_scores(means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors)
+        return make_scores(
+            means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors, shard.valid
+        )
 
 
 def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
@@ -134,6 +144,9 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
     # Without a memory limit a restarted run may have other rounds. That is safe: a stored part is
     # found by its images, and parts of other images are scored again. A part is kept small.
     ring.rounds = max(ring.rounds, len(parts_of(max(shard.counts), True)))
+    # With the tokens, so that a run in which all patches count has the key of earlier releases.
+    decided = [*shard.layers, *(() if shard.valid is None else (shard.valid,))]
+    digests = ring.ranks.gather([digest(each) for each in decided])
     decisive = {
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
@@ -142,7 +155,7 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
         "max_references": settings.max_references,
         "grid": list(shard.grid),
         "counts": shard.counts,
-        "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
+        "digests": digests,
         "backend": resolve(settings.backend, shard.layers[0].device).name,
         **settings.of_tiles(),
     }

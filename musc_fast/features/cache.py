@@ -65,6 +65,8 @@ def extract_cached(
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
+    if features.valid is not None:
+        tensors["valid"] = features.valid.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
     try:
         with replacing(file) as temporary:
@@ -111,4 +113,5 @@ def _load(file: Path, names: tuple[str, ...], extractor: Extractor) -> BatchFeat
             sizes=tuple(sizes),
             tiling=extractor.tiling,
             notes=tuple(json.loads(stored.metadata()["notes"])),
+            valid=stored.get_tensor("valid").to(device) if "valid" in keys else None,
         )

@@ -40,6 +40,7 @@ class BatchFeatures:
     seconds: duration of the extraction; 0 for features from a cache.
     white: the white level of the images of more than 8 bits; None where there is none.
     notes: what was decided while reading them, a sentence a kind.
+    valid: [N, P] bool, the patches that count; None: all. See `score_batch`.
     """
 
     tokens: tuple[Tensor, ...]
@@ -52,6 +53,7 @@ class BatchFeatures:
     seconds: float = 0.0
     white: float | None = None
     notes: tuple[str, ...] = ()
+    valid: Tensor | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -17,10 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..bank.arguments import free_id
-from ..bank.stream import tokens_of, white_of_bank
+from ..bank.stream import features_of, joined, white_of_bank
 from ..errors import ImageError, InputError
 from ..files import locked
 from ..progress import StageProgress, stage_bars
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..bank.own_distances import LeaveOneOut
     from ..bank.reference_bank import ReferenceBank
-    from ..features.extraction import Extractor
+    from ..features.extraction import BatchFeatures, Extractor
     from ..musc import MuSc
 
 __all__ = ["Watch", "WatchSettings", "watching"]
@@ -175,7 +173,7 @@ class Watch:
         if len(paths) < wanted:
             return
         most = wanted if references else self.settings.start
-        tokens: dict[str, tuple[Tensor, ...]] = {}
+        features: dict[str, BatchFeatures] = {}
         states = []
         self._first.clear()
         self.held.fit(paths[: 2 * most])
@@ -190,24 +188,24 @@ class Watch:
                 self._record([read])
                 yield read
             elif read is not None:
-                tokens[str(path)] = read
+                features[str(path)] = read
                 states.append((time, state))
-            if len(tokens) == most:
+            if len(features) == most:
                 break
-        if len(tokens) >= wanted:
-            yield from self._add_first(tokens, states, references=references)
+        if len(features) >= wanted:
+            yield from self._add_first(features, states, references=references)
 
     def _add_first(
         self,
-        tokens: dict[str, tuple[Tensor, ...]],
+        features: dict[str, BatchFeatures],
         states: list[tuple[str, FileState]],
         *,
         references: bool,
     ) -> Iterator[Row]:
         """Put the first images into the bank and record them; those that stand apart go again."""
         with self.held.changing():
-            layers = [torch.cat(layer) for layer in zip(*tokens.values(), strict=True)]
-            self.bank.add(layers, list(tokens))
+            layers, valid = joined(list(features.values()))
+            self.bank.add(layers, list(features), valid=valid)
             judge = self.held.judge()
             found = judge.held
             assert found is not None  # of two images or more
@@ -249,7 +247,7 @@ class Watch:
                 self._record([read])
             return read
         references, number = len(self.bank), self.bank.added
-        scores = self.bank.score(read)
+        scores = self.bank.score(read.tokens, valid=read.valid)
         raw_score = float(scores.raw_image_scores[0])
         said = self.held.judge().of_new(raw_score)
         row = replace(
@@ -260,22 +258,23 @@ class Watch:
         self._record([row])
         with self.held.changing():
             if row.is_held:
-                self.bank.add(read, [free_id(row.path, self.bank.ids)], scores=[raw_score])
+                ids = [free_id(row.path, self.bank.ids)]
+                self.bank.add(read.tokens, ids, scores=[raw_score], valid=read.valid)
             else:
                 self.bank.pass_over()
         return row
 
-    def _read(self, path: Path, time: str, state: FileState) -> tuple[Tensor, ...] | Row | None:
-        """The tokens of a file, or the row of one that cannot be read.
+    def _read(self, path: Path, time: str, state: FileState) -> BatchFeatures | Row | None:
+        """The features of a file, or the row of one that cannot be read.
 
         None where the file has the content of its line, or changes while it is read: then the next
         look finds it.
         """
         row = self.held.done.get(str(path))
-        found: tuple[Tensor, ...] | Row | None = None
+        found: BatchFeatures | Row | None = None
         if row is None or not row.sha256 or not row.is_of(state):
             try:
-                found = tokens_of(self.bank, self._extractor, path)
+                found = features_of(self.bank, self._extractor, path)
             except ImageError as error:
                 found = _unreadable(path, error, time, state)
             if not state.is_now(path):
@@ -311,7 +310,7 @@ class Watch:
         if row.flagged != "1" or not self.settings.pictures or not row.state.is_now(path):
             return
         held = self.held.judge().held
-        usual = 0.0 if held is None else float(held.patch_scores.median())
+        usual = 0.0 if held is None else held.usual
         white = self.bank.source.get("white")
         reading = replace(self._extractor.reading, white=white)
         with suppress(ImageError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..bank.arguments import free_id
 from ..bank.file import source_in
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import new_bank, source_of, tokens_of, white_of_bank
+from ..bank.stream import features_of, new_bank, source_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -158,18 +158,21 @@ class WatchedBank:
         self.remove(removed)
 
     def _take_up_image(self, row: Row, *, here: bool) -> None:
-        tokens = None
+        features = None
         if here:
             with suppress(ImageError):
-                tokens = tokens_of(self.bank, self.musc.extractor, row.path)
+                features = features_of(self.bank, self.musc.extractor, row.path)
         with self.changing():
-            if tokens is None:
+            if features is None:
                 self.bank.pass_over()
             else:
                 self.bank.add(
-                    tokens, [free_id(row.path, self.bank.ids)], scores=[float(row.raw_score)]
+                    features.tokens,
+                    [free_id(row.path, self.bank.ids)],
+                    scores=[float(row.raw_score)],
+                    valid=features.valid,
                 )
-        if tokens is None and row.is_held:
+        if features is None and row.is_held:
             self.gone.append(row.path)
 
     @contextmanager

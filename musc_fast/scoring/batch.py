@@ -17,12 +17,13 @@ from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
 from ..settings import DegreeFusion, ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
-from .checkpoint import Checkpoint, checkpoint_folder, parts_of
+from .checkpoint import Checkpoint, checkpoint_folder, digest, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .tiles import tiled
 from .token_files import write_dataset
+from .valid import Valid, valid_patches, valid_references
 
 
 @torch.no_grad()
@@ -34,6 +35,8 @@ def score_batch(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
+    reference_valid: Valid | None = None,
     degrees: Sequence[int] = (1, 3, 5),
     topmin: tuple[float, float] = (0.0, 0.3),
     neighbors: Sequence[int] = (1, 2, 3),
@@ -61,6 +64,9 @@ def score_batch(
     grid: (H, W) with H W = P; None takes a square.
     prefix_tokens: leading tokens (class and register tokens) that are dropped.
     image_size: int or (h, w) of the anomaly maps; None keeps the grid.
+    valid: [N, P] bool, the patches that count; None: all. The others are references of no patch,
+        score 0, and are 0 in the maps; LNAMD pools them like all.
+    reference_valid: [M, P] bool, those of the references.
     degrees: odd neighbourhood sides of LNAMD.
     topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
     neighbors: the k of RsCIN.
@@ -104,11 +110,15 @@ def score_batch(
             None if references is None else token_layers("references", references, prefix_tokens)
         )
         check_layers(layers, others)
+        counted = valid_patches("valid", valid, layers[0])
+        others_counted = valid_references(reference_valid, others)
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = tiled(resolve(backend, layers[0].device).operators(), shape, settings)
-        others, lists = _sample_references(layers, others, max_references)
+        others, others_counted, lists = _sample_references(
+            layers, others, others_counted, max_references
+        )
         mapped = folder if in_files(tokens) else None
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
@@ -116,38 +126,52 @@ def score_batch(
         store = (
             None
             if checkpoint is None
-            else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
+            else _checkpoint(
+                checkpoint,
+                [*layers, *(others or ())],
+                {"valid": counted, "reference_valid": others_counted},
+                shape,
+                settings,
+            )
         )
         parts = parts_of(layers[0].shape[0], store is not None)
-        search = _BatchSearch(pooling, settings, parts, others, lists)
+        search = _BatchSearch(pooling, settings, parts, others, others_counted, lists)
         with scoring_progress(progress) as on_progress:
             means = mean_over_passes(
-                layers, pooling, search, checkpoint=store, on_progress=on_progress
+                layers, pooling, search, valid=counted, checkpoint=store, on_progress=on_progress
             )
         del search  # and with it LNAMD's results of the references
-        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
+        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
 
 
 def _sample_references(
-    layers: list[Tensor], others: list[Tensor] | None, max_references: int | None
-) -> tuple[list[Tensor] | None, Tensor | None]:
-    """The references, and the images that each is scored against where those are not all."""
+    layers: list[Tensor],
+    others: list[Tensor] | None,
+    valid: Tensor | None,
+    max_references: int | None,
+) -> tuple[list[Tensor] | None, Tensor | None, Tensor | None]:
+    """The references, which of their patches count, and the images that each is scored against
+    where those are not all.
+    """
     if max_references is None:
-        return others, None
+        return others, valid, None
     if others is None:
-        return None, sample_others(layers[0], max_references)
+        return None, None, sample_others(layers[0], max_references)
     chosen = sample_references(others[0], max_references)
-    return (others if chosen is None else [layer[chosen] for layer in others]), None
+    if chosen is None:
+        return others, valid, None
+    return [layer[chosen] for layer in others], None if valid is None else valid[chosen], None
 
 
 def _checkpoint(
     folder: str | os.PathLike[str],
     layers: list[Tensor],
+    valid: dict[str, Tensor | None],
     grid: tuple[int, int],
     settings: ScoringSettings,
 ) -> Checkpoint:
     """The checkpoint of a run on these layers, references included."""
-    decisive = {
+    decisive: dict[str, Any] = {
         "grid": list(grid),
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
@@ -156,6 +180,7 @@ def _checkpoint(
         "max_references": settings.max_references,
         "backend": resolve(settings.backend, layers[0].device).name,
         **settings.of_tiles(),
+        **{name: digest(each) for name, each in valid.items() if each is not None},
     }
     return Checkpoint(folder, layers, decisive)
 
@@ -165,6 +190,7 @@ class _BatchSearch:
 
     parts: the images that are scored together.
     references: [M, Q, C] a layer; None: the batch itself.
+    reference_valid: [M, Q] bool, their patches that count; None: all.
     lists: [N, K], the images that each is scored against; None: all others.
     """
 
@@ -174,9 +200,11 @@ class _BatchSearch:
         settings: ScoringSettings,
         parts: list[Part],
         references: list[Tensor] | None,
+        reference_valid: Tensor | None,
         lists: Tensor | None,
     ) -> None:
         self.parts = parts
+        self._reference_valid = reference_valid
         self._pooling, self._settings = pooling, settings
         self._references, self._lists = references, lists
         self._pooled_layer = -1
@@ -211,6 +239,6 @@ class _BatchSearch:
         if self._pooled_layer != place.layer:
             self._pooled = []  # the memory of the layer before is free before the next is pooled
             layer = self._references[place.layer]
-            self._pooled = self._pooling.pool_in_memory(layer)
+            self._pooled = self._pooling.pool_in_memory(layer, self._reference_valid)
             self._pooled_layer = place.layer
         return self._pooled[place.degree]

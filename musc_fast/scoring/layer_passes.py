@@ -25,6 +25,7 @@ from ..progress import Progress
 from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
+from .valid import overwrite, without_ignored
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
 _BLOCK = 8 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
@@ -75,25 +76,39 @@ class Pooling:
     settings: ScoringSettings
     folder: str | None = None
 
-    def pool(self, layer: Tensor, wanted: Sequence[bool]) -> Iterator[Tensor | None]:
-        """The results of layer [N, P, C] one by one; may be None where one is not wanted."""
+    def pool(
+        self, layer: Tensor, wanted: Sequence[bool], valid: Tensor | None = None
+    ) -> Iterator[Tensor | None]:
+        """The results of layer [N, P, C] one by one; may be None where one is not wanted.
+
+        valid: [N, P] bool, the patches that count, see `scoring.valid`; None: all.
+        """
         if not any(wanted):
             yield from (None for _ in wanted)
         elif len(layer) == 0:  # a process without images
             yield from (layer.float() for _ in wanted)
         elif self.folder is None:
-            yield from self.pool_in_memory(layer)
+            yield from self.pool_in_memory(layer, valid)
         else:
             for degrees, needed in zip(self._degrees_of_results(), wanted, strict=True):
-                yield self._pool_into_file(self.folder, layer, degrees) if needed else None
+                if not needed:
+                    yield None
+                    continue
+                z = self._pool_into_file(self.folder, layer, degrees)
+                overwrite(z, valid)
+                yield z
 
-    def pool_in_memory(self, layer: Tensor) -> list[Tensor]:
-        """The results of layer [N, P, C] in memory."""
-        if not self._fused:
-            return self.operators.lnamd(layer, self.grid, self.settings.degrees)
-        z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
-        self._pool_into(z, layer, self.settings.degrees)
-        return [z]
+    def pool_in_memory(self, layer: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
+        if self._fused:
+            z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
+            self._pool_into(z, layer, self.settings.degrees)
+            results = [z]
+        else:
+            results = self.operators.lnamd(layer, self.grid, self.settings.degrees)
+        for z in results:
+            overwrite(z, valid)
+        return results
 
     @property
     def _fused(self) -> bool:
@@ -132,12 +147,14 @@ def mean_over_passes(
     pooling: Pooling,
     search: PassSearch,
     *,
+    valid: Tensor | None = None,
     checkpoint: Checkpoint | None = None,
     first_image: int = 0,
     on_progress: Progress,
 ) -> Tensor:
     """Mean of MSM over all passes of layers [N, P, C] -> [N, P] float64.
 
+    valid: [N, P] bool, the patches that count; the others score 0. None: all.
     checkpoint: where the scores of finished parts are kept, and taken from.
     first_image: the place of image 0 in the whole batch, by which the checkpoint names a part.
     """
@@ -148,7 +165,7 @@ def mean_over_passes(
     for index, layer in enumerate(layers):
         places = [Pass(index * degrees + k, index, k) for k in range(degrees)]
         todo = [search.missing(store.absent(place.index)) for place in places]
-        pooled = pooling.pool(layer, [bool(each) for each in todo])
+        pooled = pooling.pool(layer, [bool(each) for each in todo], valid)
         for place, missing, z in zip(places, todo, pooled, strict=True):
             for part in sorted(set(range(len(search.parts))) - set(missing)):
                 first, last = search.parts[part]
@@ -166,7 +183,7 @@ def mean_over_passes(
                     total[first:last].add_(stored.to(total.device))
                     tell.to_search -= 1
             on_progress(_FRACTIONS * (place.index + 1), count * _FRACTIONS)
-    return total / count
+    return without_ignored(total / count, valid)
 
 
 @dataclass(frozen=True)

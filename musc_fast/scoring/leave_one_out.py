@@ -13,6 +13,7 @@ from ..progress import Progress
 from ..settings import ScoringSettings
 from .batch import score_batch
 from .scores import BatchScores
+from .valid import Valid
 
 
 def leave_one_out(
@@ -22,6 +23,7 @@ def leave_one_out(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
     """Raw scores of n images, each against the n - 1 others.
@@ -47,6 +49,7 @@ def leave_one_out(
         grid=grid,
         prefix_tokens=prefix_tokens,
         image_size=image_size,
+        valid=valid,
         progress=progress,
         **ranks.keywords(),
     )

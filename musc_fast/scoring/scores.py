@@ -41,17 +41,41 @@ class BatchScores:
         return f"{text}, maps {height} x {width}"
 
 
+def anomaly_map(patch_scores: Tensor, size: tuple[int, int], valid: Tensor | None = None) -> Tensor:
+    """The anomaly map [h, w] of patch scores [H, W].
+
+    valid: [H, W] bool, the patches that count; None: all. A pixel of a patch that does not count is
+        0; the others are interpolated among patches that count alone, so that neither side bleeds
+        into the other and a peak at the border keeps its height.
+    """
+    if valid is None:
+        return reference.upsample(patch_scores[None], size)[0]
+    weights = valid.to(patch_scores.dtype)
+    sums = reference.upsample(torch.stack([patch_scores * weights, weights]), size)
+    shown = valid
+    for axis, (pixels, patches) in enumerate(zip(size, valid.shape, strict=True)):
+        middles = 2 * torch.arange(pixels, device=valid.device) + 1  # of pixels, in half pixels
+        shown = shown.index_select(axis, middles * patches // (2 * pixels))
+    # A map smaller than the grid may have a pixel of a patch that counts among none that do.
+    return torch.where(shown & (sums[1] > 0), sums[0] / sums[1], 0.0)
+
+
 def make_scores(
     patch_scores: Tensor,
     image_size: tuple[int, int],
     cls_tokens: Tensor | None,
     neighbors: Sequence[int],
+    valid: Tensor | None = None,
 ) -> BatchScores:
-    """Maps and image scores of patch scores [N, H, W] float64."""
+    """Maps and image scores of patch scores [N, H, W] float64.
+
+    valid: [N, H W] bool, the patches that count; None: all.
+    """
+    counted = None if valid is None else valid.view(patch_scores.shape)
     count = patch_scores.shape[0]
     maps = torch.empty((count, *image_size), dtype=torch.float32, device=patch_scores.device)
     for i in range(count):  # a float64 map is held for one image at a time
-        maps[i] = reference.upsample(patch_scores[i : i + 1], image_size)[0]
+        maps[i] = anomaly_map(patch_scores[i], image_size, None if counted is None else counted[i])
     raw = maps.flatten(1).amax(dim=1)
     scores = raw.clone() if cls_tokens is None else ops.rscin(raw, cls_tokens, neighbors)
     return BatchScores(patch_scores.float(), maps, raw, scores)

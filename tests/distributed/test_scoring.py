@@ -64,6 +64,19 @@ def test_ranks_give_the_bits_of_one_process(
     assert same(found, score_batch(layers, cls_tokens=classes, **how))
 
 
+@pytest.mark.parametrize("counts", [[4, 3], [2, 0, 5]])
+def test_patches_that_do_not_count_over_ranks(tmp_path: Path, counts: list[int]) -> None:
+    layers, others = batch(7), batch(4)
+    valid = torch.rand(11, 16, generator=torch.Generator().manual_seed(1)) < 0.6
+    valid[:, 3] = True
+    valid[0] = True
+    how: dict[str, Any] = {"image_size": 9, "valid": valid[:7]}
+    found = run(counts, tmp_path / "out", layers, checkpoint=tmp_path / "kept", **how)
+    assert same(found, score_batch(layers, **how))
+    how |= {"references": others, "reference_valid": valid[7:]}
+    assert same(run(counts, tmp_path / "out2", layers, **how), score_batch(layers, **how))
+
+
 def test_one_layer_may_be_a_plain_tensor(tmp_path: Path) -> None:
     layers = batch(5)[:1]
     found = run([3, 2], tmp_path / "out", layers, single=True)
