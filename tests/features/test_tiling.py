@@ -27,7 +27,8 @@ SIDE = 96  # of a tile: 6 x 6 patches of 16 pixels, one shared with the next
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     weights = tiny_weights(tmp_path_factory.mktemp("weights"))
-    return load_backbone(TINY, weights=weights, image_size=SIDE, feature_precision="fp32")
+    how: dict[str, Any] = {"engine": "torch", "feature_precision": "fp32"}
+    return load_backbone(TINY, weights=weights, image_size=SIDE, **how)
 
 
 def texture(seed: int, side: int = 256) -> Image.Image:
@@ -85,13 +86,13 @@ def test_tokens_are_those_of_the_tiles(backbone: Backbone) -> None:
     for layer, tokens in zip(found.tokens, each.tokens, strict=True):
         grid = layer[0, 1:].view(11, 16, -1)
         last = tokens[5, 1:].view(6, 6, -1)
-        torch.testing.assert_close(grid[6:, 11:], last[1:, 1:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(grid[6:, 11:], last[1:, 1:], rtol=0, atol=1e-4)
         first, second = (tokens[k, 1:].view(6, 6, -1) for k in (0, 1))
         shared = (first[:5, 5] + second[:5, 0]) / 2
-        torch.testing.assert_close(grid[:5, 5], shared, rtol=0, atol=1e-5)
-        torch.testing.assert_close(layer[0, :1], tokens[:, :1].mean(dim=0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(grid[:5, 5], shared, rtol=0, atol=1e-4)
+        torch.testing.assert_close(layer[0, :1], tokens[:, :1].mean(dim=0), rtol=0, atol=1e-4)
     mean = functional.normalize(each.cls_tokens.mean(dim=0, keepdim=True), dim=1)
-    torch.testing.assert_close(found.cls_tokens, mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.cls_tokens, mean, rtol=0, atol=1e-5)
 
 
 def maps_of(backbone: Backbone, tiles: tuple[int, int], images: list[Any]) -> Tensor:

@@ -23,7 +23,13 @@ from musc_fast.runs.watch import WatchSettings
 
 LONG, SQUARE = (96, 240), (192, 192)  # of pictures; the default input is 160 x 160
 LONG_SIZE = (96, 256)  # of the backbone for long ones: 6 x 16 of 100 patches
-HOW: dict[str, Any] = {"recipe": "paper", "degrees": (1,), "use_cls": False}
+HOW: dict[str, Any] = {  # torch: OpenVINO would convert a model for every size
+    "recipe": "paper",
+    "degrees": (1,),
+    "use_cls": False,
+    "engine": "torch",
+    "feature_precision": "fp32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +197,16 @@ def test_a_bank_of_other_tiles_is_refused(weights: Path, tmp_path: Path) -> None
 def test_score_tells_what_it_took(weights: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "images", (240, 600))
     words = ["score", tmp_path / "images", "--out", tmp_path / "out", "--backbone", TINY]
-    words += ["--weights", weights, "--recipe", "paper", "--no-rscin", "--no-maps"]
+    words += [
+        "--weights",
+        weights,
+        "--engine",
+        "torch",
+        "--recipe",
+        "paper",
+        "--no-rscin",
+        "--no-maps",
+    ]
     done = CliRunner().invoke(app, [*map(str, words), "--tiles", "2x3", "--tile-margin", "1"])
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "out" / "run.json").read_text())
