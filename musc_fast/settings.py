@@ -82,10 +82,10 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
-    tiles: (rows, columns): the grid is cut into so many tiles, and a patch is compared with the
-        patches of the same tile of the other images, and with those around that tile. None: with
-        all patches.
-    tile_margin: how many patches around a tile count; None: a quarter of its shorter side.
+    tiles: (rows, columns): the grid is of so many tiles, and a patch is compared with the patches
+        of about the same place of the other images: all that lie within `tile_margin` rows and
+        columns of its own, and some up to three times as far. None: with all patches.
+    tile_margin: None: a quarter of a tile's shorter side.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """

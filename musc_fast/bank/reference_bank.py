@@ -54,7 +54,7 @@ class ReferenceBank:
     `score_and_add` lets nothing between its score and its addition.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills; with
-    `tiles` more by the patches around each, about twice.
+    `tiles` (4 x layers x degrees + 2), since blocks of the grid are kept with their surroundings.
     Raises InputError naming the argument.
     """
 

@@ -53,8 +53,8 @@ TilesOption = Annotated[
 TileMarginOption = Annotated[
     int | None,
     typer.Option(
-        help="With --tiles: how many patches around a tile are compared too, for parts that do "
-        "not lie still. Default: a quarter of a tile.",
+        help="With --tiles: how many patches off its own place a patch may find its like, for "
+        "parts that do not lie still. Default: a quarter of a tile.",
         show_default=False,
         metavar="N",
         rich_help_panel=BEYOND,

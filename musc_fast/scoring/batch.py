@@ -77,10 +77,11 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
-    tiles: (rows, columns): the grid is cut into so many tiles, and a patch is compared with the
-        patches of the same tile of the other images, and with those around that tile: less work on
-        large grids, for parts that lie still. None: with all patches.
-    tile_margin: how many patches around a tile count; None: a quarter of its shorter side.
+    tiles: (rows, columns): the grid is of so many tiles, and a patch is compared with the patches
+        of about the same place of the other images: all that lie within `tile_margin` rows and
+        columns of its own, and some up to three times as far. Less work on large grids, for parts
+        that lie still. None: with all patches.
+    tile_margin: None: a quarter of a tile's shorter side.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).

@@ -1,8 +1,11 @@
-"""The search among the patches of the same place: tile by tile, each with a margin around it.
+"""The search among the patches of about the same place: block by block, with a margin around.
 
 On a grid of many patches the whole search grows with the square of their number, and a patch finds
-twins at places that have nothing to do with its own. Here every tile is searched by itself, with
-the operators of the backend, so that all that is exact stays exact.
+twins at places that have nothing to do with its own. Here every block of the grid is searched by
+itself, with the operators of the backend, so that all that is exact stays exact.
+
+Blocks are twice as wide as the margin, for which the work is least: a block of side b with margin m
+takes (b + 2 m)^4 / b^2 comparisons a patch.
 """
 
 from __future__ import annotations
@@ -18,46 +21,51 @@ from ..backends.base import KeptReferences, Operators
 from ..errors import InputError
 from ..settings import ScoringSettings, SearchOptions
 
-_FRACTIONS = 1000  # progress is told in thousandths of a tile
+_FRACTIONS = 1000  # progress is told in thousandths of a block
 _MARGIN = 4  # a tile's shorter side, divided by this, is the margin where none is given
+_LEAST = 4  # patches a side of a block, at least
 
 
 @dataclass(frozen=True)
 class Window:
-    """A tile and the patches around it, as places on the flat grid, int64.
+    """A block and the patches around it, as places on the flat grid, int64.
 
-    tile: [p], the patches of the tile. around: [q], those of the window, the tile among them.
-    within: [p], the places of the tile's patches among the window's.
+    block: [p], the patches of the block. around: [q], those of the window, the block among them.
+    within: [p], the places of the block's patches among the window's.
     """
 
-    tile: Tensor
+    block: Tensor
     around: Tensor
     within: Tensor
 
 
-def windows_of(
-    grid: tuple[int, int], tiles: tuple[int, int], margin: int | None = None
-) -> list[Window]:
-    """The windows of a grid that is cut into (rows, columns) of tiles, row by row.
-
-    margin: patches around a tile that count; None: a quarter of the shorter side of a tile.
+def margin_of(grid: tuple[int, int], settings: ScoringSettings) -> int:
+    """How many patches around a block count.
 
     Raises InputError where there are more tiles than patches in a row or column.
     """
+    tiles = settings.tiles or (1, 1)
     if tiles[0] > grid[0] or tiles[1] > grid[1]:
         raise InputError(
             f"tiles: found {tiles[0]} x {tiles[1]}, the grid has {grid[0]} x {grid[1]} patches"
         )
-    if margin is None:
-        margin = min(grid[0] // tiles[0], grid[1] // tiles[1]) // _MARGIN
+    if settings.tile_margin is not None:
+        return settings.tile_margin
+    return min(grid[0] // tiles[0], grid[1] // tiles[1]) // _MARGIN
+
+
+def windows_of(grid: tuple[int, int], margin: int) -> list[Window]:
+    """The windows of a grid with a margin around each block, row by row."""
+    side = max(2 * margin, _LEAST)
+    counts = [-(-patches // side) for patches in grid]
     places = torch.arange(grid[0] * grid[1], dtype=torch.int64, device="cpu").view(grid)
     windows = []
-    for row, column in itertools.product(range(tiles[0]), range(tiles[1])):
-        spans = [_span(grid[0], tiles[0], row), _span(grid[1], tiles[1], column)]
+    for row, column in itertools.product(range(counts[0]), range(counts[1])):
+        spans = [_span(grid[0], counts[0], row), _span(grid[1], counts[1], column)]
         (top, bottom), (left, right) = spans
         (above, below), (before, after) = (
-            (max(0, first - margin), min(side, last + margin))
-            for (first, last), side in zip(spans, grid, strict=True)
+            (max(0, first - margin), min(patches, last + margin))
+            for (first, last), patches in zip(spans, grid, strict=True)
         )
         around = places[above:below, before:after]
         within = torch.arange(around.numel(), dtype=torch.int64, device="cpu").view(around.shape)
@@ -76,10 +84,10 @@ def _span(side: int, parts: int, part: int) -> tuple[int, int]:
 
 
 def tiled(operators: Operators, grid: tuple[int, int], settings: ScoringSettings) -> Operators:
-    """The operators that compare patches of the same tile alone; the same ones without tiles."""
+    """The operators that compare patches of about the same place alone; the same without tiles."""
     if settings.tiles is None:
         return operators
-    search = _TiledSearch(operators, windows_of(grid, settings.tiles, settings.tile_margin))
+    search = _TiledSearch(operators, windows_of(grid, margin_of(grid, settings)))
     return replace(
         operators,
         patch_to_image=search.patch_to_image,
@@ -92,7 +100,7 @@ def tiled(operators: Operators, grid: tuple[int, int], settings: ScoringSettings
 
 
 class _TiledSearch:
-    """The operators of the search, tile by tile; signatures as in `backends.base`.
+    """The operators of the search, block by block; signatures as in `backends.base`.
 
     One window of all images is copied at a time.
     """
@@ -113,7 +121,7 @@ class _TiledSearch:
                 if told is not None:
                     told(share, _FRACTIONS * count)
 
-            places = (window.tile, window.around, window.within)
+            places = (window.block, window.around, window.within)
             moved = Window(*(each.to(device) for each in places))
             yield moved, replace(options, on_progress=None if told is None else on_progress)
 
@@ -125,10 +133,10 @@ class _TiledSearch:
         for window, own in self.each_window(options, z.device):
             if references is None:
                 distances = self._base.patch_to_image(z[:, window.around], None, own)
-                found[:, window.tile] = distances[:, window.within]
+                found[:, window.block] = distances[:, window.within]
             else:
-                found[:, window.tile] = self._base.patch_to_image(
-                    z[:, window.tile], references[:, window.around], own
+                found[:, window.block] = self._base.patch_to_image(
+                    z[:, window.block], references[:, window.around], own
                 )
         return found
 
@@ -139,10 +147,10 @@ class _TiledSearch:
         for window, own in self.each_window(options, z.device):
             if references is None:
                 scores = self._base.msm(z[:, window.around], None, k_min, k_max, own)
-                found[:, window.tile] = scores[:, window.within]
+                found[:, window.block] = scores[:, window.within]
             else:
-                found[:, window.tile] = self._base.msm(
-                    z[:, window.tile], references[:, window.around], k_min, k_max, own
+                found[:, window.block] = self._base.msm(
+                    z[:, window.block], references[:, window.around], k_min, k_max, own
                 )
         return found
 
@@ -159,10 +167,10 @@ class _TiledSearch:
         for part in parts:
             found = z.new_empty((part[1] - part[0], z.shape[1]), dtype=torch.float32)
             for window, own in self.each_window(options, z.device):
-                queries = z[:, window.around if references is None else window.tile]
+                queries = z[:, window.around if references is None else window.block]
                 others = None if references is None else references[:, window.around]
                 (scores,) = self._base.msm_parts(queries, others, k_min, k_max, [part], own, lists)
-                found[:, window.tile] = scores[:, window.within] if references is None else scores
+                found[:, window.block] = scores[:, window.within] if references is None else scores
             yield found
 
     def between(self, a: Tensor, b: Tensor, options: SearchOptions) -> tuple[Tensor, Tensor]:
@@ -171,7 +179,7 @@ class _TiledSearch:
         for window, own in self.each_window(options, a.device):
             forth = self._base.between(a[:, window.around], b[:, window.around], own)
             for found, distances in zip((there, back), forth, strict=True):
-                found[:, window.tile] = distances[:, window.within]
+                found[:, window.block] = distances[:, window.within]
         return there, back
 
     def nearest_images(
@@ -182,12 +190,12 @@ class _TiledSearch:
         images = z.new_empty(shape, dtype=torch.int64)
         patches = torch.empty_like(images)
         for window, own in self.each_window(options, z.device):
-            queries = z[:, window.around if references is None else window.tile]
+            queries = z[:, window.around if references is None else window.block]
             others = None if references is None else references[:, window.around]
             found = self._base.nearest_images(queries, others, k, own)
             kept = [each[:, window.within] if references is None else each for each in found]
-            distances[:, window.tile], images[:, window.tile] = kept[0], kept[1]
-            patches[:, window.tile] = window.around[kept[2]]
+            distances[:, window.block], images[:, window.block] = kept[0], kept[1]
+            patches[:, window.block] = window.around[kept[2]]
         return distances, images, patches
 
     def keep_references(
@@ -201,7 +209,7 @@ class _TiledSearch:
 
 
 class _TiledReferences:
-    """References whose operands are kept tile by tile."""
+    """References whose operands are kept block by block."""
 
     def __init__(self, search: _TiledSearch, kept: list[KeptReferences]) -> None:
         self._search, self._kept = search, kept
@@ -218,5 +226,5 @@ class _TiledReferences:
         found = z.new_empty(z.shape[:2], dtype=torch.float32)
         windows = self._search.each_window(options, z.device)
         for kept, (window, own) in zip(self._kept, windows, strict=True):
-            found[:, window.tile] = kept.msm(z[:, window.tile], k_min, k_max, own)
+            found[:, window.block] = kept.msm(z[:, window.block], k_min, k_max, own)
         return found
