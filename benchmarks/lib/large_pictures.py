@@ -35,9 +35,9 @@ class _Part:
 def draw_boards(folder: Path, *, seed: int = 5, good: int = GOOD, bad: int = BAD) -> Path:
     """Draw circuit boards below `folder` in the layout of MVTec AD; returns the category's folder.
 
-    A defective board has a chip with one bent pin, or lacks one of its small parts, which are 30 x
-    14 pixels: 1% of the side. The boards lie still; each part is placed within 3 pixels and has a
-    shade of its own, and each picture has noise and light of its own.
+    A defective board has a chip with one bent pin, or lacks one of its small parts, which are 48 x
+    18 pixels, about 1% of the side. The boards lie still; each part is placed within 2 pixels, and
+    each picture has noise and light of its own.
     """
     rng = np.random.default_rng(seed)
     layout = _board_layout(rng)
@@ -105,13 +105,13 @@ def _board(
     places = [n for n, part in enumerate(layout) if part.kind == wanted]
     hit = int(rng.choice(places)) if places else -1
     for number, part in enumerate(layout):
-        left, top = (int(v) for v in np.add((part.left, part.top), rng.integers(-3, 4, 2)))
+        left, top = (int(v) for v in np.add((part.left, part.top), rng.integers(-2, 3, 2)))
         if part.kind == "small":
             if number == hit:
-                box = (left - 6, top - 4, left + 36, top + 18)
+                box = (left - 6, top - 4, left + 42, top + 22)
                 ImageDraw.Draw(mask).rectangle(box, fill=255)
             else:
-                _small_part(pen, left, top, int(rng.integers(-12, 13)))
+                _small_part(pen, left, top)
             continue
         bent = int(rng.integers(0, 22)) if number == hit else -1
         box = _chip(pen, left, top, bent)
@@ -120,12 +120,10 @@ def _board(
     return _photo(image, rng), mask
 
 
-def _small_part(pen: ImageDraw.ImageDraw, left: int, top: int, shade: int) -> None:
-    pen.rectangle(
-        (left, top, left + 30, top + 14), fill=(_TAN[0] + shade, _TAN[1] + shade, _TAN[2])
-    )
-    for end in (left, left + 24):
-        pen.rectangle((end, top, end + 6, top + 14), fill=_METAL)
+def _small_part(pen: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    pen.rectangle((left, top, left + 36, top + 18), fill=_TAN)
+    for end in (left - 6, left + 34):
+        pen.rectangle((end, top, end + 8, top + 18), fill=_METAL)
 
 
 def _chip(pen: ImageDraw.ImageDraw, left: int, top: int, bent: int) -> _Box:
@@ -135,7 +133,7 @@ def _chip(pen: ImageDraw.ImageDraw, left: int, top: int, bent: int) -> _Box:
     for k in range(22):
         x = left + 10 + k % 11 * _PITCH
         y, out = (top, -_LENGTH) if k < 11 else (top + high, _LENGTH)
-        lean = 12 if k == bent else 0
+        lean = 16 if k == bent else 0
         foot = (x + lean, y + out)
         corners = [(x, y), (x + _PIN, y), (foot[0] + _PIN, foot[1]), foot]
         pen.polygon(corners, fill=_METAL)
