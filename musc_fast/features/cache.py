@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -17,6 +18,7 @@ from ..errors import MuscFastWarning
 from ..files import replacing
 from ..progress import StageProgress
 from .extraction import BatchFeatures, Extractor
+from .tiling import Tiling
 
 _FORMAT = 3  # part of the key; raise it when the layout of the file or the preprocessing changes
 
@@ -50,7 +52,8 @@ def extract_cached(
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = replace(_load(file, names, extractor), white=white)
+            stored = _load(file, names, extractor.tiling, extractor.backbone.device)
+            features = replace(stored, white=white)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
@@ -94,8 +97,9 @@ def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None
     return digest.hexdigest()[:40]
 
 
-def _load(file: Path, names: tuple[str, ...], extractor: Extractor) -> BatchFeatures:
-    device = extractor.backbone.device
+def _load(
+    file: Path, names: tuple[str, ...], tiling: Tiling, device: torch.device
+) -> BatchFeatures:
     with safe_open(file, framework="pt") as stored:
         keys = set(stored.keys())
         layers = sorted(int(key.split(".")[1]) for key in keys if key.startswith("tokens."))
@@ -111,7 +115,7 @@ def _load(file: Path, names: tuple[str, ...], extractor: Extractor) -> BatchFeat
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
-            tiling=extractor.tiling,
+            tiling=tiling,
             notes=tuple(json.loads(stored.metadata()["notes"])),
             valid=stored.get_tensor("valid").to(device) if "valid" in keys else None,
         )

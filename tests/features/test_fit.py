@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,6 +22,7 @@ def apart(one: float, other: float) -> float:
     return max(one / other, other / one)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(1 / 16, 16))
 def test_a_size_keeps_the_ratio_and_the_budget(ratio: float) -> None:
     height, width = size_for(ratio, DEFAULT, PATCH)
@@ -37,6 +38,7 @@ def test_sizes_of_known_pictures() -> None:
     assert size_for(1000.0, DEFAULT, PATCH) == size_for(16.0, DEFAULT, PATCH)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 30_000), st.integers(1, 30_000))
 def test_tiles_are_bounded_and_enlarge_nothing(height: int, width: int) -> None:
     tiles = tiles_for((height, width), DEFAULT)

@@ -38,7 +38,7 @@ def texture(seed: int, side: int = 256) -> Image.Image:
     return Image.fromarray((squares + rng.normal(0, 6, (side, side))).clip(0, 255).astype(np.uint8))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     tiles=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     tile=st.tuples(st.integers(2, 20), st.integers(2, 20)),
@@ -59,6 +59,7 @@ def test_what_depends_on_the_place_alone_is_stitched_as_it_is(
     torch.testing.assert_close(stitched(tiling, cut), means(picture), rtol=0, atol=1e-5)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     tiles=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     tile=st.tuples(st.integers(2, 40), st.integers(2, 40)),
