@@ -255,7 +255,8 @@ class MuSc:
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings
         return (
-            f"<MuSc {backbone.spec.name} at {self.size_text.replace('x', ' x ')}, recipe {self.recipe}, "
+            f"<MuSc {backbone.spec.name} at {self.size_text.replace('x', ' x ')}, "
+            f"recipe {self.recipe}, "
             f"{backbone.engine} {backbone.precision} on {backbone.device}, "
             f"backend {settings.backend}>"
         )
