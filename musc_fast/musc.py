@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any, Literal
 
 import torch
 
@@ -20,9 +22,11 @@ from .datasets.find_images import find_images
 from .datasets.ignored import Ignore, IgnoredRegions
 from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
-from .features.backbone import checked_device
-from .features.batch_images import ImageLike, Images, as_sequence, check_apart
+from .features.backbone import checked_device, refuse_second
+from .features.batch_images import ImageLike, Images, as_sequence, check_apart, refuse_one_image
 from .features.extraction import BatchFeatures, Extractor
+from .features.fit import Open, Tiles, asks_auto, check_tiles_alone
+from .features.fits_images import FitsImages
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
@@ -39,6 +43,7 @@ from .settings import (
     ScoringSettings,
     Similarity,
     Switch,
+    check_similarity,
     checked_align,
     whole_number,
 )
@@ -47,7 +52,7 @@ from .threshold import Rule
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
 
 
-class MuSc:
+class MuSc(FitsImages):
     """Zero-shot anomaly scores of a batch of images.
 
         scores = MuSc("dinov2-vit-s-14").score(["a.png", "b.png", "c.png"])
@@ -55,7 +60,8 @@ class MuSc:
     backbone: a name from `musc_fast.features.available_backbones()`, `open_clip:NAME/PRETRAINED`,
         `timm:NAME`, or a loaded `Backbone`.
     image_size: int or (h, w), a multiple of the patch; images are squashed to it. None takes the
-        backbone's own.
+        backbone's own. "auto" keeps the shape of the images of a batch with as many patches as
+        that has, see `features.fit`.
     blocks: 0-based blocks whose tokens are used; None takes those of the recipe.
     weights: a local weight file.
     offline: never ask a hub or a package index.
@@ -75,6 +81,9 @@ class MuSc:
     ignore: what is left out of every picture: the file of a mask (what is not black is left out), a
         bool array [h, w], a box "x,y,w,h%" in percent of the picture, or several of these. Patches
         of which more than a quarter is ignored are not scored, and nothing is compared with them.
+    tiles: (rows, columns): images are resized to so many inputs of the backbone, cut into them, and
+        searched tile by tile; for large images with small defects. "auto" takes tiles where images
+        are four times as large as the input or more. None: none.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -88,7 +97,7 @@ class MuSc:
         self,
         backbone: str | Backbone = DEFAULT_BACKBONE,
         *,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | Literal["auto"] | None = None,
         blocks: Sequence[int] | None = None,
         weights: str | os.PathLike[str] | None = None,
         offline: bool = False,
@@ -115,6 +124,8 @@ class MuSc:
         max_pixels: int | None = None,
         align: Align = "off",
         ignore: Ignore | None = None,
+        tiles: Tiles = None,
+        tile_margin: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
@@ -140,34 +151,38 @@ class MuSc:
             similarity=similarity,
             copies=chosen.copies if copies is None else copies,
             repeats=repeats,
+            tiles=None if isinstance(tiles, str) else tiles,
+            tile_margin=tile_margin,
         )
-        if use_cls and similarity == "salient":
-            raise InputError(
-                "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
-                "smooths scores by the most anomalous patches; leave one of them out"
-            )
+        check_similarity(use_cls, similarity)
+        check_tiles_alone(tiles, tile_margin, ignored is not None or align != "off")
+        self._open = Open(asks_auto("image_size", image_size), asks_auto("tiles", tiles))
         if isinstance(backbone, Backbone):
-            _refuse_second(image_size, blocks, weights, engine, feature_precision)
+            refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
         else:
             resolve(backend, checked_device(device))  # before the model is loaded
-            self.backbone = load_backbone(
-                backbone,
-                image_size=image_size,
-                blocks=chosen.blocks(backbone) if blocks is None else blocks,
-                weights=None if weights is None else Path(weights),
-                device=device,
-                offline=offline,
-                progress=notify,
-                engine=engine,
-                feature_precision=feature_precision,
-            )
+            chosen_blocks = chosen.blocks(backbone) if blocks is None else blocks
+            file = None if weights is None else Path(weights)
+            how: dict[str, Any] = {"device": device, "offline": offline, "progress": notify}
+            load = partial(load_backbone, backbone, blocks=chosen_blocks, weights=file, **how)
+            self._load = partial(load, engine=engine, feature_precision=feature_precision)
+            size = None if isinstance(image_size, str) else image_size
+            self.backbone = self._load(image_size=size)
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
         self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
         self.extractor = Extractor(
-            self.backbone, batch_size, reading, cls=self.use_cls, align=align, ignored=ignored
+            self.backbone,
+            batch_size,
+            reading,
+            cls=self.use_cls,
+            align=align,
+            ignored=ignored,
+            tiles=self.settings.tiles,
         )
+        self.notes = ()
+        self._fitted = None
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -204,18 +219,20 @@ class MuSc:
                 references = as_sequence(references)
                 check_apart(images, references)
             others = () if references is None else references
-            white = self.extractor.white_of(images, others)
+            musc = self.fitted(images, others)
+            white = musc.extractor.white_of(images, others)
             extract = partial(
-                self.extract,
+                musc.extract,
                 white=white,
-                alignment=self.extractor.alignment_of(images, others, white=white),
+                alignment=musc.extractor.alignment_of(images, others, white=white),
                 progress=on_progress,
             )
             query = extract(images)
             good = None if references is None else extract(references)
-            scores = self.score_features(query, good, progress=on_progress)
-            scale = self.scale_for(judge, good, progress=on_progress)
-            reading = replace(self.extractor.reading, white=white)
+            scores = musc.score_features(query, good, progress=on_progress)
+            scale = musc.scale_for(judge, good, progress=on_progress)
+            self.timings = musc.timings
+            reading = replace(musc.extractor.reading, white=white)
             return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
     def scale_for(
@@ -232,10 +249,11 @@ class MuSc:
 
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings
-        size = " x ".join(map(str, backbone.image_size))
         return (
-            f"<MuSc {backbone.spec.name} at {size}, recipe {self.recipe}, {backbone.engine} "
-            f"{backbone.precision} on {backbone.device}, backend {settings.backend}>"
+            f"<MuSc {backbone.spec.name} at {self.size_text.replace('x', ' x ')}, "
+            f"recipe {self.recipe}, "
+            f"{backbone.engine} {backbone.precision} on {backbone.device}, "
+            f"backend {settings.backend}>"
         )
 
     def score_features(
@@ -249,20 +267,25 @@ class MuSc:
 
         The maps of images that were moved onto a frame come back in the images' own frames;
         `patch_scores` are on the grid of the frame. Warns of copies, and of defects that repeat, by
-        name.
+        name. Raises InputError where the references were resized or cut otherwise than the images.
         """
         start = perf_counter()
+        if references is not None and references.tiling != query.tiling:
+            raise InputError(
+                f"references: found {references.image_size} in {references.tiling.tiles} tiles, "
+                f"wanted {query.image_size} in {query.tiling.tiles}, as the images"
+            )
         result = score_batch(
             query.tokens,
             cls_tokens=query.cls_tokens if self.use_cls else None,
             references=None if references is None else references.tokens,
-            grid=self.backbone.grid,
+            grid=query.grid,
             prefix_tokens=self.backbone.prefix_tokens,
-            image_size=self.backbone.image_size,
+            image_size=query.image_size,
             valid=query.valid,
             reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
-            **self.settings.keywords(),
+            **replace(self.settings, tiles=query.tiling.tiles).keywords(),
         )
         result = in_own_frames(result, query)
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
@@ -282,16 +305,20 @@ class MuSc:
         """
         return leave_one_out(
             references.tokens,
-            self.settings,
-            grid=self.backbone.grid,
+            replace(self.settings, tiles=references.tiling.tiles),
+            grid=references.grid,
             prefix_tokens=self.backbone.prefix_tokens,
-            image_size=self.backbone.image_size,
+            image_size=references.image_size,
             valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
-        """An empty `ReferenceBank` for this backbone and these settings."""
+        """An empty `ReferenceBank` for this backbone and these settings.
+
+        Raises InputError where size or tiles are "auto" still: `fitted` decides them.
+        """
+        self._open.refuse("new_bank")
         return new_bank(self.extractor, self.settings, capacity, evict=evict)
 
     def stream(
@@ -315,11 +342,16 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        own = self.extractor
-        extractor = Extractor(
-            self.backbone, 1, own.reading, cls=False, align=own.align, ignored=own.ignored
-        )
-        yield from stream(extractor, self.settings, images, bank=bank, start=start)
+        musc: MuSc = self
+        refuse_one_image(images)
+        if self._open.any and bank is not None:
+            musc = self.fitted_to_bank(bank.source)
+        elif self._open.any and isinstance(start, int):
+            rest = iter(images)
+            first = list(islice(rest, max(start, 0)))
+            musc, images = self.fitted(first), chain(first, rest)
+        extractor = musc.extractor.like(musc.backbone, batch_size=1, cls=False)
+        yield from stream(extractor, musc.settings, images, bank=bank, start=start)
 
     def extract(
         self,
@@ -330,7 +362,11 @@ class MuSc:
         alignment: Alignment | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
-        """Return the features of the images; see `features.extraction.Extractor.extract`."""
+        """Return the features of the images; see `features.extraction.Extractor.extract`.
+
+        Raises InputError where size or tiles are "auto" still: `fitted` decides them.
+        """
+        self._open.refuse("extract")
         return self.extractor.extract(
             images, skip_bad=skip_bad, white=white, alignment=alignment, progress=progress
         )
@@ -339,19 +375,3 @@ class MuSc:
 def in_own_frames(scores: BatchScores, features: BatchFeatures) -> BatchScores:
     """The scores of images with their maps in the images' own frames, not in the batch's."""
     return replace(scores, anomaly_maps=own_maps(scores.anomaly_maps, features.frames))
-
-
-def _refuse_second(
-    image_size: object, blocks: object, weights: object, engine: str, feature_precision: str
-) -> None:
-    """Raise InputError where an argument that a loaded backbone has decided is given, too."""
-    given = {
-        "image_size": image_size,
-        "blocks": blocks,
-        "weights": weights,
-        "engine": None if engine == "auto" else engine,
-        "feature_precision": None if feature_precision == "auto" else feature_precision,
-    }
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"{name} is that of the loaded backbone; give it to one only")

@@ -97,6 +97,10 @@ class ScoringSettings:
         class tokens (RsCIN), or "salient", the most anomalous patches (RsCon of MuSc-V2).
     copies: "auto" leaves an image out as a reference of its copies.
     repeats: "auto" leaves links between images that share a defect out.
+    tiles: (rows, columns): the grid is of so many tiles, and a patch is compared with the patches
+        of about the same place of the other images: all that lie within `tile_margin` rows and
+        columns of its own, and some up to three times as far. None: with all patches.
+    tile_margin: None: a quarter of a tile's shorter side.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -114,6 +118,8 @@ class ScoringSettings:
     similarity: Similarity = "class"
     copies: Switch = "off"
     repeats: Switch = "off"
+    tiles: tuple[int, int] | None = None
+    tile_margin: int | None = None
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -134,10 +140,13 @@ class ScoringSettings:
                 "repeats: they show in the distances to all images; leave max_references out, or "
                 "repeats"
             )
+        object.__setattr__(self, "tiles", checked_tiles(self.tiles))
+        if self.tile_margin is not None:
+            whole_number("tile_margin", self.tile_margin, 0)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
-        for name in ("memory_limit", "max_references"):
+        for name in ("memory_limit", "max_references", "tile_margin"):
             _set_whole(self, name)
 
     def keywords(self) -> dict[str, Any]:
@@ -147,14 +156,16 @@ class ScoringSettings:
     def unusual(self) -> dict[str, Any]:
         """Those of the settings of this kind that decide patch scores and are not the paper's.
 
-        They go into the keys of what is kept, so that what was kept without them stays good.
+        They go into the keys of what is kept, as JSON holds them, so that what was kept without
+        them stays good.
         """
-        plain = {"pooling": "lnamd", "temperature": 1.0}
-        return {
+        plain = {"pooling": "lnamd", "temperature": 1.0, "tiles": None, "tile_margin": None}
+        found = {
             name: getattr(self, name)
             for name, usual in plain.items()
             if getattr(self, name) != usual
         }
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
 
     @property
     def searches_a_layer(self) -> int:
@@ -234,6 +245,15 @@ def check_temperature(temperature: float, pooling: str) -> None:
         )
 
 
+def check_similarity(use_cls: bool | None, similarity: Similarity) -> None:
+    """Raise InputError where class tokens are asked for and would be idle."""
+    if use_cls and similarity == "salient":
+        raise InputError(
+            "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
+            "smooths scores by the most anomalous patches; leave one of them out"
+        )
+
+
 def check_switch(name: str, value: str) -> None:
     """Raise InputError unless value is one of SWITCHES."""
     if not isinstance(value, str) or value not in SWITCHES:
@@ -246,6 +266,16 @@ def checked_align(align: str) -> Align:
         if isinstance(align, str) and align == known:
             return known
     raise InputError(f"align: found {align!r}, wanted one of {', '.join(ALIGNS)}")
+
+
+def checked_tiles(tiles: object) -> tuple[int, int] | None:
+    """Rows and columns of tiles as ints, None for one tile; InputError unless they are such."""
+    if tiles is None:
+        return None
+    if not isinstance(tiles, Sequence) or len(tiles) != 2 or not _whole(tiles):
+        raise InputError(f"tiles: found {tiles!r}, wanted (rows, columns), 1 or more each")
+    rows, columns = int(tiles[0]), int(tiles[1])
+    return None if rows * columns == 1 else (rows, columns)
 
 
 def check_max_references(count: int | None) -> None:

@@ -63,7 +63,7 @@ class Scorer:
             )
         backbone = self.musc.backbone
         found = backbone.extract(backbone.normalise(images), cls=cls)
-        return _features(found.tokens, found.cls_tokens)
+        return self._features(found.tokens, found.cls_tokens)
 
     def collect(self, images: Tensor, names: Sequence[str]) -> None:
         """Take images for the bank; a name that was collected before is not taken again."""
@@ -102,7 +102,7 @@ class Scorer:
         self.bank.add(layers, names)
         self._kept = {}
         if measure and len(names) > 1:
-            self.scale = self.musc.leave_one_out(_features(layers)).raw_image_scores
+            self.scale = self.musc.leave_one_out(self._features(layers)).raw_image_scores
 
     def level(self, false_alarms: float | None) -> tuple[float | None, float]:
         """The raw score from which on one new image is flagged, and a score to show as 0.5.
@@ -143,7 +143,9 @@ class Scorer:
                 f"images: found {count}, wanted 2 or more (ten or more for useful scores): "
                 "zero_shot scores the images of a test against each other"
             )
-        return self.musc.score_features(_features(tokens, torch.cat(classes) if classes else None))
+        return self.musc.score_features(
+            self._features(tokens, torch.cat(classes) if classes else None)
+        )
 
     def state(self) -> dict[str, Any]:
         """The bank's file as bytes, and the scale: what torch loads with weights_only=True."""
@@ -187,9 +189,10 @@ class Scorer:
             )
         return self.bank
 
-
-def _features(tokens: _Layers, cls_tokens: Tensor | None = None) -> BatchFeatures:
-    """Features of images that came as tensors, without names and files."""
-    count = len(tokens[0])
-    names = tuple(f"image {k}" for k in range(count))
-    return BatchFeatures(tokens, cls_tokens, names, tuple(range(count)), ((0, 0),) * count)
+    def _features(self, tokens: _Layers, cls_tokens: Tensor | None = None) -> BatchFeatures:
+        """Features of images that came as tensors, without names and files."""
+        count = len(tokens[0])
+        names = tuple(f"image {k}" for k in range(count))
+        sizes = ((0, 0),) * count
+        tiling = self.musc.extractor.tiling
+        return BatchFeatures(tokens, cls_tokens, names, tuple(range(count)), sizes, tiling)

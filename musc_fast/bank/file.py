@@ -87,6 +87,19 @@ def save_bank(path: str | os.PathLike[str], bank: Contents) -> None:
             os.fsync(written.fileno())  # before the rename, so that a crash leaves the old or new
 
 
+def source_in(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the tokens of a bank's file come from, by its header; empty where that cannot be read.
+
+    `load_bank` says what is wrong with such a file.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            source = json.loads((stored.metadata() or {})["about"])["settings"]["source"]
+            return dict(source)
+    except Exception:  # a damaged file may raise anything
+        return {}
+
+
 def load_bank(path: str | os.PathLike[str], source: Mapping[str, Any] | None) -> Contents:
     """The bank of a file; BankError where it is not what is wanted."""
     try:
@@ -129,8 +142,8 @@ def _parsed(
         settings["source"] = {**_EARLIER, **stored}
     if source is not None:
         _check_source(path, settings["source"], json.loads(json.dumps(dict(source))))
-    for name in ("grid", "image_size", "topmin", "degrees", "neighbors"):
-        if isinstance(settings[name], list):
+    for name in ("grid", "image_size", "topmin", "degrees", "neighbors", "tiles"):
+        if isinstance(settings.get(name), list):
             settings[name] = tuple(settings[name])
     entries = [Entry(*entry) for entry in found["entries"]]
     added = found["added"]

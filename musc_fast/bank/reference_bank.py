@@ -26,6 +26,7 @@ from .own_distances import LeaveOneOut
 from .scored import Held
 from .slots import Slots
 
+__all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]
 _KEPT = ("degrees", "topmin", "neighbors", "degree_fusion", "copies", "repeats")
 
 
@@ -50,7 +51,8 @@ class ReferenceBank:
 
     Several threads may use one bank: each call, `score_and_add` too, is whole before the next.
 
-    Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
+    Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills; with
+    `tiles` (4 x layers x degrees + 2), since blocks of the grid are kept with their surroundings.
     Raises InputError naming the argument.
     """
 
@@ -74,19 +76,18 @@ class ReferenceBank:
         temperature: float = 1.0,
         copies: Switch = "off",
         repeats: Switch = "off",
+        tiles: tuple[int, int] | None = None,
+        tile_margin: int | None = None,
     ) -> None:
-        self.scoring = ScoringSettings(
-            degrees,
-            topmin,
-            neighbors,
-            backend,
-            precision,
-            memory_limit,
+        self.scoring = replace(
+            ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit),
             degree_fusion=degree_fusion,
             pooling=pooling,
             temperature=temperature,
             copies=copies,
             repeats=repeats,
+            tiles=tiles,
+            tile_margin=tile_margin,
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..progress import Progress
 from ..scoring.arguments import grid_of
 from ..scoring.layer_passes import Pooling
+from ..scoring.tiles import tiled
 from ..scoring.valid import without_ignored
 from ..settings import ScoringSettings
 from .own_distances import OwnDistances
@@ -103,7 +104,8 @@ class Slots:
 
     def operators(self, layer: Tensor) -> Operators:
         """Those of the backend for the device of `layer`."""
-        return resolve(self._scoring.backend, layer.device).operators()
+        operators = resolve(self._scoring.backend, layer.device).operators()
+        return tiled(operators, grid_of(self._grid, layer.shape[1], 0), self._scoring)
 
     def pooling(self, layer: Tensor) -> Pooling:
         """LNAMD of layers like this [N, P, C]."""

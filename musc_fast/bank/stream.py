@@ -132,15 +132,14 @@ def new_bank(
     *,
     evict: Eviction = "oldest",
 ) -> ReferenceBank:
-    """An empty bank for the tokens of `extractor` and these settings."""
-    backbone = extractor.backbone
+    """An empty bank for the tokens that `extractor` gives and these settings."""
     return ReferenceBank(
         capacity,
         evict=evict,
         source=source_of(extractor, settings),
-        grid=backbone.grid,
-        prefix_tokens=backbone.prefix_tokens,
-        image_size=backbone.image_size,
+        grid=extractor.tiling.grid,
+        prefix_tokens=extractor.backbone.prefix_tokens,
+        image_size=extractor.tiling.image_size,
         degrees=settings.degrees,
         topmin=settings.topmin,
         neighbors=settings.neighbors,

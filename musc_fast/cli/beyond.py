@@ -86,3 +86,24 @@ AlignOption = Annotated[
         rich_help_panel=BEYOND,
     ),
 ]
+TilesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Look closer at large images with small defects: cut each into ROWSxCOLS tiles, as "
+        "3x4, with the backbone run on every tile, and compare the same places alone. auto: tiles "
+        "where images are large enough. As many times slower as there are tiles. Default: none.",
+        show_default=False,
+        metavar="RxC",
+        rich_help_panel=BEYOND,
+    ),
+]
+TileMarginOption = Annotated[
+    int | None,
+    typer.Option(
+        help="With --tiles: how many patches off its own place a patch may find its like, for "
+        "parts that do not lie still. Default: a quarter of a tile.",
+        show_default=False,
+        metavar="N",
+        rich_help_panel=BEYOND,
+    ),
+]

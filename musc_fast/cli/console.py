@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,12 +164,17 @@ def print_marked(mark: str, style: str, text: str) -> None:
     errors.print(line, soft_wrap=True)
 
 
-def load(arguments: dict[str, Any]) -> MuSc:
-    """`MuSc(**arguments)`, while standard error shows what is being fetched or converted."""
+def load(arguments: dict[str, Any], images: Sequence[Path] = ()) -> MuSc:
+    """`MuSc(**arguments)`, while standard error shows what is being fetched or converted.
+
+    images: what is scored together, to which a size or tiles that are "auto" are fitted.
+    """
     from ..musc import MuSc
 
     with _loading(named("loading ", arguments["backbone"])) as notify:
         musc = MuSc(**arguments, notify=notify)
+        if images:
+            musc = musc.fitted(images)
     if talk.verbose:
         print_plain(what_is_used(musc), to=errors, wrap=False)
     return musc
@@ -207,7 +212,7 @@ def what_is_used(musc: MuSc) -> str:
     from ..runs.record import chosen_backend
 
     backbone = musc.backbone
-    side = "x".join(map(str, backbone.image_size))
+    side = musc.size_text
     blocks = ",".join(map(str, backbone.blocks))
     return (
         f"using {backbone.spec.name} ({backbone.source}) at {side}, blocks {blocks}, recipe "

@@ -69,7 +69,9 @@ def evaluate(
     temperature: beyond.TemperatureOption = 1.0,
     similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
-    size: options.SizeOption = None,
+    size: options.SizeOption = "auto",
+    tiles: beyond.TilesOption = None,
+    tile_margin: beyond.TileMarginOption = None,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
     engine: options.EngineOption = "auto",
@@ -157,11 +159,21 @@ def _evaluate(
                 on_kept=kept.append,
                 progress=on_progress,
             )
-    side = "x".join(map(str, musc.backbone.image_size))
-    title = f"{arguments['backbone']} at {side}, {protocol} protocol"
+    title = f"{arguments['backbone']} at {_sizes(results)}, {protocol} protocol"
     write_finished(out, key, results, title)
     _print(results, title, kept, out)
     return results
+
+
+def _sizes(results: Sequence[Result]) -> str:
+    """The sizes, and the tiles, that the categories were scored at: "392x392 and 616x252"."""
+    found = []
+    for result in results:
+        text = "x".join(map(str, result["image_size"]))
+        if result["tiles"]:
+            text += f" in {'x'.join(map(str, result['tiles']))} tiles"
+        found += [text] if text not in found else []
+    return " and ".join(found)
 
 
 def _files_of(categories: Sequence[Category]) -> Iterator[Path]:

@@ -34,9 +34,8 @@ BackboneOption = Annotated[
 SizeOption = Annotated[
     str | None,
     typer.Option(
-        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. "
-        "Default: the backbone's own.",
-        show_default=False,
+        help="Side, or HEIGHT,WIDTH, to which images are squashed; a multiple of the patch. auto: "
+        "the backbone's own, but in the shape of the images where they are far from square.",
         metavar="H,W",
         rich_help_panel=BACKBONE,
     ),
@@ -255,12 +254,24 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
-def size(option: str, text: str) -> int | tuple[int, int]:
-    """ "392" -> 392, "392,784" -> (392, 784) as height, width."""
+def size(option: str, text: str) -> int | tuple[int, int] | Literal["auto"]:
+    """ "392" -> 392, "392,784" -> (392, 784) as height, width; "auto" stays."""
+    if text.strip() == "auto":
+        return "auto"
     values = whole_numbers(option, text.replace("x", ","))
     if len(values) > 2 or min(values) < 1:
         raise InputError(f"{option}: found {text!r}, wanted one side or HEIGHT,WIDTH in pixels")
     return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def tiles(option: str, text: str) -> tuple[int, int] | Literal["auto"]:
+    """ "3x4" -> (3, 4) as rows, columns; "auto" stays."""
+    if text.strip() == "auto":
+        return "auto"
+    match = re.fullmatch(r"\s*(\d{1,3})\s*[x,]\s*(\d{1,3})\s*", text)
+    if match is None or not int(match[1]) * int(match[2]):
+        raise InputError(f"{option}: found {text!r}, wanted auto or ROWSxCOLUMNS, as 3x4")
+    return int(match[1]), int(match[2])
 
 
 def pair(option: str, text: str) -> tuple[float, float]:
@@ -289,6 +300,7 @@ def count(option: str, text: str) -> int:
 
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "size": size,
+    "tiles": tiles,
     "degrees": whole_numbers,
     "topmin": pair,
     "neighbors": whole_numbers,
@@ -299,6 +311,8 @@ _ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names diffe
 _MUSC_OPTIONS = (
     "backbone",
     "size",
+    "tiles",
+    "tile_margin",
     "recipe",
     "degrees",
     "topmin",

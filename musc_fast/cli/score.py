@@ -73,7 +73,9 @@ def score(
     temperature: beyond.TemperatureOption = 1.0,
     similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
-    size: options.SizeOption = None,
+    size: options.SizeOption = "auto",
+    tiles: beyond.TilesOption = None,
+    tile_margin: beyond.TileMarginOption = None,
     weights: options.WeightsOption = None,
     offline: options.OfflineOption = False,
     engine: options.EngineOption = "auto",
@@ -125,7 +127,7 @@ def score(
         check_json_target(Path(json), out)
     with printing_to_errors() if to_stdout else nullcontext():
         with interruptible("no result was written, an earlier one is untouched"), joined():
-            musc = load(arguments)
+            musc = load(arguments, job.inputs)
             with stages() as on_progress:
                 batch = job.run(musc, progress=on_progress)
         if batch is None:  # rank 0 prints

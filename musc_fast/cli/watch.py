@@ -46,7 +46,9 @@ def watch(
         ),
     ] = None,
     backbone: options.BackboneOption = "dinov2-vit-s-14",
-    size: options.SizeOption = None,
+    size: options.SizeOption = "auto",
+    tiles: beyond.TilesOption = None,
+    tile_margin: beyond.TileMarginOption = None,
     capacity: Annotated[
         int | None,
         typer.Option(help="Images a new bank holds at most. Default: 200.", show_default=False),

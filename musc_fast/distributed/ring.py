@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..progress import Progress
 from ..scoring.checkpoint import Checkpoint
 from ..scoring.layer_passes import Part, Pass, Pooling, mean_over_passes
+from ..scoring.tiles import tiled
 from ..settings import SearchOptions
 from .ranks import Ranks
 from .shards import Shard
@@ -59,7 +60,8 @@ class Ring:
         self.rounds = self._agree_on_rounds(limit)
         # A rank without images computes nothing, so the backend need not run on its machine.
         name = settings.backend if len(shard.layers[0]) else "reference"
-        self._operators = resolve(name, shard.layers[0].device).operators()
+        operators = resolve(name, shard.layers[0].device).operators()
+        self._operators = tiled(operators, shard.grid, settings)
         self._options = SearchOptions(settings.precision, limit // 2)
         self._bounds = reference.interval(settings.topmin, sum(shard.counts) - 1)
         self._checkpointed = False

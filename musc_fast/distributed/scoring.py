@@ -49,6 +49,8 @@ def score_shard(
     similarity: Similarity = "class",
     copies: Switch = "off",
     repeats: Switch = "off",
+    tiles: tuple[int, int] | None = None,
+    tile_margin: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -91,6 +93,8 @@ def score_shard(
         "similarity": similarity,
         "copies": copies,
         "repeats": repeats,
+        "tiles": tiles,
+        "tile_margin": tile_margin,
     }
 
     def check() -> None:

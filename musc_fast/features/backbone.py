@@ -98,15 +98,18 @@ class Backbone:
         height, width = self.image_size
         return f"Backbone({self.spec.name!r}, {height} x {width}, blocks {self.blocks})"
 
-    def preprocess(self, image: Image.Image | NDArray[np.float32]) -> torch.Tensor:
+    def preprocess(
+        self, image: Image.Image | NDArray[np.float32], size: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """Return an image as this backbone's input, [3, h, w] float32 on the CPU.
 
-        The image is squashed to `image_size` without a crop (bicubic for CLIP, bilinear for timm
-        models) and normalised with the model's mean and std. `preprocessing.preprocess` says which
-        images there are. Several threads may call this.
+        The image is squashed to `size` (None: `image_size`) without a crop (bicubic for CLIP,
+        bilinear for timm models) and normalised with the model's mean and std.
+        `preprocessing.preprocess` says which images there are. Several threads may call this.
         """
         tower = self._tower
-        return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
+        wanted = self.image_size if size is None else size
+        return preprocess(image, wanted, self.spec.interpolation, tower.mean, tower.std)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Return images [N, 3, h, w] in 0..1, of `image_size`, as this backbone's input.
@@ -318,3 +321,19 @@ def _fingerprint(spec: BackboneSpec, tower: Tower, digest: str) -> str:
         *(repr(tower.mean), repr(tower.std)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def refuse_second(
+    image_size: object, blocks: object, weights: object, engine: str, feature_precision: str
+) -> None:
+    """Raise InputError where an argument that a loaded backbone has decided is given, too."""
+    given = {
+        "image_size": image_size,
+        "blocks": blocks,
+        "weights": weights,
+        "engine": None if engine == "auto" else engine,
+        "feature_precision": None if feature_precision == "auto" else feature_precision,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is that of the loaded backbone; give it to one only")

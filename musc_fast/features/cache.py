@@ -20,6 +20,7 @@ from ..files import replacing
 from ..progress import StageProgress
 from ..registration import Alignment, Frames
 from .extraction import BatchFeatures, Extractor
+from .tiling import Tiling
 
 _FORMAT = 3  # part of the key; raise it when the layout of the file or the preprocessing changes
 
@@ -56,7 +57,8 @@ def extract_cached(
     names = tuple(str(path) for path in paths)
     if file.is_file():
         try:
-            features = replace(_load(file, names, extractor.backbone.device), white=white)
+            stored = _load(file, names, extractor.tiling, extractor.backbone.device)
+            features = replace(stored, white=white)
         except (SafetensorError, KeyError, ValueError):
             file.unlink()
         else:
@@ -96,8 +98,9 @@ def feature_key(
     """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, engine and precision, with the presence of class tokens, with the white level, with what
-    images are brought onto and what is ignored, and with the contents and order of the images.
+    type, engine and precision, with tiles, with the presence of class tokens, with the white level,
+    with what images are brought onto and what is ignored, and with the contents and order of the
+    images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
@@ -106,13 +109,16 @@ def feature_key(
         frame = None if alignment is None or alignment.frame is None else alignment.frame.as_json()
         parts += [extractor.align, alignment is None, frame]
     parts += [] if extractor.ignored is None else [extractor.ignored.key]
+    parts += () if extractor.tiling.is_whole else (extractor.tiling,)
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:40]
 
 
-def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeatures:
+def _load(
+    file: Path, names: tuple[str, ...], tiling: Tiling, device: torch.device
+) -> BatchFeatures:
     with safe_open(file, framework="pt") as stored:
         keys = set(stored.keys())
         layers = sorted(int(key.split(".")[1]) for key in keys if key.startswith("tokens."))
@@ -128,6 +134,7 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             names=names,
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
+            tiling=tiling,
             notes=tuple(json.loads(stored.metadata()["notes"])),
             frames=_frames(stored) if "frames" in keys else None,
             valid=stored.get_tensor("valid").to(device) if "valid" in keys else None,

@@ -24,9 +24,10 @@ from ..registration import Alignment, Frame, Frames, Place, frames_of
 from ..scratch import require_memory
 from ..settings import Align, ReadSettings, checked_align
 from .alignment import align_batch
-from .backbone import Backbone
+from .backbone import Backbone, Features
 from .batch_images import ImageLike, Images, as_sequence, peekable, picture_of, unreadable
 from .mixture import is_grey, mixture_note
+from .tiling import Tiling, checked_tiling, extract_tiled
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class BatchFeatures:
     names: [N], the name of each image in messages and results: its path, or "image 3".
     sources: [N], the place of each image among the images given.
     sizes: [N], (height, width) of each image in pixels as read from its file.
+    tiling: how the images were cut; P patches lie on `grid`, maps are as large as `image_size`.
     bad: (name, reason) of each image that could not be read and was skipped.
     seconds: duration of the extraction; 0 for features from a cache.
     white: the white level of the images of more than 8 bits; None where there is none.
@@ -51,12 +53,23 @@ class BatchFeatures:
     names: tuple[str, ...]
     sources: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
+    tiling: Tiling
     bad: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     white: float | None = None
     notes: tuple[str, ...] = ()
     frames: Frames | None = None
     valid: Tensor | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of an image."""
+        return self.tiling.grid
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels to which the images were resized."""
+        return self.tiling.image_size
 
 
 def join_valid(parts: Sequence[BatchFeatures]) -> Tensor | None:
@@ -98,19 +111,36 @@ _Unreadable = tuple[str, str]
 class _Store:
     """Features of a known number of images; their tokens are written into their place."""
 
-    def __init__(self, backbone: Backbone, count: int, cls: bool) -> None:
+    def __init__(self, extractor: Extractor, count: int) -> None:
         self.count = count
         self.filled = 0
         self.layers: list[Tensor] = []
         self.classes: Tensor | None = None
-        self._backbone, self._cls = backbone, cls
+        self._extractor, self._backbone = extractor, extractor.backbone
 
     def extract(self, pixels: list[Tensor]) -> None:
         """Extract the features of the next images, each [3, h, w]."""
+        if not self._extractor.tiling.is_whole:
+            for picture in pixels:
+                self._extract_tiled(picture)
+            return
         end = self.filled + len(pixels)
         features = self._backbone.extract(
-            torch.stack(pixels), cls=self._cls, out=partial(self._places, end)
+            torch.stack(pixels), cls=self._extractor.cls, out=partial(self._places, end)
         )
+        self._take_classes(features, end)
+
+    def _extract_tiled(self, picture: Tensor) -> None:
+        """Extract the features of the next image, tile by tile."""
+        of, end = self._extractor, self.filled + 1
+        features = extract_tiled(of.backbone, of.tiling, picture, of.batch_size, cls=of.cls)
+        places = self._places(end, [layer.shape[1:] for layer in features.tokens])
+        for place, layer in zip(places, features.tokens, strict=True):
+            place.copy_(layer)
+        self._take_classes(features, end)
+
+    def _take_classes(self, features: Features, end: int) -> None:
+        """Keep the class tokens of the images up to `end`, which are then extracted."""
         if features.cls_tokens is not None:
             if self.classes is None:
                 self.classes = self._allocate(features.cls_tokens.shape[1:])
@@ -122,7 +152,8 @@ class _Store:
         if not self.layers:
             if self._backbone.device.type == "cpu":
                 each = 4 * sum(shape.numel() for shape in shapes)
-                require_memory(f"the features of {self.count} images", self.count * each)
+                tiles = self._extractor.tiling.in_words
+                require_memory(f"the features of {self.count} images{tiles}", self.count * each)
             self.layers = [self._allocate(shape) for shape in shapes]
         return [layer[self.filled : end] for layer in self.layers]
 
@@ -141,8 +172,11 @@ class Extractor:
         those after the last block asked for do not.
     align: whether images are brought onto one of them, see `MuSc`.
     ignored: what is left out of every picture; None: nothing.
+    tiles: (rows, columns) into which each image is cut; each tile is an input of the backbone.
+        None: one.
 
-    Raises InputError where no patch would be left.
+    tiling: how images are cut.
+    Raises InputError where no patch would be left, or the backbone's input is too small for tiles.
     """
 
     def __init__(
@@ -154,15 +188,36 @@ class Extractor:
         cls: bool = True,
         align: Align = "off",
         ignored: IgnoredRegions | None = None,
+        tiles: tuple[int, int] | None = None,
     ) -> None:
         self.align = checked_align(align)
         self.ignored = ignored
-        if ignored is not None:
-            ignored.patches(backbone.grid)
         self.backbone = backbone
+        self.tiling = checked_tiling(backbone, tiles)
+        if ignored is not None:
+            ignored.patches(self.tiling.grid)
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
         self.cls = cls
+
+    def like(
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int | None = None,
+        cls: bool | None = None,
+        tiles: tuple[int, int] | None = None,
+    ) -> Extractor:
+        """An extractor with this backbone and what is given, otherwise with what this one has."""
+        return Extractor(
+            backbone,
+            self.batch_size if batch_size is None else batch_size,
+            self.reading,
+            cls=self.cls if cls is None else cls,
+            align=self.align,
+            ignored=self.ignored,
+            tiles=tiles or self.tiling.tiles,
+        )
 
     def white_of(self, images: Images, *others: Images) -> float | None:
         """The one white level of images that are scored together, said where it was guessed.
@@ -213,7 +268,7 @@ class Extractor:
         start = perf_counter()
         white = self.white_of(images) if white is None else white
         alignment = self.alignment_of(images, white=white) if alignment is None else alignment
-        store = _Store(self.backbone, len(images), self.cls)
+        store = _Store(self, len(images))
         rows: list[tuple[int, str, tuple[int, int], bool, Place | None]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
@@ -237,9 +292,8 @@ class Extractor:
         sources, read, sizes, grey, places = zip(*rows, strict=True)
         frames = None if alignment.frame is None else frames_of(alignment.frame, read, places)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())
-        sentences += tuple(
-            note for note in (mixture_note(read, sizes, grey), alignment.note) if note
-        )
+        of_batch = (mixture_note(read, sizes, grey), self.tiling.note(sizes), alignment.note)
+        sentences += tuple(note for note in of_batch if note)
         sentences += frames.notes() if frames else ()
         for sentence in sentences:
             warnings.warn(sentence, MuscFastWarning, stacklevel=2)
@@ -249,6 +303,7 @@ class Extractor:
             names=read,
             sources=sources,
             sizes=sizes,
+            tiling=self.tiling,
             bad=tuple(bad),
             seconds=perf_counter() - start,
             white=white,
@@ -259,18 +314,22 @@ class Extractor:
 
     def _valid(self, store: _Store, frames: Frames | None) -> Tensor | None:
         """The patches that count, [N, P], those of the frame that each image shows; None: all."""
-        shown = None if frames is None else frames.covered(self.backbone.grid)
+        shown = None if frames is None else frames.covered(self.tiling.grid)
         valid = None if shown is None else torch.from_numpy(shown).to(self.backbone.device)
         if self.ignored is None:
             return valid
-        counts = torch.from_numpy(self.ignored.patches(self.backbone.grid)).flatten()
+        counts = torch.from_numpy(self.ignored.patches(self.tiling.grid)).flatten()
         kept = counts.to(self.backbone.device).repeat(store.filled, 1)
         return kept if valid is None else kept & valid
 
     def _read_ahead(
         self, images: Sequence[ImageLike] | Tensor, white: float | None, frame: Frame | None
     ) -> Iterator[list[_Input | _Unreadable]]:
-        """Yield batches of read images in order; two more batches are read meanwhile."""
+        """Yield batches of read images in order; two more batches are read meanwhile.
+
+        Of images in tiles, which are large, a batch is one.
+        """
+        size = self.batch_size if self.tiling.is_whole else 1
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             indices = iter(range(len(images)))
             waiting: list[Future[_Input | _Unreadable]] = []
@@ -278,11 +337,11 @@ class Extractor:
                 while True:
                     waiting += [
                         pool.submit(self._read, index, images[index], white, frame)
-                        for index in islice(indices, 3 * self.batch_size - len(waiting))
+                        for index in islice(indices, 3 * size - len(waiting))
                     ]
                     if not waiting:
                         return
-                    batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+                    batch, waiting = waiting[:size], waiting[size:]
                     yield [future.result() for future in batch]
             finally:
                 for future in waiting:
@@ -295,6 +354,7 @@ class Extractor:
         try:
             read, notes = picture_of(image, self.reading)
             grey, size = is_grey(read), _size_of(read)
+            self.tiling.check(size)
             picture = read.unit(white) if isinstance(read, DeepImage) else read
         except ImageError as error:
             text = str(error)
@@ -302,7 +362,7 @@ class Extractor:
         place = None
         if frame is not None:
             picture, place = frame.bring(picture)
-        pixels = self.backbone.preprocess(picture)
+        pixels = self.backbone.preprocess(picture, self.tiling.image_size)
         return _Input(index, name, size, pixels, notes, grey, place)
 
 

@@ -53,6 +53,7 @@ def evaluate(
 ) -> list[Result]:
     """Evaluate each category as one batch; write report.html, results.json and .csv in `out`.
 
+    musc: a size or tiles that are "auto" are fitted to each category.
     categories: the images with their labels and masks, which are used after scoring alone.
     out: a folder. `out`/reports/NAME.html shows the images of a category with their curves and
         worst misses, `out`/categories/NAME.json has its result.
@@ -75,13 +76,14 @@ def evaluate(
     for done, category in enumerate(categories):
         progress("categories", done, len(categories))
         file, page = category_files(out, category.name)
-        key = result_key(musc, category, protocol)
+        suited = musc.fitted([sample.image for sample in category.samples])
+        key = result_key(suited, category, protocol)
         result = None if force or not page.is_file() else _stored_result(file, key)
         if result is None:
             result = {
                 "key": key,
                 **evaluate_category(
-                    musc,
+                    suited,
                     category,
                     report=page,
                     protocol=protocol,
@@ -117,6 +119,7 @@ def evaluate_category(
         progress(f"{category.name}: {stage}", done, total)
 
     start = perf_counter()
+    musc = musc.fitted([sample.image for sample in category.samples])
     features = extract_cached(
         musc.extractor, [sample.image for sample in category.samples], cache, progress=on_progress
     )
@@ -136,6 +139,8 @@ def evaluate_category(
     result: Result = {
         "category": category.name,
         "images": len(category.samples),
+        "image_size": list(musc.backbone.image_size),
+        "tiles": batch.settings["tiles"],
         **measure(category, batch, protocol),
     }
     measured = perf_counter()

@@ -26,7 +26,7 @@ def chosen_backend(musc: MuSc) -> str:
 def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
     """The arguments `reading`, `valid` and `left_out` of a ScoredBatch of these features."""
     extractor, valid = musc.extractor, features.valid
-    grid = musc.backbone.grid
+    grid = features.grid
     return {
         "reading": replace(extractor.reading, white=features.white),
         "valid": (
@@ -53,9 +53,13 @@ def run_settings(
     seconds: what each stage took.
     """
     backbone, ignored = musc.backbone, musc.extractor.ignored
+    tiling = features.tiling
+    scoring = musc.settings.keywords()
+    scoring["tiles"] = None if tiling.is_whole else list(tiling.tiles)
+    scoring["tile_margin"] = None if tiling.is_whole else musc.settings.tile_margin
     names = features.names, () if references is None else references.names
     bad = [*features.bad, *(references.bad if references else ())]
-    notes = [*features.notes, *(references.notes if references else ())]
+    notes = [*musc.notes, *features.notes, *(references.notes if references else ())]
     return {
         "musc_fast": __version__,
         "torch": torch.__version__,
@@ -69,6 +73,7 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
+        "map_size": list(features.image_size),
         "align": musc.extractor.align,
         "align_frame": None if features.frames is None else features.frames.name,
         "align_moved": 0 if features.frames is None else int(features.frames.moved.sum()),
@@ -80,7 +85,7 @@ def run_settings(
         "feature_precision": backbone.precision,
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
-        **musc.settings.keywords(),
+        **scoring,
         "findings": list(sentences(scores, *names)),
         **record(scores, *names),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

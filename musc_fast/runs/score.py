@@ -46,6 +46,7 @@ class ScoreJob:
         colours, "image" each picture its own.
     threshold, expected_defect_rate, false_alarms, rule: how to decide, see `image_scores.Judge`.
     skip_bad: skip unreadable images instead of raising ImageError.
+    inputs: all files, those of the references too.
     reading: how files are read; None: as usual.
 
     Raises ImageError where a path is missing, a file is no image or a folder has none, InputError
@@ -83,12 +84,12 @@ class ScoreJob:
             )
         check_apart(self.images, self.references or ())
         self.out, self.maps, self.map_scale, self.skip_bad = out, maps, map_scale, skip_bad
-        self._inputs = [*self.images, *(self.references or ())]
-        check_target(out, self._inputs)
+        self.inputs = [*self.images, *(self.references or ())]
+        check_target(out, self.inputs)
         if launched()[0] == 0:  # the other ranks write nothing
             check_writable(out)
         if not skip_bad:
-            check_headers(self._inputs, reading or ReadSettings())
+            check_headers(self.inputs, reading or ReadSettings())
 
     def run(self, musc: MuSc, *, progress: bool | StageProgress = True) -> ScoredBatch | None:
         """Score and write the results folder; `out` holds complete results or what it held before.
@@ -99,14 +100,17 @@ class ScoreJob:
 
         progress: True draws bars, a function is called with (stage, done, total).
 
+        A size or tiles that are "auto" are fitted to the images and references.
+
         Raises ImageError listing the unreadable images unless `skip_bad`, and InputError where
         `out` has changed since the job was made and cannot take the results.
         """
         ranks = Ranks() if launched()[1] > 1 else None
+        musc = musc.fitted(self.images, self.references or ())
         if ranks is not None and ranks.rank > 0:
             self._score(musc, ranks, lambda stage, done, total: None)
             return None
-        with staged(self.out, self._inputs) as stage, stages_of(progress) as on_progress:
+        with staged(self.out, self.inputs) as stage, stages_of(progress) as on_progress:
             batch = self._score(musc, ranks, on_progress)
             assert batch is not None  # rank 0 has the scores
             self._write(stage, batch, on_progress)

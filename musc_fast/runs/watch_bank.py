@@ -7,13 +7,14 @@ scores, and gives up those that were found again to be defects; then it is as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
+from ..bank.file import source_in
 from ..bank.reference_bank import ReferenceBank
 from ..bank.stream import alignment_of_bank, features_of, new_bank, source_of, white_of_bank
 from ..errors import BankError, ImageError
@@ -32,6 +33,8 @@ class WatchedBank:
     """A bank, its file and its record.
 
     bank: the `ReferenceBank`.
+    musc: what the bank is made for; a size or tiles that are "auto" are those of the bank's file,
+        or become those of the first images.
     record: the file of the record.
     done: the latest line of each file. of_number: the line of each image.
     lines: how many lines the record has of images and unreadable files of the folder.
@@ -53,7 +56,8 @@ class WatchedBank:
         settings: WatchSettings,
         on_progress: StageProgress,
     ) -> None:
-        self._musc, self._file, self.record, self._settings = musc, file, record, settings
+        self._file, self.record, self._settings = file, record, settings
+        self.musc = musc.fitted_to_bank(source_in(file)) if file.exists() else musc
         self._rule = Rule(settings.threshold, settings.false_alarms)
         self.bank = self._of_file()
         self._check_settings()
@@ -80,16 +84,9 @@ class WatchedBank:
             self._changed = True
 
     def _of_file(self) -> ReferenceBank:
-        musc, settings = self._musc, self._settings
+        musc = self.musc
         if not self._file.exists():
-            wanted = {name: getattr(settings, name) for name in ("copies", "repeats")}
-            given = {name: value for name, value in wanted.items() if value is not None}
-            return new_bank(
-                musc.extractor,
-                replace(musc.settings, **given),
-                settings.new_capacity,
-                evict=settings.evict or "oldest",
-            )
+            return self._new_bank()
         return ReferenceBank.load(
             self._file,
             source=source_of(musc.extractor, musc.settings),
@@ -98,6 +95,25 @@ class WatchedBank:
             precision=musc.settings.precision,
             memory_limit=musc.settings.memory_limit,
         )
+
+    def _new_bank(self) -> ReferenceBank:
+        wanted = {name: getattr(self._settings, name) for name in ("copies", "repeats")}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return new_bank(
+            self.musc.extractor,
+            replace(self.musc.settings, **given),
+            self._settings.new_capacity,
+            evict=self._settings.evict or "oldest",
+        )
+
+    def fit(self, paths: Sequence[Path | str]) -> None:
+        """Decide a size or tiles that are "auto" by the first images, before the bank has any."""
+        if self.musc.is_fitted:
+            return
+        self.musc = self.musc.fitted(list(paths))
+        before, self.bank = self.bank.added, self._new_bank()
+        for _ in range(before):
+            self.bank.pass_over()
 
     def _check_settings(self) -> None:
         """Raise BankError where the bank was made with another setting than wanted."""
@@ -134,10 +150,12 @@ class WatchedBank:
                 "together; name other files"
             )
         here = {row.number for row in missing if row.is_held and is_here(row)}
-        first_images = [row.path for row in missing if row.number in here]
-        white_of_bank(self.bank, self._musc.extractor, first_images)
-        if first_images and not len(self.bank):
-            alignment_of_bank(self.bank, self._musc.extractor, first_images)
+        files = [row.path for row in missing if row.number in here]
+        if files:
+            self.fit(files)
+        white_of_bank(self.bank, self.musc.extractor, files)
+        if files and not len(self.bank):
+            alignment_of_bank(self.bank, self.musc.extractor, files)
         removed: set[int] = set()
         for row in rows:
             if row.bank == REMOVED:
@@ -152,7 +170,7 @@ class WatchedBank:
         features = None
         if here:
             with suppress(ImageError):
-                features = features_of(self.bank, self._musc.extractor, row.path)
+                features = features_of(self.bank, self.musc.extractor, row.path)
         with self.changing():
             if features is None:
                 self.bank.pass_over()

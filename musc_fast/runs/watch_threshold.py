@@ -16,6 +16,8 @@ from ..threshold import FALSE_ALARMS, ReferenceScale
 _OPTIONS = {
     "backbone": "--backbone",
     "image_size": "--size",
+    "tiles": "--tiles",
+    "tile_margin": "--tile-margin",
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
@@ -37,6 +39,8 @@ _USUAL = {
     "repeats": "off",
     "precision": "exact",
     "white": None,
+    "tiles": None,
+    "tile_margin": None,
     "max_pixels": ReadSettings.max_pixels,
     "align": "off",
 }

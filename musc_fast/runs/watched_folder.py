@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..bank.own_distances import LeaveOneOut
     from ..bank.reference_bank import ReferenceBank
-    from ..features.extraction import BatchFeatures
+    from ..features.extraction import BatchFeatures, Extractor
     from ..musc import MuSc
 
 
@@ -53,7 +53,7 @@ class Watch:
         *,
         on_progress: StageProgress = lambda stage, done, total: None,
     ) -> None:
-        self._extractor, self.folder, self.settings = musc.extractor, folder.resolve(), settings
+        self.folder, self.settings = folder.resolve(), settings
         self.held = WatchedBank(musc, self.folder, bank, out, settings, on_progress)
         self.begun = self.bank.added > 0
         self._page: WatchPage | None = None
@@ -62,6 +62,10 @@ class Watch:
         self.copy_of: dict[str, str] = {}
         self._first: set[Path] = set()  # files that the start has looked at
         self._files = NewFiles(self.folder, self.held.done)
+
+    @property
+    def _extractor(self) -> Extractor:
+        return self.held.musc.extractor
 
     @property
     def bank(self) -> ReferenceBank:
@@ -138,6 +142,7 @@ class Watch:
         features: dict[str, BatchFeatures] = {}
         states = []
         self._first.clear()
+        self.held.fit(paths[: 2 * most])
         white_of_bank(self.bank, self._extractor, paths[: 2 * most])
         alignment_of_bank(self.bank, self._extractor, paths[: 2 * most])
         for path in paths:

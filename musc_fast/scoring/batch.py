@@ -29,6 +29,7 @@ from .repeats import Repeat, merged, scores_without_links
 from .salient import salient_features
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
+from .tiles import tiled
 from .token_files import write_dataset
 from .valid import Valid, valid_patches, valid_references
 
@@ -57,6 +58,8 @@ def score_batch(
     similarity: Similarity = "class",
     copies: Switch = "off",
     repeats: Switch = "off",
+    tiles: tuple[int, int] | None = None,
+    tile_margin: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -96,6 +99,11 @@ def score_batch(
         and scores that place against the other images alone. It searches all distances, of which a
         bounded part is held. Not with references, which a defect of the batch cannot hide behind,
         nor with max_references or checkpoint.
+    tiles: (rows, columns): the grid is of so many tiles, and a patch is compared with the patches
+        of about the same place of the other images: all that lie within `tile_margin` rows and
+        columns of its own, and some up to three times as far. Less work on large grids, for parts
+        that lie still. None: with all patches.
+    tile_margin: None: a quarter of a tile's shorter side.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -117,6 +125,8 @@ def score_batch(
         similarity,
         copies,
         repeats,
+        tiles,
+        tile_margin,
     )
     check_repeats(settings, references is not None, checkpoint is not None)
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
@@ -134,7 +144,7 @@ def score_batch(
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        operators = resolve(backend, layers[0].device).operators()
+        operators = tiled(resolve(backend, layers[0].device).operators(), shape, settings)
         mapped = folder if in_files(tokens) else None
         twice = [] if copies == "off" else find_copies(layers, others, near=mapped is None)
         if mapped is not None:  # LNAMD's results of one pass and of the next

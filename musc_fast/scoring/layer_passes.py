@@ -26,7 +26,7 @@ from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
 from .snamd import snamd
-from .valid import emptied, overwrite, without_ignored
+from .valid import check_search_takes, emptied, overwrite, without_ignored
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
 _BLOCK = 8 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
@@ -84,6 +84,7 @@ class Pooling:
 
         valid: [N, P] bool, the patches that count, see `scoring.valid`; None: all.
         """
+        check_search_takes(self.settings, valid)
         if not any(wanted):
             yield from (None for _ in wanted)
         elif len(layer) == 0:  # a process without images
@@ -101,6 +102,7 @@ class Pooling:
 
     def pool_in_memory(self, layer: Tensor, valid: Tensor | None = None) -> list[Tensor]:
         """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
+        check_search_takes(self.settings, valid)
         if self._fused and self.settings.pooling == "lnamd":
             z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
             self._pool_into(z, layer, self.settings.degrees, valid)

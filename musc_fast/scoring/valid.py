@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..checks import describe
 from ..errors import InputError
+from ..settings import ScoringSettings
 
 Valid = Tensor | NDArray[np.bool_]
 
@@ -68,6 +69,18 @@ def emptied(layer: Tensor, valid: Tensor | None, *, mean: bool) -> Tensor:
         if not bool(counts.all()):
             image[~counts] = image[counts].double().mean().to(image.dtype) if mean else 0.0
     return filled
+
+
+def check_search_takes(settings: ScoringSettings, valid: Tensor | None) -> None:
+    """Raise InputError where patches do not count and the search looks near their place alone.
+
+    What such a patch is overwritten with may come from any place of its image.
+    """
+    if valid is not None and settings.tiles is not None:
+        raise InputError(
+            "tiles: with them patches are compared near their own place alone, for which all have "
+            "to count; leave out the tiles, or what leaves patches out (ignore, align, valid)"
+        )
 
 
 def overwrite(z: Tensor, valid: Tensor | None) -> None:

@@ -74,7 +74,8 @@ class FeatureReader:
     def new_bank(self, capacity: int) -> ReferenceBank:
         """An empty bank for these features."""
         settings = self._settings.keywords()
-        del settings["max_references"]  # a bank has no use for it
+        for name in ("max_references", "similarity"):  # a bank has no use for them
+            del settings[name]
         return ReferenceBank(capacity, **self.shape, **settings)
 
     def _tokens(self, features: Any) -> Tokens:

@@ -17,8 +17,10 @@ from musc_fast.bank.file import load_bank, save_bank
 from musc_fast.bank.own_distances import LeaveOneOut
 from musc_fast.bank.stream import score_first, score_next
 from musc_fast.features.extraction import BatchFeatures
+from musc_fast.features.tiling import Tiling
 from musc_fast.reference import interval
 
+WHOLE = Tiling((1, 1), (8, 8), 1)  # of images that are not cut
 HOW: dict[str, Any] = {"degrees": (1, 3), "image_size": 20}
 
 
@@ -156,7 +158,7 @@ def test_the_usual_distance_is_that_of_patches_that_count() -> None:
 def features(layers: list[Tensor], image: int, valid: Tensor | None) -> BatchFeatures:
     tokens = tuple(layer[[image]] for layer in layers)
     counts = None if valid is None else valid[[image]]
-    return BatchFeatures(tokens, None, (f"{image}",), (0,), ((8, 8),), valid=counts)
+    return BatchFeatures(tokens, None, (f"{image}",), (0,), ((8, 8),), WHOLE, valid=counts)
 
 
 def test_a_stream_takes_them_from_the_features() -> None:

@@ -17,6 +17,11 @@ from musc_fast.threshold import RULES
 def test_sizes_and_bytes() -> None:
     assert options.size("--size", "392") == 392
     assert options.size("--size", "392,784") == (392, 784)
+    assert options.size("--size", "auto") == options.tiles("--tiles", "auto") == "auto"
+    assert options.tiles("--tiles", "3x4") == options.tiles("--tiles", "3,4") == (3, 4)
+    for text in ("0x2", "3", "3x4x5", "-1x2", "two", ""):
+        with pytest.raises(InputError, match=r"--tiles: found .*, wanted auto or ROWSxCOLUMNS"):
+            options.tiles("--tiles", text)
     assert options.byte_count("--memory-limit", "4GB") == 4 * 10**9
     assert options.byte_count("--memory-limit", "1.5 GiB") == 3 * 2**29
     assert options.byte_count("--memory-limit", "1000") == 1000

@@ -43,7 +43,7 @@ def test_cached_features_are_the_features(
 
     file = next((tmp_path / "cache").iterdir())
     # Every machine has the device "meta", which differs from the file's.
-    moved = _load(file, stored.names, torch.device("meta"))
+    moved = _load(file, stored.names, stored.tiling, torch.device("meta"))
     assert moved.cls_tokens is not None
     assert {t.device.type for t in (*moved.tokens, moved.cls_tokens)} == {"meta"}
     assert {t.device for t in stored.tokens} == {extractor.backbone.device}

@@ -175,8 +175,8 @@ def test_images_are_read_while_the_backbone_computes(
     extract, preprocess = extractor.backbone.extract, extractor.backbone.preprocess
     read, enough, seen = [], threading.Event(), []
 
-    def count(image: Image.Image) -> torch.Tensor:
-        pixels = preprocess(image)
+    def count(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+        pixels = preprocess(image, size)
         read.append(1)
         if len(read) == 3 * extractor.batch_size:
             enough.set()
