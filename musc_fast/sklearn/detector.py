@@ -268,7 +268,9 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _musc_arguments(self) -> dict[str, Any]:
         names = "backbone image_size weights offline device recipe degrees topmin backend"
         names += " precision memory_limit engine feature_precision white max_pixels"
-        return {**{name: getattr(self, name) for name in names.split()}, "use_cls": False}
+        given = {name: getattr(self, name) for name in names.split()}
+        # A sample that is given twice is two samples, as everywhere in scikit-learn.
+        return {**given, "use_cls": False, "copies": "off"}
 
     def _offset(self, judge: Judge, names: tuple[str, ...]) -> float:
         """The offset for new samples, by the scores of those of `fit`, each without itself."""
