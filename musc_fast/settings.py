@@ -18,6 +18,27 @@ DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
 
 
 @dataclass(frozen=True)
+class Window:
+    """Which patches of another image a patch is compared with: those near its own place.
+
+    grid: (H, W), rows and columns of patches; the patches lie row by row.
+    reach: places, to either side along rows and columns (Chebyshev distance).
+
+    Raises InputError naming what is wrong.
+    """
+
+    grid: tuple[int, int]
+    reach: int
+
+    def __post_init__(self) -> None:
+        sized = isinstance(self.grid, Sequence) and len(self.grid) == 2
+        if not sized or not all(_is_whole(side, 1, 1 << 30) for side in self.grid):
+            raise InputError(f"window: found the grid {self.grid!r}, wanted (H, W), 1 or more")
+        object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
+        object.__setattr__(self, "reach", whole_number("window", self.reach, 0, 1 << 30))
+
+
+@dataclass(frozen=True)
 class SearchOptions:
     """How the nearest patches are searched; every operator of every backend takes these.
 
@@ -25,6 +46,7 @@ class SearchOptions:
     memory_limit: bytes that may be used beyond input and output; None takes a share of what is
         free.
     on_progress: called with (done, total) as the work goes on; None: nobody is told.
+    window: only patches near the own place are searched; None: all of an image.
 
     Raises InputError naming the option.
     """
@@ -32,9 +54,12 @@ class SearchOptions:
     precision: str = "exact"
     memory_limit: int | None = None
     on_progress: Progress | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.window is not None and not isinstance(self.window, Window):
+            raise InputError(f"window: found {self.window!r}, wanted a Window or None")
         if self.on_progress is not None and not callable(self.on_progress):
             raise InputError(f"progress: found {self.on_progress!r}, wanted a function")
         check_memory_limit(self.memory_limit)
