@@ -121,8 +121,8 @@ def match_locally(
     references = y.shape[2]
     config = config or pick_config(images, references)
     out = torch.empty(places, images, references, dtype=torch.float32, device=x.device)
-    blocks = triton.cdiv(images, config.BLOCK_N), triton.cdiv(references, config.BLOCK_M)
-    _local_distance_kernel[(places, *blocks)](
+    rows, columns = triton.cdiv(images, config.BLOCK_N), triton.cdiv(references, config.BLOCK_M)
+    _local_distance_kernel[(places, rows, columns)](
         x,
         y,
         out,

@@ -118,4 +118,5 @@ def with_verdicts(scores: BatchScores, names: tuple[str, ...], threshold: Thresh
         scores.image_scores,
         names,
         threshold,
+        place=scores.place,
     )

@@ -24,7 +24,7 @@ from .recipes import DEFAULT_RECIPE, get_recipe
 from .scoring.batch import score_batch
 from .scoring.leave_one_out import leave_one_out
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, ReadSettings, ScoringSettings, whole_number
+from .settings import DegreeFusion, Place, ReadSettings, ScoringSettings, whole_number
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -81,6 +81,7 @@ class MuSc:
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        place: Place = "off",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
@@ -103,6 +104,7 @@ class MuSc:
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            place=place,
         )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)

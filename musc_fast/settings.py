@@ -15,6 +15,7 @@ from .progress import Progress
 PRECISIONS = ("exact", "fast")
 DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
+Place = int | Literal["off", "auto"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
+    place: patches are compared with those of the other images within so many places of their own;
+        "off": with all; "auto": within a window where a few images show that it is safe
+        (`scoring.place`).
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -119,6 +123,7 @@ class ScoringSettings:
     memory_limit: int | None = None
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
+    place: Place = "off"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -129,11 +134,14 @@ class ScoringSettings:
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
+        check_place(self.place)
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
         for name in ("memory_limit", "max_references"):
             _set_whole(self, name)
+        if not isinstance(self.place, str):
+            _set_whole(self, "place")
 
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
@@ -144,9 +152,24 @@ class ScoringSettings:
         """How often a layer is searched: once for each degree, or once for all."""
         return 1 if self.degree_fusion == "features" else len(self.degrees)
 
-    def search(self, on_progress: Progress | None = None) -> SearchOptions:
-        """The part of the settings that the search takes."""
-        return SearchOptions(self.precision, self.memory_limit, on_progress)
+    def search(self, grid: tuple[int, int], on_progress: Progress | None = None) -> SearchOptions:
+        """The part of the settings that the search of patches on this grid takes."""
+        window = self.window(grid)
+        return SearchOptions(self.precision, self.memory_limit, on_progress, window)
+
+    @property
+    def reach(self) -> int | None:
+        """How far from their own place patches are compared; None: with whole images."""
+        return None if isinstance(self.place, str) else self.place
+
+    def window(self, grid: tuple[int, int]) -> Window | None:
+        """The window of a search on this grid; None: whole images.
+
+        Raises InputError where nobody has decided what "auto" is.
+        """
+        if self.place == "auto":
+            raise InputError('place: "auto" is decided before the search; give a number or "off"')
+        return None if self.reach is None else Window(grid, self.reach)
 
 
 def check_degrees(degrees: Sequence[int]) -> None:
@@ -199,6 +222,15 @@ def check_degree_fusion(fusion: str) -> None:
     if not isinstance(fusion, str) or fusion not in DEGREE_FUSIONS:
         raise InputError(
             f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
+        )
+
+
+def check_place(place: Place) -> None:
+    """Raise InputError unless place is "off", "auto" or a whole number from 0 on."""
+    named = isinstance(place, str) and place in ("off", "auto")
+    if not named and not _is_whole(place, 0, 1 << 30):
+        raise InputError(
+            f'place: found {place!r}, wanted "off", "auto" or a number of places, 0 or more'
         )
 
 

@@ -24,6 +24,15 @@ def json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(found)
 
 
+def refuse_auto(place: object) -> None:
+    """Raise InputError for the place "auto": a bank's images share one window from the start."""
+    if place == "auto":
+        raise InputError(
+            'place: found "auto", but a bank keeps one window for all its images; give a number of '
+            'places or "off" (scoring its good images with "auto" tells which)'
+        )
+
+
 def check_ids(ids: Sequence[str] | None, images: int, number: int) -> list[str]:
     """The names of images; InputError unless they are `images` texts.
 

@@ -25,7 +25,7 @@ from ..files import replacing
 _VERSIONS = ("1", "2")
 _NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
 # What banks had of which a file of an earlier musc_fast says nothing.
-_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores"}
+_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores", "place": "off"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def _parsed(
     distances = [tensors.pop(name) for name in list(tensors) if name.startswith("distances.")]
     tokens = list(tensors.values())
     settings: dict[str, Any] = dict(found["settings"])
-    settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
+    for name in ("degree_fusion", "place"):
+        settings.setdefault(name, _EARLIER[name])
     stored = settings.get("source")
     if isinstance(stored, dict) and stored.get("fingerprint"):  # made by `stream.source_of`
         settings["source"] = {**_EARLIER, **stored}

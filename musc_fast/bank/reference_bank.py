@@ -18,7 +18,7 @@ from ..progress import Progress
 from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
 from ..scoring.layer_passes import mean_over_passes
 from ..scoring.scores import BatchScores, make_scores
-from ..settings import DegreeFusion, ScoringSettings, whole_number
+from ..settings import DegreeFusion, Place, ScoringSettings, whole_number
 from .alone import alone
 from .arguments import check_ids, finite_scores, json_source, refuse_twice
 from .file import Contents, Entry, load_bank, save_bank
@@ -27,7 +27,6 @@ from .search import BankSearch
 from .slots import Slots
 
 Eviction = Literal["oldest", "anomalous"]
-_POOLED_TOGETHER = 8  # images, so that the results of all that are added are never held
 EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
 
 
@@ -72,6 +71,7 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
+        place: Place = "off",
     ) -> None:
         self.scoring = ScoringSettings(
             degrees,
@@ -81,6 +81,7 @@ class ReferenceBank:
             precision,
             memory_limit,
             degree_fusion=degree_fusion,
+            place=place,
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
@@ -90,8 +91,7 @@ class ReferenceBank:
         self.source = json_source(source)
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
         self._lock = threading.RLock()
-        self._entries: list[Entry] = []  # by slot
-        self._added = 0
+        self._entries, self._added = list[Entry](), 0  # the entries by slot
         self._slots = Slots(capacity, grid, self.scoring)
         self._leave_one_out: LeaveOneOut | None = None  # of the images as they are
 
@@ -292,6 +292,7 @@ class ReferenceBank:
             "topmin": self.scoring.topmin,
             "neighbors": self.scoring.neighbors,
             "degree_fusion": self.scoring.degree_fusion,
+            "place": self.scoring.place,
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
@@ -322,9 +323,9 @@ class ReferenceBank:
         if len(self) == 0:
             raise InputError("the bank is empty: add images before scoring against them")
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        images, patches = layers[0].shape[:2]
-        grid = grid_of(self.grid, patches, 0)
-        search = BankSearch(self.scoring, images, self._slots.references)
+        images = len(layers[0])
+        grid = grid_of(self.grid, layers[0].shape[1], 0)
+        search = BankSearch(self.scoring, grid, images, self._slots.references)
         means = mean_over_passes(
             layers,
             self._slots.pooling(layers[0]),
@@ -332,8 +333,8 @@ class ReferenceBank:
             on_progress=lambda done, total: None,
         )
         size = map_size(self.image_size, grid, images)
-        scores = make_scores(means.reshape(images, *grid), size, classes, self.scoring.neighbors)
-        return scores, search.pooled
+        shaped, own = means.reshape(images, *grid), self.scoring
+        return make_scores(shaped, size, classes, own.neighbors, own.reach), search.pooled
 
     def _add(
         self,

@@ -54,6 +54,7 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
+        "place": settings.place,
     }
 
 
@@ -104,6 +105,7 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
+        place=settings.place,
     )
 
 

@@ -19,6 +19,7 @@ RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose
 # The groups of options in the help, in the order in which a command names them first.
 VERDICT, RESULTS, IMAGES = "Verdict", "Results", "Images"
 BACKBONE, SCORING, MACHINE = "Backbone", "Scoring", "Machine"
+BEYOND = "Beyond MuSc"
 
 BackboneOption = Annotated[
     str,
@@ -140,6 +141,16 @@ MemoryOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+PlaceOption = Annotated[
+    str,
+    typer.Option(
+        help="For parts that lie still in the picture: compare each spot with the other images' "
+        "spots at most this many patches away. off: with the whole picture. auto: by a few images, "
+        "where it costs little.",
+        metavar="off|auto|N",
+        rich_help_panel=BEYOND,
+    ),
+]
 MaxReferencesOption = Annotated[
     int | None,
     typer.Option(
@@ -249,6 +260,15 @@ def pair(option: str, text: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
+def place(option: str, text: str) -> int | str:
+    """ "2" -> 2; "off" and "auto" stay."""
+    if text in ("off", "auto"):
+        return text
+    if not text.isascii() or not text.isdigit():
+        raise InputError(f"{option}: found {text!r}, wanted off, auto or a number of patches")
+    return int(text)
+
+
 def byte_count(option: str, text: str) -> int:
     """ "4GB", "500 MiB", "1e9" -> bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
@@ -271,6 +291,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "topmin": pair,
     "neighbors": whole_numbers,
     "memory_limit": byte_count,
+    "place": place,
     "max_pixels": count,
 }
 _ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names differ
@@ -286,6 +307,7 @@ _MUSC_OPTIONS = (
     "precision",
     "memory_limit",
     "max_references",
+    "place",
     "device",
     "engine",
     "feature_precision",

@@ -105,6 +105,7 @@ def watch(
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
+    place: options.PlaceOption = "off",
     topmin: options.TopminOption = "0,0.3",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",

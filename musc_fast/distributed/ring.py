@@ -60,7 +60,9 @@ class Ring:
         # A rank without images computes nothing, so the backend need not run on its machine.
         name = settings.backend if len(shard.layers[0]) else "reference"
         self._operators = resolve(name, shard.layers[0].device).operators()
-        self._options = SearchOptions(settings.precision, limit // 2)
+        self._options = SearchOptions(
+            settings.precision, limit // 2, window=settings.window(shard.grid)
+        )
         self._bounds = reference.interval(settings.topmin, sum(shard.counts) - 1)
         self._checkpointed = False
 

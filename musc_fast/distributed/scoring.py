@@ -17,7 +17,7 @@ from ..scoring.batch import score_batch
 from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion
+from ..settings import DegreeFusion, Place
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Layout, agree_on_shard, collect_scores
@@ -41,6 +41,7 @@ def score_shard(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    place: Place = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -56,7 +57,7 @@ def score_shard(
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
         again with as many ranks and the same images on each.
-    The others are as in `score_batch`. max_references needs references here.
+    The others are as in `score_batch`. max_references and place="auto" need references here.
 
     Returns the scores of the whole batch on rank 0, None on the others. With the backends cpu and
     torch on the CPU and precision "exact" they are those of `score_batch` to the bit; the others
@@ -75,6 +76,7 @@ def score_shard(
         "memory_limit": memory_limit,
         "max_references": max_references,
         "degree_fusion": degree_fusion,
+        "place": place,
     }
 
     def check() -> None:
@@ -121,7 +123,8 @@ def _score_ring(
     store = None if checkpoint is None else _checkpoint(checkpoint, ring)
     with scratch_folder(None if store is None else store.folder) as folder:
         means = ring.patch_scores(store, folder if in_file else None, on_progress)
-        return make_scores(means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors)
+        settings, shaped = shard.settings, means.view(-1, *shard.grid)
+        return make_scores(shaped, shard.size, None, settings.neighbors, settings.reach)
 
 
 def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
@@ -133,6 +136,7 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
     decisive = {
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
+        **({} if settings.place == "off" else {"place": settings.place}),
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,

@@ -142,6 +142,11 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
             "max_references: over several ranks every image is scored against all others; "
             "leave it out, or score in one process"
         )
+    if keywords["place"] == "auto" and not with_references:
+        raise InputError(
+            'place: "auto" looks at images of the whole batch, of which each rank has a share; '
+            'give a number of places or "off"'
+        )
     return ScoringSettings(**keywords)
 
 
@@ -194,6 +199,7 @@ def collect_scores(ranks: Ranks, shard: Shard, own: BatchScores | None) -> Batch
             like.new_empty(0, *shard.grid, dtype=torch.float32),
             like.new_empty(0, *shard.size, dtype=torch.float32),
             *(like.new_empty(0, dtype=torch.float32) for _ in range(2)),
+            place=shard.settings.reach,
         )
     patches = ranks.collect(own.patch_scores, counts)
     maps = ranks.collect(own.anomaly_maps, counts)
@@ -202,4 +208,4 @@ def collect_scores(ranks: Ranks, shard: Shard, own: BatchScores | None) -> Batch
     if patches is None or maps is None or raw is None:
         return None
     scores = raw.clone() if classes is None else ops.rscin(raw, classes, shard.settings.neighbors)
-    return BatchScores(patches, maps, raw, scores)
+    return BatchScores(patches, maps, raw, scores, place=own.place)

@@ -129,7 +129,7 @@ def evaluate_category(
         image_scores=scores.image_scores.cpu().numpy(),
         raw_scores=raw_scores,
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-        settings=run_settings(musc, features, seconds=musc.timings),
+        settings=run_settings(musc, features, seconds=musc.timings, place=scores.place),
         threshold=find_threshold(raw_scores),
         reading=replace(musc.extractor.reading, white=features.white),
     )

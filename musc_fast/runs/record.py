@@ -25,15 +25,22 @@ def run_settings(
     references: BatchFeatures | None = None,
     *,
     seconds: Mapping[str, float],
+    place: int | None = None,
 ) -> dict[str, Any]:
     """Versions, settings and counts of a run, with which it can be repeated.
 
     features, references: of the images scored and of their references; the tokens are not read.
     seconds: what each stage took.
+    place: how far from their own place patches were compared, see `BatchScores`.
     """
     backbone = musc.backbone
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
+    if place is not None:
+        notes.append(
+            "Each patch was compared with the patches of the other images at its own place"
+            + (f" and at most {place} from it." if place else " alone.")
+        )
     return {
         "musc_fast": __version__,
         "torch": torch.__version__,
@@ -55,5 +62,6 @@ def run_settings(
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
         **musc.settings.keywords(),
+        "chosen_place": "off" if place is None else place,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

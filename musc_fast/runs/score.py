@@ -162,7 +162,7 @@ class ScoreJob:
         scale = musc.scale_for(self._judge, references, progress=on_progress)
         threshold = self._judge(scores, scale)
         seconds["scoring"] = perf_counter() - start
-        settings = run_settings(musc, features, references, seconds=seconds)
+        settings = run_settings(musc, features, references, seconds=seconds, place=scores.place)
         own = scores if references is None else scale  # of images against each other
         if own is not None:
             settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())

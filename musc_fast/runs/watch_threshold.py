@@ -19,6 +19,7 @@ _OPTIONS = {
     "degrees": "--degrees",
     "topmin": "--topmin",
     "precision": "--precision",
+    "chosen_place": "--place",
     "feature_precision": "--feature-precision",
     "white": "--white",
     "max_pixels": "--max-pixels",
@@ -26,6 +27,7 @@ _OPTIONS = {
 _USUAL = {
     "topmin": (0.0, 0.3),
     "precision": "exact",
+    "chosen_place": "off",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
 }

@@ -15,10 +15,11 @@ from .. import reference
 from ..backends.registry import resolve
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, ScoringSettings
+from ..settings import DegreeFusion, Place, ScoringSettings
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, parts_of
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
+from .place import decide_place
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .token_files import write_dataset
@@ -41,6 +42,7 @@ def score_batch(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    place: Place = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -68,6 +70,9 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
+    place: compare patches with those of the other images within so many places (patches) of their
+        own alone, for parts that lie still; "off": with all; "auto": within a window where a few
+        images show that it costs little, see `scoring.place`.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -84,6 +89,7 @@ def score_batch(
         memory_limit,
         max_references,
         degree_fusion,
+        place,
     )
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
@@ -99,6 +105,7 @@ def score_batch(
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
+        settings = decide_place(settings, layers, others, operators, shape)
         others, lists = _sample_references(layers, others, max_references)
         mapped = folder if in_files(tokens) else None
         if mapped is not None:  # LNAMD's results of one pass and of the next
@@ -116,7 +123,8 @@ def score_batch(
                 layers, pooling, search, checkpoint=store, on_progress=on_progress
             )
         del search  # and with it LNAMD's results of the references
-        return make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors)
+        shaped = means.reshape(-1, *shape)
+        return make_scores(shaped, size, classes, settings.neighbors, settings.reach)
 
 
 def _sample_references(
@@ -142,6 +150,7 @@ def _checkpoint(
         "grid": list(grid),
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
+        **({} if settings.place == "off" else {"place": settings.place}),
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
@@ -190,7 +199,7 @@ class _BatchSearch:
             others,
             *reference.interval(self._settings.topmin, count),
             [self.parts[part] for part in todo],
-            self._settings.search(on_progress),
+            self._settings.search(self._pooling.grid, on_progress),
             self._lists,
         )
 

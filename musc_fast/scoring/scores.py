@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,12 +20,14 @@ class BatchScores:
     raw_image_scores: [N], the maximum of each anomaly map.
     image_scores: [N], raw scores after RsCIN (scaled to 0..1 over the batch) where class tokens
         were given, otherwise the raw scores.
+    place: how many places away patches were compared with; None: whole images.
     """
 
     patch_scores: Tensor
     anomaly_maps: Tensor
     raw_image_scores: Tensor
     image_scores: Tensor
+    place: int | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         return f"<{self._summary()}>"
@@ -46,12 +48,13 @@ def make_scores(
     image_size: tuple[int, int],
     cls_tokens: Tensor | None,
     neighbors: Sequence[int],
+    place: int | None = None,
 ) -> BatchScores:
-    """Maps and image scores of patch scores [N, H, W] float64."""
+    """Maps and image scores of patch scores [N, H, W] float64; place: see `BatchScores`."""
     count = patch_scores.shape[0]
     maps = torch.empty((count, *image_size), dtype=torch.float32, device=patch_scores.device)
     for i in range(count):  # a float64 map is held for one image at a time
         maps[i] = reference.upsample(patch_scores[i : i + 1], image_size)[0]
     raw = maps.flatten(1).amax(dim=1)
     scores = raw.clone() if cls_tokens is None else ops.rscin(raw, cls_tokens, neighbors)
-    return BatchScores(patch_scores.float(), maps, raw, scores)
+    return BatchScores(patch_scores.float(), maps, raw, scores, place=place)

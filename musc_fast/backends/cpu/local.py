@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ... import _C
 from ...errors import InputError
-from ...settings import SearchOptions, Window
+from ...settings import SearchOptions
 from ..memory import free_memory
 from ..torch_state import one_thread
 from . import planning, scratch

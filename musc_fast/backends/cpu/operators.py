@@ -172,9 +172,7 @@ def nearest_images(
     return found
 
 
-def local_patch_to_image(
-    z: Tensor, references: Tensor | None, options: SearchOptions
-) -> Tensor:
+def local_patch_to_image(z: Tensor, references: Tensor | None, options: SearchOptions) -> Tensor:
     """`patch_to_image` within the window of `options`: see `local`."""
     z = as_float32(z)
     others = None if references is None else as_float32(references)

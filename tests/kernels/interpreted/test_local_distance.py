@@ -14,7 +14,7 @@ from musc_fast.settings import SearchOptions, Window
 
 
 @pytest.mark.parametrize(
-    ("n", "grid", "c", "reach"), [(2, (1, 1), 16, 0), (3, (3, 4), 40, 1), (4, (2, 3), 16, 7)]
+    ("n", "grid", "c", "reach"), [(2, (1, 1), 16, 0), (3, (3, 2), 12, 1), (2, (2, 3), 8, 7)]
 )
 def test_distances(n: int, grid: tuple[int, int], c: int, reach: int) -> None:
     z = hot_rows(n, grid[0] * grid[1], c)
@@ -31,13 +31,13 @@ def test_distances(n: int, grid: tuple[int, int], c: int, reach: int) -> None:
 
 
 def test_bands_and_tiles_give_the_same_bits() -> None:
-    z, window = hot_rows(3, 12, 40), Window((4, 3), 1)
+    z, window = hot_rows(3, 6, 8), Window((3, 2), 1)
     whole = local_patch_to_image(z, None, SearchOptions(window=window))
-    row = 8 * 3 * (3 * 3 * 40 * 2 + 3 * 3 * 40 * 2 + 3 * 3)
+    row = 8 * 2 * ((3 + 3 * 3) * 8 + 3 * 3)  # bytes that one row of the grid takes
     small = local_patch_to_image(z, None, SearchOptions(memory_limit=row, window=window))
     assert torch.equal(whole, small)
     with pytest.raises(InputError, match="memory_limit: this search needs at least"):
         local_patch_to_image(z, None, SearchOptions(memory_limit=100, window=window))
-    placed = z.permute(1, 2, 0)[:, :32].contiguous()
-    wide = match_locally(placed, placed, (4, 3), 1, config=Config(32, 16, 1))
-    assert torch.equal(match_locally(placed, placed, (4, 3), 1, config=pick_config(3, 3)), wide)
+    placed = z.permute(1, 2, 0).contiguous()
+    wide = match_locally(placed, placed, (3, 2), 1, config=Config(32, 16, 1))
+    assert torch.equal(match_locally(placed, placed, (3, 2), 1, config=pick_config(3, 3)), wide)
