@@ -24,7 +24,7 @@ from .layer_passes import Pooling
 
 IMAGES = 12  # that are looked at, spread over the batch
 REACHES = (1, 2, 3)  # that are tried; 0 would leave no room for a part that lies half a patch off
-MOST_RISE = 0.015  # of the mean score; more tells of parts that move
+MOST_RISE = 0.01  # of the mean score; more tells of parts that move
 
 
 def decide_place(

@@ -64,6 +64,22 @@ def test_score_writes_everything(tmp_path: Path, weights: Path) -> None:
     assert "part4.png" in result.output
 
 
+def test_place_is_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images")
+    out = tmp_path / "out"
+    how = ("--backbone", TINY, "--weights", weights, "--no-maps", "--out", out)
+    result = musc("score", tmp_path / "images", *how, "--place", "1")
+    assert result.exit_code == 0, result.output
+    run = json.loads((out / "run.json").read_text())
+    assert (run["place"], run["chosen_place"]) == (1, 1)
+    assert "at most 1 from it" in " ".join(run["notes"])
+    result = musc("score", tmp_path / "images", *how, "--place", "near")
+    assert result.exit_code != 0
+    assert "--place: found 'near', wanted off, auto or a number of patches" in " ".join(
+        result.output.split()
+    )
+
+
 def test_engine_precision_and_recipe_are_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:
     product_folder(tmp_path / "images")
     out = tmp_path / "out"

@@ -49,7 +49,9 @@ def run(counts: list[int], out: Path, layers: list[torch.Tensor], **how: Any) ->
 
 
 def same(found: dict[str, Any], expected: Any) -> bool:
-    return all(torch.equal(found[key], value) for key, value in vars(expected).items())
+    names = ("patch_scores", "anomaly_maps", "raw_image_scores", "image_scores")
+    equal = all(torch.equal(found[name], getattr(expected, name)) for name in names)
+    return equal and found["place"] == expected.place
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -81,6 +83,26 @@ def test_rounds_of_fewer_queries_give_the_same_bits(tmp_path: Path, counts: list
     layers = batch(sum(counts))
     found = run(counts, tmp_path / "out", layers, queries=2)
     assert same(found, score_batch(layers))
+
+
+def test_patches_near_their_own_place(tmp_path: Path) -> None:
+    layers = batch(5)
+    found = run([2, 0, 3], tmp_path / "out", layers, place=1)
+    assert same(found, score_batch(layers, place=1))
+    others = [torch.randn(4, *t.shape[1:]) for t in layers]
+    found = run([2, 3], tmp_path / "referenced", layers, references=others, place="auto")
+    assert same(found, score_batch(layers, references=others, place="auto"))
+
+
+def test_auto_needs_the_whole_batch(tmp_path: Path) -> None:
+    children = started(
+        ranks_run.score,
+        [(r, [2, 2], tmp_path / "out", batch(4), {"place": "auto"}) for r in range(2)],
+    )
+    for child in children:
+        child.join(60)
+    told = (tmp_path / "out.error0").read_text()
+    assert 'place: "auto" looks at images of the whole batch' in told
 
 
 def test_too_little_memory_is_told(tmp_path: Path) -> None:
