@@ -120,6 +120,17 @@ class DefaultMsmParts:
             yield torch.cat(found)
 
 
+def _is_local(options: SearchOptions) -> bool:
+    """Whether the window is smaller than the grid."""
+    window = options.window
+    return window is not None and window.reach < max(window.grid) - 1
+
+
+def _whole(options: SearchOptions) -> SearchOptions:
+    """The options without a window that takes in the whole grid."""
+    return options if options.window is None else replace(options, window=None)
+
+
 class _Windowed:
     """References that are scored against whole, or within a window."""
 
@@ -137,8 +148,8 @@ class _Windowed:
         self._kept.put(slot, z)
 
     def msm(self, z: Tensor, k_min: int, k_max: int, options: SearchOptions) -> Tensor:
-        if options.window is None:
-            return self._kept.msm(z, k_min, k_max, options)
+        if not _is_local(options):
+            return self._kept.msm(z, k_min, k_max, _whole(options))
         return self._msm(z, self._kept.images, k_min, k_max, options)
 
 
@@ -146,8 +157,9 @@ def with_windows(whole: Operators, local: LocalOperators) -> Operators:
     """The operators that search whole images, or where options name a window, within that."""
 
     def patch_to_image(z: Tensor, references: Tensor | None, options: SearchOptions) -> Tensor:
-        chosen = whole if options.window is None else local
-        return chosen.patch_to_image(z, references, options)
+        if not _is_local(options):
+            return whole.patch_to_image(z, references, _whole(options))
+        return local.patch_to_image(z, references, options)
 
     def msm_parts(
         z: Tensor,
@@ -158,20 +170,21 @@ def with_windows(whole: Operators, local: LocalOperators) -> Operators:
         options: SearchOptions,
         lists: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        chosen = whole if options.window is None else local
-        return chosen.msm_parts(z, references, k_min, k_max, parts, options, lists)
+        if not _is_local(options):
+            return whole.msm_parts(z, references, k_min, k_max, parts, _whole(options), lists)
+        return local.msm_parts(z, references, k_min, k_max, parts, options, lists)
 
     def msm(
         z: Tensor, references: Tensor | None, k_min: int, k_max: int, options: SearchOptions
     ) -> Tensor:
-        if options.window is None:
-            return whole.msm(z, references, k_min, k_max, options)
+        if not _is_local(options):
+            return whole.msm(z, references, k_min, k_max, _whole(options))
         parts = [(0, len(z))]
         return next(iter(local.msm_parts(z, references, k_min, k_max, parts, options)))
 
     def between(a: Tensor, b: Tensor, options: SearchOptions) -> tuple[Tensor, Tensor]:
-        if options.window is None:
-            return whole.between(a, b, options)
+        if not _is_local(options):
+            return whole.between(a, b, _whole(options))
         return local.patch_to_image(a, b, options), local.patch_to_image(b, a, options)
 
     def nearest_images(

@@ -75,9 +75,8 @@ def test_place_is_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:
     assert "at most 1 from it" in " ".join(run["notes"])
     result = musc("score", tmp_path / "images", *how, "--place", "near")
     assert result.exit_code != 0
-    assert "--place: found 'near', wanted off, auto or a number of patches" in " ".join(
-        result.output.split()
-    )
+    with pytest.raises(InputError, match="--place: found 'near', wanted off, auto or a number"):
+        raise result.exception or AssertionError("no error")
 
 
 def test_engine_precision_and_recipe_are_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:

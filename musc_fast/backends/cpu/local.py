@@ -23,7 +23,15 @@ from .options import Outputs
 from .rounded_images import RoundedImages, default_isa, words_of
 from .search import shape_of
 from .space import SearchSpace, full_space, sample_rows, spreading_rotation
-from .steps import LEVELS, NearRows, best_step, clipped_distances, distance_ratio
+from .steps import (
+    LEVELS,
+    NearRows,
+    best_step,
+    clipped_distances,
+    distance_ratio,
+    most_fine_levels,
+    safe_step,
+)
 
 _FEW = 2  # queries up to which rounding the references costs more than it saves
 _SHORT = 10  # lists up to this fraction of all images are compared one by one
@@ -61,6 +69,7 @@ def _space(products: Products, centred: Tensor, mean: Tensor, directions: Tensor
     inside = products(centred[:512], stored)
     x, y = NearRows.of(inside)(inside)
     scale = best_step(x, y)
+    levels = most_fine_levels(inside.shape[1])
     return SearchSpace(
         mean=mean,
         prefix=stored.shape[1],
@@ -68,6 +77,8 @@ def _space(products: Products, centred: Tensor, mean: Tensor, directions: Tensor
         basis_error=error,
         ratio=distance_ratio((x - y).norm(dim=1), clipped_distances(x, y, LEVELS * scale)),
         basis=panels_of(stored),
+        fine_scale=safe_step(inside, levels),
+        fine_levels=levels,
     )
 
 
@@ -144,7 +155,8 @@ class LocalSearch:
             bottom = min(top + self._rows, height)
             queries, references = self._round(top, bottom)
             sides = queries.rounded, references.rounded
-            shape = shape_of(*sides, planning.PANEL, len(references.rounded.x))
+            with one_thread():  # torch's other threads would spin where C++ works next
+                shape = shape_of(*sides, planning.PANEL, len(references.rounded.x))
             step = self._stride(end - begin)
             for first in range(top, bottom, step):
                 last = min(first + step, bottom)
@@ -202,20 +214,23 @@ class LocalSearch:
         """Rows of the grid that are held at a time; InputError where not even one fits."""
         assert self._space is not None
         height, width = self.window.grid
-        words = words_of(self._space, self.isa)
+        words, extra = words_of(self._space, self.isa), self._space.closer_bytes
         share = self.options.memory_limit is None
         limit = int(free_memory() * _SHARE) if share else self.options.memory_limit or 0
 
         def bytes_of(images: Tensor, rows: int) -> int:
             count = min(rows, height) * width
             copied = 4 * count * len(images) * images.shape[2]
-            return copied + planning.operand_bytes(count, len(images), words, 0)
+            return copied + planning.operand_bytes(count, len(images), words, extra)
+
+        across = 2 * self.window.reach + 1
+        others = self.z if self.references is None else self.references
+        scores = 32 * min(across, height) * min(across, width) * planning.padded(len(others))
+        fixed = torch.get_num_threads() * scores  # of eight rows with those near
 
         def needed(rows: int) -> int:
-            halo = rows + 2 * self.window.reach
-            if self.references is None:
-                return bytes_of(self.z, halo)
-            return bytes_of(self.z, rows) + bytes_of(self.references, halo)
+            halo = bytes_of(others, rows + 2 * self.window.reach) + fixed
+            return halo if self.references is None else halo + bytes_of(self.z, rows)
 
         if share:
             limit = max(limit, needed(1))
