@@ -221,6 +221,11 @@ def test_auto_searches_whole_images_where_parts_move() -> None:
     assert lone.place is None
 
 
+def test_auto_on_a_grid_without_distance() -> None:
+    with pytest.warns(MuscFastWarning, match="a grid of 2 x 2 patches has none that lie far apart"):
+        assert score_batch([rows(3, (2, 2), 8)], place="auto").place is None
+
+
 def test_a_bank_wants_a_window_of_its_own() -> None:
     with pytest.raises(InputError, match='place: found "auto", but a bank keeps one window'):
         ReferenceBank(4, place="auto")

@@ -44,6 +44,8 @@ def decide_place(
     batch = layers if references is None or len(references[0]) < 2 else references
     if len(batch[0]) < 2:
         reach, why = None, "one image cannot tell how parts lie"
+    elif max(grid) - 1 <= REACHES[0]:
+        reach, why = None, f"a grid of {grid[0]} x {grid[1]} patches has none that lie far apart"
     else:
         reach, why = _decide(rises(settings, batch, operators, grid))
     chosen = "whole images" if reach is None else f"patches at most {reach} from their own place"
@@ -69,14 +71,17 @@ def rises(
 ) -> dict[int, float]:
     """By which share the mean score of a few images rises within each reach of REACHES.
 
+    Those that take in the whole grid are left out.
+
     layers: [N, P, C] of at least two images.
     """
-    whole, near = 0.0, dict.fromkeys(REACHES, 0.0)
+    whole = 0.0
+    near = dict.fromkeys((reach for reach in REACHES if reach < max(grid) - 1), 0.0)
     options = replace(settings, place="off").search(grid)
     for z in _pooled(settings, layers, operators, grid):
         bounds = reference.interval(settings.topmin, len(z) - 1)
         whole += float(operators.msm(z, None, *bounds, options).double().sum())
-        for reach in REACHES:
+        for reach in near:
             local = replace(options, window=Window(grid, reach))
             near[reach] += float(operators.msm(z, None, *bounds, local).double().sum())
     # Where all images are equal nothing can rise.

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from musc_fast.cli.app import app
 from musc_fast.cli.console import warnings_printed
-from musc_fast.errors import MuscFastWarning
+from musc_fast.errors import InputError, MuscFastWarning
 from musc_fast.features.engines import resolve_engine
 
 

@@ -18,6 +18,7 @@ from forked import CONTEXT
 from musc_fast import InputError, score_batch
 from musc_fast.distributed import score_shard
 from musc_fast.distributed.ring import ring_bytes
+from musc_fast.errors import MuscFastWarning
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available() and sys.platform == "linux"),
@@ -90,8 +91,10 @@ def test_patches_near_their_own_place(tmp_path: Path) -> None:
     found = run([2, 0, 3], tmp_path / "out", layers, place=1)
     assert same(found, score_batch(layers, place=1))
     others = [torch.randn(4, *t.shape[1:]) for t in layers]
-    found = run([2, 3], tmp_path / "referenced", layers, references=others, place="auto")
-    assert same(found, score_batch(layers, references=others, place="auto"))
+    how: dict[str, Any] = {"references": others, "place": "auto", "grid": (2, 8)}
+    found = run([2, 3], tmp_path / "referenced", layers, **how)
+    with pytest.warns(MuscFastWarning, match="place auto"):
+        assert same(found, score_batch(layers, **how))
 
 
 def test_auto_needs_the_whole_batch(tmp_path: Path) -> None:
