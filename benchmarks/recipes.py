@@ -51,7 +51,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for backbone in arguments.backbones:
-            size = (SIZES[backbone], SIZES[backbone])
+            side = arguments.size or SIZES[backbone]
+            size = (side, side)
             sets = {
                 name: labelled_set(arguments.data, name, arguments.each, size, Path(folder))
                 for name in arguments.sets
@@ -70,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", default=list(SIZES))
     parser.add_argument("--recipes", nargs="+", default=[recipe.name for recipe in RECIPES])
     parser.add_argument("--each", type=int, default=EACH, help="good and defect images a set")
+    parser.add_argument("--size", type=int, help="side of the model's input; default: by backbone")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--feature-precision", default="auto")
     parser.add_argument("--runs", type=int, default=1, help="timed runs of each case")

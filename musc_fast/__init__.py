@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         MuscFastWarning,
         WeightsError,
     )
-    from .image_scores import ImageScores
+    from .image_scores import ImageScores, judge_batch
     from .musc import MuSc
     from .scoring.batch import score_batch
     from .scoring.scores import BatchScores
@@ -43,6 +43,7 @@ _HOME = {
     "Threshold": "threshold",
     "WeightsError": "errors",
     "find_threshold": "threshold",
+    "judge_batch": "image_scores",
     "judge_by_references": "threshold",
     "score_batch": "scoring",
 }
@@ -62,6 +63,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "find_threshold",
+    "judge_batch",
     "judge_by_references",
     "score_batch",
 ]

@@ -80,20 +80,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(path: Path, otherwise: str) -> Iterator[None]:
     """Hold a lock on the file `path`, which is made where it is missing and never removed.
 
-    The lock ends with the block or with the process. On a system without flock nothing is locked.
+    The lock ends with the block or with the process.
 
     otherwise: the message where another process holds the lock.
 
-    Raises InputError with `otherwise` where another process holds the lock.
+    Raises InputError with `otherwise` where another process, or another block of this one, holds
+    the lock; OSError where the file cannot be made.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
     try:
-        import fcntl
-    except ImportError:  # Windows
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(otherwise) from None
+    try:
         yield
-        return
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(otherwise) from None
-        yield
+    finally:
+        lock.release()

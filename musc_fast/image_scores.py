@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import ImageError, InputError
 from .scoring.scores import BatchScores
+from .settings import ReadSettings
 from .threshold import FALSE_ALARMS, Rule, Threshold, find_threshold, judge_by_references
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
+
+    from .features.batch_images import ImageLike
+    from .report.scored_batch import ScoredBatch
 
 
 @dataclass(frozen=True)
@@ -85,12 +96,17 @@ class Judge:
 class ImageScores(BatchScores):
     """Scores of N images, with their names and verdicts; tensors as in `BatchScores`.
 
+    In a notebook they show themselves: a table, and the most anomalous images with their heat
+    maps where the images are files.
+
     names: [N], paths, or "image 3" for images that are no files.
     threshold: what decided.
+    reading: how the image files are read, for pictures.
     """
 
     names: tuple[str, ...]
     threshold: Threshold
+    reading: ReadSettings = field(default_factory=ReadSettings)
 
     @property
     def verdicts(self) -> tuple[str, ...]:
@@ -102,14 +118,90 @@ class ImageScores(BatchScores):
         """The sentence that says why images are flagged, or why none is."""
         return self.threshold.reason
 
+    def show(self, image: int | str, picture: ImageLike | None = None) -> Image.Image:
+        """One image, its heat map over it and the colour bar as a picture, which a notebook shows.
+
+        image: its place in the batch, or its name.
+        picture: the image, where it is no file; without it the map is shown alone.
+
+        Raises InputError where the batch has no such image, ImageError where `picture` cannot be
+        read.
+        """
+        from .report.notebook import picture_of_one
+
+        index = self._place(image)
+        found = self._picture(index) if picture is None else _read(picture, self.reading)
+        return picture_of_one(self._batch(), index, found)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A chart of the raw scores with verdicts and threshold, drawn by matplotlib.
+
+        ax: axes to draw on; None makes a figure. Returns the axes.
+
+        Raises ImportError where matplotlib is not installed.
+        """
+        from .report.notebook import chart
+
+        return chart(self._batch(), ax)
+
     def __repr__(self) -> str:
-        verdicts = self.verdicts
-        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("flagged", "look", "clear"))
         highest = int(self.image_scores.argmax())
-        return f"<{self._summary()}; {counts}; highest {self.names[highest]!r}>"
+        return f"<{self._summary()}; {self._counts()}; highest {self.names[highest]!r}>"
+
+    def _repr_html_(self) -> str:
+        from .report.notebook import summary_html
+
+        title = f"{self._summary()}; {self._counts()}"
+        return summary_html(self._batch(), title, self._picture)
+
+    def _counts(self) -> str:
+        verdicts = self.verdicts
+        return ", ".join(f"{verdicts.count(v)} {v}" for v in ("flagged", "look", "clear"))
+
+    def _place(self, image: int | str) -> int:
+        """The place of an image that is named or numbered, negative from the end."""
+        count = len(self.names)
+        if isinstance(image, str | os.PathLike):
+            if os.fspath(image) not in self.names:
+                raise InputError(
+                    f"image: found {os.fspath(image)!r}, wanted one of the names, as "
+                    f"{self.names[0]!r}, or a place from 0 to {count - 1}"
+                )
+            return self.names.index(os.fspath(image))
+        whole = isinstance(image, int | np.integer) and not isinstance(image, bool)
+        if not whole or not -count <= image < count:
+            raise InputError(f"image: found {image!r}, wanted a name, or 0 to {count - 1}")
+        return int(image) % count
+
+    def _picture(self, index: int) -> Image.Image | None:
+        """The image as a picture; None where it is no file, or one that cannot be read any more."""
+        path = Path(self.names[index])
+        try:
+            return _read(path, self.reading) if path.is_file() else None
+        except (ImageError, OSError):
+            return None
+
+    def _batch(self) -> ScoredBatch:
+        """These scores as the report takes them."""
+        from .report.scored_batch import ScoredBatch
+
+        return ScoredBatch(
+            paths=[Path(name) for name in self.names],
+            image_scores=self.image_scores.cpu().numpy(),
+            raw_scores=self.raw_image_scores.cpu().numpy(),
+            anomaly_maps=self.anomaly_maps.cpu().numpy(),
+            settings={},
+            threshold=self.threshold,
+            reading=self.reading,
+        )
 
 
-def with_verdicts(scores: BatchScores, names: tuple[str, ...], threshold: Threshold) -> ImageScores:
+def with_verdicts(
+    scores: BatchScores,
+    names: tuple[str, ...],
+    threshold: Threshold,
+    reading: ReadSettings | None = None,
+) -> ImageScores:
     """The scores of named images with what decided on them."""
     return ImageScores(
         scores.patch_scores,
@@ -118,5 +210,48 @@ def with_verdicts(scores: BatchScores, names: tuple[str, ...], threshold: Thresh
         scores.image_scores,
         names,
         threshold,
+        reading or ReadSettings(),
         place=scores.place,
+        copies=scores.copies,
+        repeats=scores.repeats,
     )
+
+
+def judge_batch(
+    scores: BatchScores,
+    names: Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    references: BatchScores | None = None,
+    threshold: float | None = None,
+    expected_defect_rate: float | None = None,
+    false_alarms: float | None = None,
+    rule: Rule | None = None,
+) -> ImageScores:
+    """Give scores of `score_batch` names and verdicts, so that they show themselves in a notebook.
+
+    names: [N], of image files, whose pictures are shown; None: "image 0" and so on.
+    references: leave-one-out scores of the images that these were scored against.
+    threshold, expected_defect_rate, false_alarms, rule: how to decide, see `Judge`.
+
+    Raises InputError where there is not one name an image, or an option is wrong.
+    """
+    judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+    if references is not None:
+        judge.check_references()
+    count = len(scores.raw_image_scores)
+    if names is None:
+        names = [f"image {index}" for index in range(count)]
+    if isinstance(names, str | os.PathLike) or len(names) != count:
+        found = "one" if isinstance(names, str | os.PathLike) else len(names)
+        raise InputError(f"names: found {found}, wanted {count}, one an image")
+    shown_as = tuple(os.fspath(name) for name in names)
+    return with_verdicts(scores, shown_as, judge(scores, references))
+
+
+def _read(image: ImageLike, reading: ReadSettings) -> Image.Image:
+    """An image in any form as an RGB picture."""
+    from .datasets.deep import DeepImage
+    from .features.batch_images import picture_of
+
+    picture = picture_of(image, reading)[0]
+    return picture.rgb(reading.white) if isinstance(picture, DeepImage) else picture

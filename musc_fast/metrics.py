@@ -126,6 +126,7 @@ def pixel_metrics(
     maps: npt.ArrayLike | Sequence[npt.ArrayLike],
     protocol: Protocol = "musc",
     pro: bool = True,
+    ignored: Sequence[npt.ArrayLike] | None = None,
 ) -> PixelMetrics:
     """Metrics of anomaly maps against masks, over all pixels of all images.
 
@@ -134,12 +135,13 @@ def pixel_metrics(
     maps: [N, h, w] finite real numbers, or a sequence as for `masks`.
     protocol: "musc" or "mvtec", how PRO is computed; see the text of this module.
     pro: False leaves out PRO.
+    ignored: a bool [h, w] for each image, True on pixels that no metric counts; None: all count.
 
     Raises InputError where numbers of images or sizes differ, a mask is not 0/1, a map holds NaN or
     Inf (the message names the image), or the protocol is unknown.
     """
     _check_protocol(protocol)
-    pixels = _gather(_images(masks, "masks"), _images(maps, "maps"), regions=pro)
+    pixels = _gather(_images(masks, "masks"), _images(maps, "maps"), ignored, regions=pro)
     reason = _one_class(pixels.positives.size, pixels.negatives.size, "pixel")
     if reason is not None:
         return PixelMetrics(math.nan, math.nan, math.nan, math.nan, math.nan, reason)
@@ -200,7 +202,9 @@ class _Steps:
     fp_above: npt.NDArray[np.int64]
 
 
-def _gather(masks: Sequence[Any], maps: Sequence[Any], regions: bool) -> _Pixels:
+def _gather(
+    masks: Sequence[Any], maps: Sequence[Any], ignored: Sequence[Any] | None, regions: bool
+) -> _Pixels:
     """All pixels by class; `regions` asks for the weights."""
     if len(masks) != len(maps):
         raise InputError(f"{len(masks)} masks for {len(maps)} maps; there must be one for each")
@@ -213,10 +217,24 @@ def _gather(masks: Sequence[Any], maps: Sequence[Any], regions: bool) -> _Pixels
         for index, (mask, values) in enumerate(zip(masks, maps, strict=True))
     ]
     dtype = np.result_type(np.float32, *(values.dtype for _, values in pairs))
+    left_out: list[_Bools | None] = [None] * len(pairs)
+    if ignored is not None:
+        left_out = [
+            _pair(each, values, index)[0]
+            for index, (each, (_, values)) in enumerate(zip(ignored, pairs, strict=True))
+        ]
+    pairs = [
+        (mask if out is None else mask & ~out, values)
+        for (mask, values), out in zip(pairs, left_out, strict=True)
+    ]
     # Written image by image, since `np.concatenate` would hold all pixels twice.
-    negatives = np.empty(sum(values.size - int(mask.sum()) for mask, values in pairs), dtype=dtype)
+    others = sum(
+        values.size - int(mask.sum()) - (0 if out is None else int(out.sum()))
+        for (mask, values), out in zip(pairs, left_out, strict=True)
+    )
+    negatives = np.empty(others, dtype=dtype)
     start = 0
-    for mask, values in pairs:
+    for (mask, values), out in zip(pairs, left_out, strict=True):
         if mask.any():
             positives.append(values[mask].astype(dtype, copy=False))
             if regions:
@@ -224,7 +242,8 @@ def _gather(masks: Sequence[Any], maps: Sequence[Any], regions: bool) -> _Pixels
                 labels.append(region[mask].astype(np.int64) - 1 + region_count)
                 areas.append(np.bincount(region[mask], minlength=count + 1)[1:])
                 region_count += count
-            values = values[~mask]
+        if out is not None or mask.any():
+            values = values[~mask if out is None else ~(mask | out)]
         negatives[start : start + values.size] = values.ravel()
         start += values.size
     negatives.sort()

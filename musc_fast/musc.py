@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from .backends.registry import resolve
-from .bank.reference_bank import Eviction, ReferenceBank
+from .bank.eviction import Eviction
+from .bank.reference_bank import ReferenceBank
 from .bank.stream import StreamScore, new_bank, stream
 from .datasets.find_images import find_images
-from .errors import InputError
+from .datasets.ignored import Ignore, IgnoredRegions
+from .errors import InputError, MuscFastWarning
 from .features import Backbone, load_backbone
 from .features.backbone import checked_device
 from .features.batch_images import ImageLike, Images, as_sequence, check_apart
@@ -21,10 +26,24 @@ from .features.extraction import BatchFeatures, Extractor
 from .image_scores import ImageScores, Judge, with_verdicts
 from .progress import StageProgress, stages_of
 from .recipes import DEFAULT_RECIPE, get_recipe
-from .scoring.batch import score_batch
+from .registration import Alignment, own_maps
+from .scoring.batch import check_repeats, score_batch
+from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
+from .scoring.place import check_all_count
 from .scoring.scores import BatchScores
-from .settings import DegreeFusion, Place, ReadSettings, ScoringSettings, whole_number
+from .settings import (
+    Align,
+    DegreeFusion,
+    Place,
+    PoolingName,
+    ReadSettings,
+    ScoringSettings,
+    Similarity,
+    Switch,
+    checked_align,
+    whole_number,
+)
 from .threshold import Rule
 
 DEFAULT_BACKBONE = "dinov2-vit-s-14"
@@ -44,14 +63,20 @@ class MuSc:
     offline: never ask a hub or a package index.
     device: "auto" takes CUDA where there is one.
     batch_size: images a forward pass; OpenVINO takes them one by one.
-    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`
-        and `use_cls` where these are None. "paper" is the official one.
+    recipe: a name from `musc_fast.recipes.RECIPES`, which sets blocks, `degrees`, `degree_fusion`,
+        `copies` and `use_cls` where these are None. "paper" is the official one.
     use_cls: False leaves RsCIN out, and with it the blocks after the last of `blocks`.
     engine: what computes the backbone: "auto", "openvino" or "torch", see `load_backbone`.
     feature_precision: in which it computes: "auto", "fp32" or "bf16".
     white: the value that is white in images of more than 8 bits a channel, as 4095; None: what
         their files state, else the smallest of 1023, 4095, 16383 and 65535 that holds the batch.
     max_pixels: images with more pixels are refused; None: 179 million.
+    align: "rigid" or "similarity" bring every image onto one of the batch, the frame, before its
+        features are taken: by shift and turn, and by scale, too; "auto" does so by shift and turn
+        where the images show one thing in other places. Maps come back in each image's own frame.
+    ignore: what is left out of every picture: the file of a mask (what is not black is left out), a
+        bool array [h, w], a box "x,y,w,h%" in percent of the picture, or several of these. Patches
+        of which more than a quarter is ignored are not scored, and nothing is compared with them.
     notify: called with a line of text before a download or conversion.
     The other arguments are those of `score_batch`; `settings` holds them as ScoringSettings.
 
@@ -82,15 +107,24 @@ class MuSc:
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
         place: Place = "off",
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
+        similarity: Similarity = "class",
+        copies: Switch | None = None,
+        repeats: Switch = "off",
         engine: str = "auto",
         feature_precision: str = "auto",
         white: float | None = None,
         max_pixels: int | None = None,
+        align: Align = "off",
+        ignore: Ignore | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         batch_size = whole_number("batch_size", batch_size, 1, 1 << 20)
+        align = checked_align(align)
         start = perf_counter()
         reading = ReadSettings(white) if max_pixels is None else ReadSettings(white, max_pixels)
+        ignored = IgnoredRegions.of(ignore, reading)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         chosen = get_recipe(recipe)
@@ -105,7 +139,19 @@ class MuSc:
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
             place=place,
+            pooling=pooling,
+            temperature=temperature,
+            similarity=similarity,
+            copies=chosen.copies if copies is None else copies,
+            repeats=repeats,
         )
+        if place != "auto":
+            check_all_count(self.settings, all_count=ignored is None)
+        if use_cls and similarity == "salient":
+            raise InputError(
+                "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
+                "smooths scores by the most anomalous patches; leave one of them out"
+            )
         if isinstance(backbone, Backbone):
             _refuse_second(image_size, blocks, weights, engine, feature_precision)
             self.backbone = backbone
@@ -124,8 +170,10 @@ class MuSc:
             )
         resolve(backend, self.backbone.device)
         rscin = chosen.choice(self.backbone.spec.name).rscin
-        self.use_cls = rscin if use_cls is None else use_cls
-        self.extractor = Extractor(self.backbone, batch_size, reading, cls=self.use_cls)
+        self.use_cls = (rscin if use_cls is None else use_cls) and similarity == "class"
+        self.extractor = Extractor(
+            self.backbone, batch_size, reading, cls=self.use_cls, align=align, ignored=ignored
+        )
         self.timings: dict[str, float] = {"loading": perf_counter() - start}
 
     def score(
@@ -156,32 +204,42 @@ class MuSc:
         judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
         with stages_of(progress) as on_progress:
             images = as_sequence(images)
+            check_repeats(self.settings, references is not None)
             if references is not None:
                 judge.check_references()
                 references = as_sequence(references)
                 check_apart(images, references)
-            white = self.extractor.white_of(images, () if references is None else references)
-            query = self.extract(images, white=white, progress=on_progress)
-            others = (
-                None
-                if references is None
-                else self.extract(references, white=white, progress=on_progress)
+            others = () if references is None else references
+            white = self.extractor.white_of(images, others)
+            extract = partial(
+                self.extract,
+                white=white,
+                alignment=self.extractor.alignment_of(images, others, white=white),
+                progress=on_progress,
             )
-            scores = self.score_features(query, others, progress=on_progress)
-            scale = self.scale_for(judge, others, progress=on_progress)
-            return with_verdicts(scores, query.names, judge(scores, scale))
+            query = extract(images)
+            good = None if references is None else extract(references)
+            scores = self.score_features(query, good, progress=on_progress)
+            scale = self.scale_for(judge, good, scores, progress=on_progress)
+            reading = replace(self.extractor.reading, white=white)
+            return with_verdicts(scores, query.names, judge(scores, scale), reading)
 
     def scale_for(
         self,
         judge: Judge,
         references: BatchFeatures | None,
+        scores: BatchScores,
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores | None:
-        """Leave-one-out scores of two references or more, by which `judge` decides; else None."""
+        """Leave-one-out scores of two references or more, by which `judge` decides; else None.
+
+        scores: of the images scored against them, whose patches were compared as far.
+        """
         if references is None or len(references.names) < 2 or not judge.asks_references:
             return None
-        return self.leave_one_out(references, progress=progress)
+        place: Place = "off" if scores.place is None else scores.place
+        return self.leave_one_out(references, place=place, progress=progress)
 
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings
@@ -198,7 +256,12 @@ class MuSc:
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores:
-        """`score_batch` on features from `extract`, timed as stage "scoring"."""
+        """`score_batch` on features from `extract`, timed as stage "scoring".
+
+        The maps of images that were moved onto a frame come back in the images' own frames;
+        `patch_scores` are on the grid of the frame. Warns of copies, and of defects that repeat, by
+        name.
+        """
         start = perf_counter()
         result = score_batch(
             query.tokens,
@@ -207,32 +270,45 @@ class MuSc:
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=query.valid,
+            reference_valid=None if references is None else references.valid,
             progress=(lambda done, of: progress("scoring", done, of)) if progress else False,
             **self.settings.keywords(),
         )
+        result = in_own_frames(result, query)
         self.timings["features"] = query.seconds + (references.seconds if references else 0.0)
         self.timings["scoring"] = perf_counter() - start
+        for sentence in sentences(
+            result, query.names, () if references is None else references.names
+        ):
+            warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return result
 
     def leave_one_out(
-        self, references: BatchFeatures, *, progress: StageProgress | None = None
+        self,
+        references: BatchFeatures,
+        *,
+        place: Place | None = None,
+        progress: StageProgress | None = None,
     ) -> BatchScores:
         """Scores of n references against each other, as a scale for images scored against them.
 
+        place: how far patches are compared; None: as in the settings.
         See `scoring.leave_one_out`. Raises InputError for fewer than two references.
         """
         return leave_one_out(
             references.tokens,
-            self.settings,
+            self.settings if place is None else replace(self.settings, place=place),
             grid=self.backbone.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=self.backbone.image_size,
+            valid=references.valid,
             progress=(lambda done, of: progress("references", done, of)) if progress else False,
         )
 
     def new_bank(self, capacity: int = 200, *, evict: Eviction = "oldest") -> ReferenceBank:
         """An empty `ReferenceBank` for this backbone and these settings."""
-        return new_bank(self.backbone, self.settings, capacity, evict=evict)
+        return new_bank(self.extractor, self.settings, capacity, evict=evict)
 
     def stream(
         self,
@@ -255,7 +331,10 @@ class MuSc:
         """
         if isinstance(images, str | os.PathLike):
             images = find_images([Path(images)])
-        extractor = Extractor(self.backbone, 1, self.extractor.reading, cls=False)
+        own = self.extractor
+        extractor = Extractor(
+            self.backbone, 1, own.reading, cls=False, align=own.align, ignored=own.ignored
+        )
         yield from stream(extractor, self.settings, images, bank=bank, start=start)
 
     def extract(
@@ -264,10 +343,18 @@ class MuSc:
         *,
         skip_bad: bool = False,
         white: float | None = None,
+        alignment: Alignment | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images; see `features.extraction.Extractor.extract`."""
-        return self.extractor.extract(images, skip_bad=skip_bad, white=white, progress=progress)
+        return self.extractor.extract(
+            images, skip_bad=skip_bad, white=white, alignment=alignment, progress=progress
+        )
+
+
+def in_own_frames(scores: BatchScores, features: BatchFeatures) -> BatchScores:
+    """The scores of images with their maps in the images' own frames, not in the batch's."""
+    return replace(scores, anomaly_maps=own_maps(scores.anomaly_maps, features.frames))
 
 
 def _refuse_second(

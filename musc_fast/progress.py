@@ -1,11 +1,15 @@
-"""Progress callbacks: bars on a terminal, plain lines elsewhere, both on standard error."""
+"""Progress callbacks: bars on a terminal and in a notebook, plain lines elsewhere.
+
+Terminals and lines are those of standard error.
+"""
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .shown import shown as shown_name
@@ -17,6 +21,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 LINE_EVERY = 10.0  # seconds between two lines, at least
+_DRAW_EVERY = 0.2  # seconds between two pictures of a notebook's bars, at least
 
 
 class ProgressLines:
@@ -42,13 +47,67 @@ class ProgressLines:
         if self._last is not None and now - self._last < LINE_EVERY:
             return
         self._last = now
-        text = f"{shown_name(stage)}: {done} of {total}"
-        if total > 0:
-            text += f", {100 * done / total:.0f}%"
-        if before < done < total:
-            left = (now - start) * (total - done) / (done - before)
-            text += f", about {_duration(left)} left"
-        self._write(text)
+        self._write(_line(stage, done, total, now - start, before))
+
+
+class NotebookBars:
+    """A (stage, done, total) function that draws bars in the output of a notebook's cell.
+
+    They are one piece of HTML that is replaced: unlike widgets they need no extension, and the
+    last picture is kept with the notebook.
+
+    display: `IPython.display.display`, or a function like it.
+    clock: the time in seconds.
+    """
+
+    def __init__(
+        self, display: Callable[..., Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._stages: dict[str, tuple[float, int, int, int, float]] = {}
+        self._last = clock()
+        self._handle = display(self, display_id=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        known = stage in self._stages
+        start, before = self._stages[stage][:2] if known else (now, done)
+        self._stages[stage] = (start, before, done, total, now - start)
+        if not known or done == total or now - self._last >= _DRAW_EVERY:
+            self.draw()
+
+    def draw(self) -> None:
+        """Replace the bars drawn before."""
+        self._last = self._clock()
+        if self._handle is not None:  # None where nothing takes the output of the cell
+            self._handle.update(self)
+
+    def _repr_html_(self) -> str:
+        bars = (
+            f'<div><progress value="{done}" max="{max(total, 1)}" style="width:12em"></progress> '
+            f"{html.escape(_line(stage, done, total, seconds, before))}</div>"
+            for stage, (_, before, done, total, seconds) in self._stages.items()
+        )
+        return f"<div>{''.join(bars)}</div>"
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            _line(stage, done, total, seconds, before)
+            for stage, (_, before, done, total, seconds) in self._stages.items()
+        )
+
+
+def _line(stage: str, done: int, total: int, seconds: float, before: int) -> str:
+    """A line about a stage, with the time left.
+
+    seconds: since the first call of the stage, at which `before` were done.
+    """
+    text = f"{shown_name(stage)}: {done} of {total}"
+    if total > 0:
+        text += f", {100 * done / total:.0f}%"
+    if before < done < total:
+        text += f", about {_duration(seconds * (total - done) / (done - before))} left"
+    return text
 
 
 def _duration(seconds: float) -> str:
@@ -75,7 +134,14 @@ def stage_bars(shown: bool = True, *, console: Console | None = None) -> Iterato
     from rich.console import Console
 
     console = Console(stderr=True) if console is None else console
-    if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
+    if console.is_jupyter:
+        from IPython.display import display
+
+        bars = NotebookBars(display)
+        yield bars
+        bars.draw()  # what was too soon after the picture before
+        return
+    if not console.is_terminal or console.is_dumb_terminal:
         where = console
         yield ProgressLines(
             lambda line: where.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from functools import cache
 
 from .errors import InputError
 from .features import get_spec
-from .settings import DegreeFusion
+from .settings import DegreeFusion, Switch
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Recipe:
     summary: a line of help.
     degrees: neighbourhood sides of LNAMD.
     degree_fusion: see `score_batch`.
+    copies: see `score_batch`; "off" where images are scored as the official code scores them.
     measured: the choices fixed by measurement, by the backbone's name.
     others: the choices for other backbones, by their library, which were not measured; where there
         is none, the backbone's own blocks and RsCIN, as in the paper.
@@ -52,6 +53,7 @@ class Recipe:
     summary: str
     degrees: tuple[int, ...] = (1, 3, 5)
     degree_fusion: DegreeFusion = "scores"
+    copies: Switch = "auto"
     measured: Mapping[str, Choice] = field(default_factory=dict)
     others: Mapping[str, Choice] = field(default_factory=dict)
 
@@ -78,7 +80,9 @@ def _at(*shares: float) -> Callable[[int], Blocks]:
     return blocks
 
 
-PAPER = Recipe("paper", "the official one: four blocks, three degrees, twelve searches, RsCIN")
+PAPER = Recipe(
+    "paper", "the official one: four blocks, three degrees, twelve searches, RsCIN", copies="off"
+)
 ONE_SEARCH = Recipe(
     "one-search",
     "one block, its degrees averaged before one search; RsCIN for CLIP alone",

@@ -39,6 +39,16 @@ class Window:
         object.__setattr__(self, "reach", whole_number("window", self.reach, 0, 1 << 30))
 
 
+Align = Literal["off", "auto", "rigid", "similarity"]
+ALIGNS: tuple[Align, ...] = get_args(Align)
+PoolingName = Literal["lnamd", "snamd", "snamd-unit"]
+POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)
+Similarity = Literal["class", "salient"]
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
+Switch = Literal["off", "auto"]
+SWITCHES: tuple[Switch, ...] = get_args(Switch)
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """How the nearest patches are searched; every operator of every backend takes these.
@@ -111,6 +121,13 @@ class ScoringSettings:
     place: patches are compared with those of the other images within so many places of their own;
         "off": with all; "auto": within a window where a few images show that it is safe
         (`scoring.place`).
+    pooling: how neighbourhoods are pooled: "lnamd" (the paper), "snamd" (MuSc-V2: neighbours count
+        by their likeness), or "snamd-unit", the same on features of norm 1.
+    temperature: of SNAMD: a neighbour at this distance counts 1 / e; 1 is that of MuSc-V2.
+    similarity: what tells that images are alike where scores are smoothed over them: "class", the
+        class tokens (RsCIN), or "salient", the most anomalous patches (RsCon of MuSc-V2).
+    copies: "auto" leaves an image out as a reference of its copies.
+    repeats: "auto" leaves links between images that share a defect out.
 
     The sequences are held as tuples. Raises InputError naming the setting.
     """
@@ -124,6 +141,11 @@ class ScoringSettings:
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
     place: Place = "off"
+    pooling: PoolingName = "lnamd"
+    temperature: float = 1.0
+    similarity: Similarity = "class"
+    copies: Switch = "off"
+    repeats: Switch = "off"
 
     def __post_init__(self) -> None:
         check_degrees(self.degrees)
@@ -135,6 +157,16 @@ class ScoringSettings:
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
         check_place(self.place)
+        check_one_of("pooling", self.pooling, POOLINGS)
+        check_temperature(self.temperature, self.pooling)
+        check_one_of("similarity", self.similarity, SIMILARITIES)
+        check_switch("copies", self.copies)
+        check_switch("repeats", self.repeats)
+        if self.repeats != "off" and self.max_references is not None:
+            raise InputError(
+                "repeats: they show in the distances to all images; leave max_references out, or "
+                "repeats"
+            )
         object.__setattr__(self, "degrees", tuple(int(degree) for degree in self.degrees))
         object.__setattr__(self, "topmin", tuple(float(bound) for bound in self.topmin))
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
@@ -146,6 +178,18 @@ class ScoringSettings:
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def unusual(self) -> dict[str, Any]:
+        """Those of the settings of this kind that decide patch scores and are not the paper's.
+
+        They go into the keys of what is kept, so that what was kept without them stays good.
+        """
+        plain = {"pooling": "lnamd", "temperature": 1.0, "place": "off"}
+        return {
+            name: getattr(self, name)
+            for name, usual in plain.items()
+            if getattr(self, name) != usual
+        }
 
     @property
     def searches_a_layer(self) -> int:
@@ -219,9 +263,24 @@ def check_memory_limit(memory_limit: int | None) -> None:
 
 def check_degree_fusion(fusion: str) -> None:
     """Raise InputError unless fusion is one of DEGREE_FUSIONS."""
-    if not isinstance(fusion, str) or fusion not in DEGREE_FUSIONS:
+    check_one_of("degree_fusion", fusion, DEGREE_FUSIONS)
+
+
+def check_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise InputError unless a value is one of the words `known`."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(known)}")
+
+
+def check_temperature(temperature: float, pooling: str) -> None:
+    """Raise InputError unless temperature is a number above 0, and 1 where nothing uses it."""
+    number = isinstance(temperature, int | float | np.number) and not isinstance(temperature, bool)
+    if not number or not 0 < temperature < math.inf:
+        raise InputError(f"temperature: found {temperature!r}, wanted a number above 0")
+    if pooling == "lnamd" and temperature != 1:
         raise InputError(
-            f"degree_fusion: found {fusion!r}, wanted one of {', '.join(DEGREE_FUSIONS)}"
+            "temperature: has no say with pooling lnamd; give pooling snamd or snamd-unit, or "
+            "leave it out"
         )
 
 
@@ -232,6 +291,20 @@ def check_place(place: Place) -> None:
         raise InputError(
             f'place: found {place!r}, wanted "off", "auto" or a number of places, 0 or more'
         )
+
+
+def check_switch(name: str, value: str) -> None:
+    """Raise InputError unless value is one of SWITCHES."""
+    if not isinstance(value, str) or value not in SWITCHES:
+        raise InputError(f"{name}: found {value!r}, wanted one of {', '.join(SWITCHES)}")
+
+
+def checked_align(align: str) -> Align:
+    """How images are aligned; InputError unless it is one of ALIGNS."""
+    for known in ALIGNS:
+        if isinstance(align, str) and align == known:
+            return known
+    raise InputError(f"align: found {align!r}, wanted one of {', '.join(ALIGNS)}")
 
 
 def check_max_references(count: int | None) -> None:

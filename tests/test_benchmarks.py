@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lib.drawn_images import draw_images
+from lib.repeated_defect import draw_repeats, good_parts, make_stamp
 from musc_fast.datasets.sample.draw import draw_sample
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,3 +108,12 @@ def test_a_checkout_that_is_not_installed(tmp_path: Path) -> None:
         if command[0] == "-c":
             files = [str(tmp_path / name / "__init__.py") for name in ("musc_fast", "kernels")]
             assert done.stdout.split() == files
+
+
+def test_the_repeated_defect_is_drawn_on_the_parts_asked_for() -> None:
+    stamp = make_stamp(0, size=128)
+    found, good = draw_repeats(3, {1}, stamp), good_parts(range(3), size=128)
+    changed = [(one != other).any(axis=2) for one, other in zip(found, good, strict=True)]
+    assert [bool(each.any()) for each in changed] == [False, True, False]
+    assert changed[1][stamp.mask].mean() > 0.9
+    assert not changed[1][stamp.change.any(axis=2) == 0].any()

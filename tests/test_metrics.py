@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import golden_files
 import numpy as np
@@ -214,6 +215,19 @@ def test_sizes_may_differ_by_image() -> None:
     np.testing.assert_allclose(
         [got.auroc, got.f1_max, got.ap], sklearn_three(truth, scores), rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("protocol", ["musc", "mvtec"])
+def test_ignored_pixels_are_as_if_they_were_not_there(protocol: Any) -> None:
+    masks, maps = random_set(3)
+    masks[:, :, 4] = False  # no region reaches over what is taken out
+    ignored = np.zeros(masks.shape, dtype=np.bool_)
+    ignored[:, :, :5] = True
+    found = pixel_metrics(masks, maps, protocol, ignored=list(ignored))
+    assert found == pixel_metrics(masks[:, :, 5:], maps[:, :, 5:], protocol)
+    assert found != pixel_metrics(masks, maps, protocol)
+    every = [np.ones_like(each) for each in ignored]
+    assert pixel_metrics(masks, maps, protocol, ignored=every).reason == "no pixels"
 
 
 def test_input_is_left_alone() -> None:

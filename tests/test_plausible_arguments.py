@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
         for name in (
             *("cls_tokens", "references", "grid", "prefix_tokens", "image_size", "degrees"),
             *("topmin", "neighbors", "backend", "precision", "memory_limit", "max_references"),
-            *("degree_fusion", "place", "progress"),
+            *("degree_fusion", "place", "copies", "repeats", "progress"),
         )
     },
     "tokens": score_batch,

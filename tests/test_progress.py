@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from musc_fast.errors import InputError
-from musc_fast.progress import LINE_EVERY, ProgressLines, stage_bars, stages_of
+from musc_fast.progress import LINE_EVERY, NotebookBars, ProgressLines, stage_bars, stages_of
 
 
 class Clock:
@@ -67,3 +67,36 @@ def test_stages_of_takes_a_function_or_a_truth_value() -> None:
         on_progress("a", 1, 2)
     with pytest.raises(InputError, match="progress: found 'yes'"), stages_of("yes"):  # type: ignore[arg-type]
         pass
+
+
+class Shown:
+    """Takes what a notebook would display, and counts how often it is redrawn."""
+
+    def __init__(self) -> None:
+        self.html: list[str] = []
+
+    def __call__(self, bars: NotebookBars, *, display_id: bool) -> Shown:
+        assert display_id
+        self.update(bars)
+        return self
+
+    def update(self, bars: NotebookBars) -> None:
+        self.html.append(bars._repr_html_())
+
+
+def test_bars_of_a_notebook_are_replaced_in_place_and_not_too_often() -> None:
+    shown, clock = Shown(), Clock()
+    bars = NotebookBars(shown, clock)
+    for done in range(101):
+        bars("features", done, 100)
+        clock.now += 0.01
+    bars("<b>scoring\x1b", 1, 4)
+    clock.now += 5
+    bars("<b>scoring\x1b", 2, 4)
+    assert 6 <= len(shown.html) <= 10  # of 103 calls
+    assert shown.html[-1].count("<progress") == 2
+    assert 'value="100" max="100"' in shown.html[-1]
+    assert "&lt;b&gt;scoring\\x1b: 2 of 4, 50%, about 10 s left" in shown.html[-1]
+    assert "features: 100 of 100, 100%\n<b>scoring\\x1b: 2 of 4" in repr(bars)
+    bars("unknown", 0, 0)  # a stage whose work is not known yet
+    assert 'value="0" max="1"' in shown.html[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .reference_bank import EVICTIONS, Eviction, ReferenceBank
+from .eviction import EVICTIONS, Eviction
+from .reference_bank import ReferenceBank
 
 __all__ = ["EVICTIONS", "Eviction", "ReferenceBank"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import describe
 from ..errors import InputError
 
 
@@ -67,6 +68,22 @@ def free_id(name: str, held: Collection[str]) -> str:
         count += 1
         found = f"{name} ({count})"
     return found
+
+
+def check_like_held(layers: Sequence[Tensor], held: Sequence[Tensor]) -> None:
+    """Raise InputError unless layers [N, P, C] have the shape and kind of those held, if any are.
+
+    held: [capacity, P, C] a layer.
+    """
+    for index, (layer, stored) in enumerate(zip(layers, held, strict=False)):
+        same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
+        if not same or layer.dtype != stored.dtype:
+            raise InputError(
+                f"tokens (layer {index}): found {describe(layer)} on {layer.device}, the bank "
+                f"holds {describe(stored[0])} an image on {stored.device}"
+            )
+    if held and len(layers) != len(held):
+        raise InputError(f"tokens: found {len(layers)} layers, the bank holds {len(held)}")
 
 
 def finite_scores(

@@ -1,6 +1,7 @@
 """The file of a ReferenceBank: safetensors with the tokens, and the rest as JSON in its header.
 
-Version 2 also holds the distances among the images; a bank that has none is written as version 1.
+Version 2 also holds the distances among the images, version 3 also which patches count; a bank that
+has none of these is written as version 1, one in which all patches count as version 1 or 2.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from torch import Tensor
 from ..errors import BankError
 from ..files import replacing
 
-_VERSIONS = ("1", "2")
-_NOT_COMPARED = ("engine",)  # recorded in the source of a bank, see `stream.source_of`
+_VERSIONS = ("1", "2", "3")
+# Recorded in the source of a bank, see `stream.source_of` and `stream.alignment_of_bank`.
+_NOT_COMPARED = ("engine", "frame")
 # What banks had of which a file of an earlier musc_fast says nothing.
-_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores", "place": "off"}
+_EARLIER = {"feature_precision": "fp32", "degree_fusion": "scores", "align": "off"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Contents:
     entries: the images, in the order in which they were added; added: how many ever were.
     tokens: [len, P, C] a layer.
     distances: among the images, [len, P, len] float32 a search; none where they are not known.
+    valid: [len, P] bool, the patches that count; None where all do.
     """
 
     settings: Mapping[str, Any]
@@ -52,6 +55,7 @@ class Contents:
     added: int
     tokens: list[Tensor]
     distances: list[Tensor]
+    valid: Tensor | None = None
 
 
 def save_bank(path: str | os.PathLike[str], bank: Contents) -> None:
@@ -61,6 +65,8 @@ def save_bank(path: str | os.PathLike[str], bank: Contents) -> None:
         for name in ("tokens", "distances")
         for index, each in enumerate(getattr(bank, name))
     }
+    if bank.valid is not None:
+        tensors["valid"] = bank.valid.cpu().contiguous()
     contents = json.dumps(
         {
             "settings": dict(bank.settings),
@@ -68,8 +74,10 @@ def save_bank(path: str | os.PathLike[str], bank: Contents) -> None:
             "added": bank.added,
         }
     )
+    # Earlier releases read the versions that they know alone.
+    version = "3" if bank.valid is not None else "2" if bank.distances else "1"
     metadata = {
-        "musc_fast_bank": "2" if bank.distances else "1",  # earlier versions read the first alone
+        "musc_fast_bank": version,
         "about": contents,
         "sha256": _checksum(contents, [tensors[name] for name in sorted(tensors)]),
     }
@@ -90,7 +98,7 @@ def load_bank(path: str | os.PathLike[str], source: Mapping[str, Any] | None) ->
             if version not in _VERSIONS:
                 raise BankError(
                     f"{path} is a bank of version {version}, this is musc_fast with versions "
-                    f"{' and '.join(_VERSIONS)}; make the bank anew"
+                    f"{', '.join(_VERSIONS)}; make the bank anew"
                 )
             tensors = {name: stored.get_tensor(name) for name in sorted(stored.keys())}
         contents = metadata["about"]
@@ -112,10 +120,10 @@ def _parsed(
     source: Mapping[str, Any] | None,
 ) -> Contents:
     distances = [tensors.pop(name) for name in list(tensors) if name.startswith("distances.")]
+    valid = tensors.pop("valid", None)
     tokens = list(tensors.values())
     settings: dict[str, Any] = dict(found["settings"])
-    for name in ("degree_fusion", "place"):
-        settings.setdefault(name, _EARLIER[name])
+    settings.setdefault("degree_fusion", _EARLIER["degree_fusion"])
     stored = settings.get("source")
     if isinstance(stored, dict) and stored.get("fingerprint"):  # made by `stream.source_of`
         settings["source"] = {**_EARLIER, **stored}
@@ -142,7 +150,7 @@ def _parsed(
     for each in distances:
         if not _are_distances(each, len(entries)):
             raise BankError(f"{path} holds distances that are none")
-    return Contents(settings, entries, added, tokens, distances)
+    return Contents(settings, entries, added, tokens, distances, valid)
 
 
 def _are_distances(found: Tensor, count: int) -> bool:

@@ -8,15 +8,17 @@ take one for each image held.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .. import reference
 from ..backends.base import Operators
 from ..progress import Progress
+from ..scoring.repeats import scores_without_links
+from ..scoring.scores import anomaly_map
 from ..settings import SearchOptions
 from .file import Entry
 
@@ -31,25 +33,44 @@ class LeaveOneOut:
     entries: the images, in the order in which they were added.
     patch_scores: [len, H, W]. raw_image_scores: [len], the maxima of the anomaly maps.
     size: (h, w) of those.
+    valid: [len, H, W] bool, the patches that count; None: all.
     """
 
     entries: list[Entry]
     patch_scores: Tensor
     raw_image_scores: Tensor
     size: tuple[int, int]
+    valid: Tensor | None = None
 
     @classmethod
-    def of(cls, entries: list[Entry], means: Tensor, size: tuple[int, int]) -> LeaveOneOut:
+    def of(
+        cls,
+        entries: list[Entry],
+        means: Tensor,
+        size: tuple[int, int],
+        valid: Tensor | None = None,
+    ) -> LeaveOneOut:
         """The scores of means [len, H, W] float64 in the order of `entries`.
 
-        size: of the anomaly maps, of which one at a time is held.
+        size: of the anomaly maps, of which one at a time is held. valid: as the field.
         """
-        raw = [reference.upsample(each[None], size).amax().float() for each in means]
-        return cls(entries, means.float(), torch.stack(raw), size)
+        counted = [None] * len(means) if valid is None else list(valid)
+        raw = [
+            anomaly_map(each, size, counts).amax().float()
+            for each, counts in zip(means, counted, strict=True)
+        ]
+        return cls(entries, means.float(), torch.stack(raw), size, valid)
+
+    @property
+    def usual(self) -> float:
+        """The median of the patch scores that count."""
+        counted = self.patch_scores if self.valid is None else self.patch_scores[self.valid]
+        return float(counted.median())
 
     def anomaly_map(self, place: int) -> Tensor:
         """The anomaly map [h, w] of the image at a place of `entries`."""
-        return reference.upsample(self.patch_scores[place][None].double(), self.size)[0].float()
+        counts = None if self.valid is None else self.valid[place]
+        return anomaly_map(self.patch_scores[place].double(), self.size, counts).float()
 
 
 # LNAMD of the images in some slots: one [n, P, C] a search.
@@ -115,6 +136,25 @@ class OwnDistances:
                 total[first:last] += self._operators.interval_mean(some, *bounds)
         return total / len(self.matrices)
 
+    @torch.no_grad()
+    def means_without_links(
+        self,
+        filled: int,
+        bounds: tuple[int, int],
+        topmin: tuple[float, float],
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """`means` without the links between images that share a defect.
+
+        See `scoring.repeats`; what is left of a patch's distances has the ranks of `topmin`.
+        """
+        searches = []
+        for matrix in self.matrices:
+            rows = partial(_rows, matrix, filled)
+            found, _ = scores_without_links(rows, filled, grid, self._operators, topmin, bounds)
+            searches.append(found.double())
+        return torch.stack(searches).mean(dim=0)
+
     def of(self, slots: Sequence[int]) -> list[Tensor]:
         """The distances among the images of some slots: one [n, P, n] a search."""
         return [matrix[slots][:, :, slots] for matrix in self.matrices]
@@ -150,6 +190,11 @@ def wrong_distances(distances: Sequence[Tensor], shape: tuple[int, int, int], co
         if not bool((own == math.inf).all()) or not bool(torch.isfinite(apart).all()):
             return True
     return False
+
+
+def _rows(matrix: Tensor, filled: int, images: Sequence[int]) -> Iterator[Tensor]:
+    """The distances [P, filled] of the images in some slots, one after another."""
+    yield from (matrix[image, :, :filled].contiguous() for image in images)
 
 
 def _put(matrix: Tensor, rows: Sequence[int], columns: Sequence[int], found: Tensor) -> None:

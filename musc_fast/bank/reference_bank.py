@@ -6,28 +6,28 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import describe
 from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
-from ..scoring.arguments import Tokens, class_tokens, grid_of, map_size, same_layers, token_layers
-from ..scoring.layer_passes import mean_over_passes
-from ..scoring.scores import BatchScores, make_scores
-from ..settings import DegreeFusion, Place, ScoringSettings, whole_number
+from ..scoring.arguments import Tokens, grid_of, map_size, same_layers, token_layers
+from ..scoring.place import check_all_count
+from ..scoring.scores import BatchScores
+from ..scoring.valid import Valid, valid_patches
+from ..settings import DegreeFusion, Place, PoolingName, ScoringSettings, Switch, whole_number
 from .alone import alone
-from .arguments import check_ids, finite_scores, json_source, refuse_twice
+from .arguments import check_ids, check_like_held, finite_scores, json_source, refuse_twice
+from .eviction import EVICTIONS, Eviction, places_of
 from .file import Contents, Entry, load_bank, save_bank
 from .own_distances import LeaveOneOut
-from .search import BankSearch
+from .scored import Held
 from .slots import Slots
 
-Eviction = Literal["oldest", "anomalous"]
-EVICTIONS: tuple[Eviction, ...] = ("oldest", "anomalous")
+_KEPT = ("degrees", "topmin", "neighbors", "degree_fusion", "copies", "repeats")
 
 
 class ReferenceBank:
@@ -41,15 +41,15 @@ class ReferenceBank:
     to the bit, without their LNAMD and (on the CPU) without rounding them again.
 
     capacity: images held at most; a full bank gives up one image for each that is added.
-    evict: which image goes: "oldest", or "anomalous", the one with the highest raw score, so that
-        defects do not settle in the bank. That may be the new image; images that were never scored
-        go first, oldest first.
+    evict: which goes: "oldest", or "anomalous", that with the highest raw score, so that defects do
+        not settle in the bank. It may be the new one; those never scored go first, oldest first.
     source: what the tokens come from, as {"backbone": ..., "size": ...}; `load` refuses a file of
         another source.
+    copies: "auto" scores a copy of an image held without that one, and does not take it in.
+    repeats: "auto" leaves links between images that share a defect out of `leave_one_out`.
     The other arguments are those of `score_batch`; `scoring` holds them as ScoringSettings.
 
-    Several threads may use one bank: each call is whole before the next begins, and
-    `score_and_add` lets nothing between its score and its addition.
+    Several threads may use one bank: each call, `score_and_add` too, is whole before the next.
 
     Memory: (layers x degrees + 2) x capacity x P x C x 4 bytes, touched as the bank fills.
     Raises InputError naming the argument.
@@ -72,6 +72,10 @@ class ReferenceBank:
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
         place: Place = "off",
+        pooling: PoolingName = "lnamd",
+        temperature: float = 1.0,
+        copies: Switch = "off",
+        repeats: Switch = "off",
     ) -> None:
         self.scoring = ScoringSettings(
             degrees,
@@ -82,6 +86,10 @@ class ReferenceBank:
             memory_limit,
             degree_fusion=degree_fusion,
             place=place,
+            pooling=pooling,
+            temperature=temperature,
+            copies=copies,
+            repeats=repeats,
         )
         capacity = whole_number("capacity", capacity, 1)
         prefix_tokens = whole_number("prefix_tokens", prefix_tokens, 0)
@@ -124,14 +132,27 @@ class ReferenceBank:
         return self._tokens_of(self._slots_in_order())
 
     @alone
+    def valid(self) -> Tensor | None:
+        """The patches that count, [len, P] bool in the order of `ids`; None where all do."""
+        return self._slots.valid_of(self._slots_in_order())
+
+    @alone
     def score(
-        self, tokens: Tokens, *, cls_tokens: Tensor | NDArray[Any] | None = None
+        self,
+        tokens: Tokens,
+        *,
+        cls_tokens: Tensor | NDArray[Any] | None = None,
+        valid: Valid | None = None,
     ) -> BatchScores:
         """Scores of `tokens` (as for `score_batch`) against the images of the bank.
 
+        valid: [N, P] bool, the patches that count; None: all. The bank keeps those of its images.
+
+        `copies` of the result tells copies of images held, by their places in `entries`.
         Raises InputError where the bank is empty or its images have another shape.
         """
-        return self._scored(self._checked(tokens), cls_tokens)[0]
+        layers = self._checked(tokens)
+        return self._held().score(layers, cls_tokens, self._counted(valid, layers))[0]
 
     @alone
     def add(
@@ -140,19 +161,22 @@ class ReferenceBank:
         ids: Sequence[str] | None = None,
         *,
         scores: Sequence[float] | Tensor | NDArray[Any] | None = None,
+        valid: Valid | None = None,
     ) -> list[str]:
-        """Add images; returns the ids of those that had to go.
+        """Add images; returns the ids of those that had to go, or were copies and not taken in.
 
         ids: a name for each image, none twice, "image 17" by default.
         scores: raw image scores, where they are known; with evict="anomalous" unknown ones are
             found by scoring against the bank.
+        valid: as for `score`.
         """
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
+        counted = self._counted(valid, layers)
         if scores is None and self.evict == "anomalous" and len(self):
-            scores = self._scored(layers, None)[0].raw_image_scores
-        return self._add(layers, ids, scores, None)
+            scores = self._held().score(layers, None, counted)[0].raw_image_scores
+        return self._add(layers, ids, scores, None, counted, self._held().copies_in(layers))
 
     @alone
     def score_and_add(
@@ -161,13 +185,16 @@ class ReferenceBank:
         ids: Sequence[str] | None = None,
         *,
         cls_tokens: Tensor | NDArray[Any] | None = None,
+        valid: Valid | None = None,
     ) -> BatchScores:
         """`score`, then `add` with the raw scores found."""
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
-        found, pooled = self._scored(layers, cls_tokens)
-        self._add(layers, ids, found.raw_image_scores, pooled)
+        counted = self._counted(valid, layers)
+        found, pooled = self._held().score(layers, cls_tokens, counted)
+        copies = self._held().copies_in(layers)
+        self._add(layers, ids, found.raw_image_scores, pooled, counted, copies)
         return found
 
     @alone
@@ -187,11 +214,12 @@ class ReferenceBank:
             raise InputError(f"the bank holds {count} images, wanted two or more to leave one out")
         if self._leave_one_out is None:
             means = self._slots.means(count, on_progress)
-            grid = grid_of(self.grid, means.shape[1], 0)
+            grid, valid = grid_of(self.grid, means.shape[1], 0), self.valid()
             self._leave_one_out = LeaveOneOut.of(
                 self.entries,
                 means[self._slots_in_order()].reshape(count, *grid),
                 map_size(self.image_size, grid, count),
+                None if valid is None else valid.view(count, *grid),
             )
         return self._leave_one_out
 
@@ -234,10 +262,11 @@ class ReferenceBank:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank as one file, complete or not at all."""
         slots = self._slots_in_order()
-        contents = Contents(
-            self.settings(), self.entries, self._added, self.tokens(), self._distances_of(slots)
+        tokens, distances = self.tokens(), self._distances_of(slots)
+        save_bank(
+            path,
+            Contents(self.settings(), self.entries, self._added, tokens, distances, self.valid()),
         )
-        save_bank(path, contents)
 
     @classmethod
     def load(
@@ -270,7 +299,8 @@ class ReferenceBank:
                 raise InputError(f"{len(entries)} images, room for {bank.capacity}")
             if entries:
                 checked = bank._checked(layers, prefix_tokens=0)
-                bank._add(checked, [e.id for e in entries], None, None)
+                counted = bank._counted(stored.valid, checked)
+                bank._add(checked, [e.id for e in entries], None, None, counted)
                 bank._slots.take_distances([each.to(device) for each in stored.distances])
         except BackendError:
             raise
@@ -288,11 +318,8 @@ class ReferenceBank:
             "grid": self.grid,
             "prefix_tokens": self.prefix_tokens,
             "image_size": self.image_size,
-            "degrees": self.scoring.degrees,
-            "topmin": self.scoring.topmin,
-            "neighbors": self.scoring.neighbors,
-            "degree_fusion": self.scoring.degree_fusion,
-            "place": self.scoring.place,
+            **{name: getattr(self.scoring, name) for name in _KEPT},
+            **self.scoring.unusual(),
         }
 
     def _checked(self, tokens: Tokens, prefix_tokens: int | None = None) -> list[Tensor]:
@@ -302,39 +329,19 @@ class ReferenceBank:
         same_layers(layers)
         grid_of(self.grid, layers[0].shape[1], prefix)
         self._slots.operators(layers[0])
-        if self._slots.tokens:
-            for index, (layer, stored) in enumerate(zip(layers, self._slots.tokens, strict=False)):
-                same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
-                if not same or layer.dtype != stored.dtype:
-                    raise InputError(
-                        f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
-                        f"the bank holds {describe(stored[0])} an image on {stored.device}"
-                    )
-            if len(layers) != len(self._slots.tokens):
-                raise InputError(
-                    f"tokens: found {len(layers)} layers, the bank holds {len(self._slots.tokens)}"
-                )
+        check_like_held(layers, self._slots.tokens)
         return layers
 
-    def _scored(
-        self, layers: list[Tensor], cls_tokens: Tensor | NDArray[Any] | None
-    ) -> tuple[BatchScores, list[list[Tensor]]]:
-        """The scores, and LNAMD's results by layer and degree."""
-        if len(self) == 0:
-            raise InputError("the bank is empty: add images before scoring against them")
-        classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        images = len(layers[0])
-        grid = grid_of(self.grid, layers[0].shape[1], 0)
-        search = BankSearch(self.scoring, grid, images, self._slots.references)
-        means = mean_over_passes(
-            layers,
-            self._slots.pooling(layers[0]),
-            search,
-            on_progress=lambda done, total: None,
-        )
-        size = map_size(self.image_size, grid, images)
-        shaped, own = means.reshape(images, *grid), self.scoring
-        return make_scores(shaped, size, classes, own.neighbors, own.reach), search.pooled
+    def _counted(self, valid: Valid | None, layers: list[Tensor]) -> Tensor | None:
+        """`valid` of layers [N, P, C], checked; None where all patches count."""
+        counted = valid_patches("valid", valid, layers[0])
+        check_all_count(self.scoring, all_count=counted is None)
+        return counted
+
+    def _held(self) -> Held:
+        """The images held, as new ones are scored against them."""
+        order = self._slots_in_order()
+        return Held(self._slots, order, self.grid, self.image_size, self.scoring)
 
     def _add(
         self,
@@ -342,28 +349,23 @@ class ReferenceBank:
         ids: Sequence[str] | None,
         scores: Sequence[float] | Tensor | NDArray[Any] | None,
         pooled: list[list[Tensor]] | None,
+        valid: Tensor | None,
+        copies: Collection[int] = (),
     ) -> list[str]:
         images = layers[0].shape[0]
         names = check_ids(ids, images, self._added)
         known = [None] * images if scores is None else finite_scores(scores, images)
-        entries, slots, gone = list(self._entries), dict[int, int](), []
-        for image, (name, score) in enumerate(zip(names, known, strict=True)):
-            new = Entry(name, score, self._added + image)
-            slot = len(entries)
-            if slot < self.capacity:
-                entries.append(new)
-            else:
-                slot = self._victim([*entries, new])
-                gone.append((entries[slot] if slot < len(entries) else new).id)
-                if slot == len(entries):
-                    continue  # the new image is the one to go
-                entries[slot] = new
-            slots[slot] = image
+        new = [
+            None if image in copies else Entry(name, score, self._added + image)
+            for image, (name, score) in enumerate(zip(names, known, strict=True))
+        ]
+        places = places_of(self._entries, new, self.capacity, self.evict)
+        copied = [names[image] for image in sorted(copies)]
         self._leave_one_out = None
-        self._slots.put(layers, slots, len(entries), pooled)
-        self._entries = entries
+        self._slots.put(layers, places.slots, len(places.entries), pooled, valid)
+        self._entries = places.entries
         self._added += images
-        return gone
+        return copied + places.gone
 
     def _slots_in_order(self) -> list[int]:
         """The slots filled, in the order in which their images were added."""
@@ -381,20 +383,10 @@ class ReferenceBank:
         """Hold the images of some slots alone, in this order."""
         entries, added = [self._entries[slot] for slot in slots], self._added
         layers, distances = self._tokens_of(slots), self._distances_of(slots)
+        valid = self._slots.valid_of(slots)
         self._slots = Slots(self.capacity, self.grid, self.scoring)
         self._entries, self._leave_one_out = [], None
         if entries:
-            self._add(layers, [entry.id for entry in entries], None, None)
+            self._add(layers, [entry.id for entry in entries], None, None, valid)
             self._slots.take_distances(distances)
         self._entries, self._added = entries, added
-
-    def _victim(self, entries: list[Entry]) -> int:
-        """The place of the entry that goes."""
-
-        def key(slot: int) -> tuple[float, int]:
-            entry = entries[slot]
-            if self.evict == "oldest":
-                return 0.0, -entry.number
-            return float("inf") if entry.score is None else entry.score, -entry.number
-
-        return max(range(len(entries)), key=key)

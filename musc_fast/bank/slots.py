@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..progress import Progress
 from ..scoring.arguments import grid_of
 from ..scoring.layer_passes import Pooling
+from ..scoring.valid import without_ignored
 from ..settings import ScoringSettings
 from .arguments import refuse_auto
 from .own_distances import OwnDistances
@@ -26,6 +27,7 @@ class Slots:
 
     tokens: [capacity, P, C] a layer; references: for each layer the operands, one a search.
     distances: among the images; None where nobody has asked for them.
+    valid: [capacity, P] bool, the patches that count; None while all do.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Slots:
         self.tokens: list[Tensor] = []
         self.references: list[list[KeptReferences]] = []
         self.distances: OwnDistances | None = None
+        self.valid: Tensor | None = None
 
     @torch.no_grad()
     def put(
@@ -44,13 +47,16 @@ class Slots:
         slots: Mapping[int, int],
         filled: int,
         pooled: Sequence[Sequence[Tensor]] | None,
+        valid: Tensor | None = None,
     ) -> None:
         """Put images of layers [N, P, C] into slots; `filled` are then filled.
 
         slots: the image by its slot; of the others nothing is computed.
         pooled: LNAMD's results of the whole layers; None computes them, a few images at a time.
+        valid: [N, P] bool, the patches that count; None: all.
         """
         self._make_room(layers)
+        self._put_valid(valid, slots)
         distances, self.distances = self.distances, None
         for index, layer in enumerate(layers):
             self._put_layer(index, layer, slots, None if pooled is None else pooled[index])
@@ -70,8 +76,9 @@ class Slots:
             some = places[first : first + _POOLED_TOGETHER]
             images = [image for _, image in some]
             tokens = layer[images]
+            valid = self.valid_of([slot for slot, _ in some])
             results = (
-                self.pooling(layer).pool_in_memory(tokens)
+                self.pooling(layer).pool_in_memory(tokens, valid)
                 if pooled is None
                 else [z[images] for z in pooled]
             )
@@ -79,6 +86,22 @@ class Slots:
                 self.tokens[index][slot] = tokens[place]
                 for z, references in zip(results, self.references[index], strict=True):
                     references.put(slot, z[place])
+
+    def _put_valid(self, valid: Tensor | None, slots: Mapping[int, int]) -> None:
+        if valid is None and self.valid is None:
+            return
+        if self.valid is None:
+            shape = (self._capacity, self.tokens[0].shape[1])
+            self.valid = torch.ones(shape, dtype=torch.bool, device=self.tokens[0].device)
+        for slot, image in slots.items():
+            self.valid[slot] = True if valid is None else valid[image]
+
+    def valid_of(self, slots: Sequence[int]) -> Tensor | None:
+        """Which patches of the images in slots count, [n, P] bool; None where all do."""
+        if self.valid is None:
+            return None
+        valid = self.valid[list(slots)]
+        return None if bool(valid.all()) else valid
 
     def operators(self, layer: Tensor) -> Operators:
         """Those of the backend for the device of `layer`."""
@@ -100,7 +123,13 @@ class Slots:
             self.distances = distances
         low, high = reference.interval(self._scoring.topmin, filled)
         high = min(high, filled - 1)
-        return self.distances.means(filled, (min(low, high - 1), high))
+        bounds = min(low, high - 1), high
+        if self._scoring.repeats == "off":
+            means = self.distances.means(filled, bounds)
+        else:
+            grid = grid_of(self._grid, self.tokens[0].shape[1], 0)
+            means = self.distances.means_without_links(filled, bounds, self._scoring.topmin, grid)
+        return without_ignored(means, self.valid_of(range(filled)))
 
     def take_distances(self, distances: Sequence[Tensor]) -> None:
         """Take the distances [n, P, n] among the images held, one a search, if there are any.
@@ -126,10 +155,11 @@ class Slots:
 
     def _pooled(self, slots: Sequence[int]) -> list[Tensor]:
         """LNAMD's results [n, P, C] of the images in slots, one a search."""
+        valid = self.valid_of(slots)
         return [
             z
             for layer in self.tokens
-            for z in self.pooling(layer).pool_in_memory(layer[list(slots)])
+            for z in self.pooling(layer).pool_in_memory(layer[list(slots)], valid)
         ]
 
     def _make_room(self, layers: Sequence[Tensor]) -> None:

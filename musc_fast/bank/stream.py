@@ -6,6 +6,7 @@ one image at a time: they, and so the scores, do not depend on how images arrive
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BankError, InputError
-from ..features.backbone import Backbone
+from ..errors import BankError, InputError, MuscFastWarning
+from ..features.alignment import frames_of_image
 from ..features.batch_images import ImageLike, refuse_one_image
-from ..features.extraction import Extractor
+from ..features.extraction import BatchFeatures, Extractor, join_valid
+from ..registration import Alignment, Frame, Frames, own_maps
 from ..scoring.batch import score_batch
+from ..scoring.place import check_all_count
 from ..settings import ScoringSettings
 from .arguments import free_id
+from .eviction import Eviction
 from .file import differing
-from .reference_bank import Eviction, ReferenceBank
+from .reference_bank import ReferenceBank
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class StreamScore:
     references: int
 
 
-def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
+def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.
 
     The engine is recorded and not compared: in one precision, engines differ by rounding alone.
+    What is ignored is there where anything is.
     """
+    backbone, ignored = extractor.backbone, extractor.ignored
     return {
         "backbone": backbone.spec.name,
         "fingerprint": backbone.fingerprint,
@@ -54,16 +60,18 @@ def source_of(backbone: Backbone, settings: ScoringSettings) -> dict[str, Any]:
         "degrees": list(settings.degrees),
         "topmin": list(settings.topmin),
         "degree_fusion": settings.degree_fusion,
-        "place": settings.place,
+        "align": extractor.align,
+        **settings.unusual(),
+        **({} if ignored is None else {"ignore": ignored.key}),
     }
 
 
 def check_source(bank: ReferenceBank, source: dict[str, Any]) -> None:
     """Raise BankError unless the bank's tokens are of this source; the white level is apart."""
     if differing(bank.source, {**source, "white": None}):
+        made = {key: value for key, value in bank.source.items() if key != "frame"}
         raise BankError(
-            f"bank: made for {bank.source or 'an unknown source'}, wanted {source}; make "
-            "it with new_bank"
+            f"bank: made for {made or 'an unknown source'}, wanted {source}; make it with new_bank"
         )
 
 
@@ -83,18 +91,59 @@ def white_of_bank(bank: ReferenceBank, extractor: Extractor, images: Sequence[Im
         )
 
 
+def alignment_of_bank(
+    bank: ReferenceBank, extractor: Extractor, images: Sequence[ImageLike]
+) -> Alignment:
+    """The frame of the bank, chosen from its first images; it keeps that frame, or keeps to none.
+
+    Raises BankError where the bank holds images that were brought onto no frame.
+    """
+    if extractor.align == "off":
+        return Alignment(None, "")
+    held = bank.source.get("frame")
+    if held is None:
+        if len(bank):
+            raise BankError(
+                f"align: found {extractor.align!r}, the bank holds images that were never "
+                "aligned; leave align out, or begin another bank"
+            )
+        chosen = extractor.alignment_of(images, white=bank.source.get("white"))
+        if chosen.note:
+            warnings.warn(chosen.note, MuscFastWarning, stacklevel=2)
+        bank.source["frame"] = {} if chosen.frame is None else chosen.frame.as_json()
+        return Alignment(chosen.frame, "")
+    return Alignment(Frame.of_json(held) if held else None, "")
+
+
+def frames_in_bank(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> Frames | None:
+    """Where an image lies on the bank's frame, for which it is read again; None without a frame.
+
+    Raises ImageError where it cannot be read.
+    """
+    frame = alignment_of_bank(bank, extractor, [image]).frame
+    if frame is None:
+        return None
+    return frames_of_image(image, frame, extractor.reading, bank.source.get("white"))
+
+
 def new_bank(
-    backbone: Backbone,
+    extractor: Extractor,
     settings: ScoringSettings,
     capacity: int = 200,
     *,
     evict: Eviction = "oldest",
 ) -> ReferenceBank:
-    """An empty bank for the tokens of `backbone` and these settings."""
+    """An empty bank for the tokens of `extractor` and these settings.
+
+    Raises InputError where images would be aligned and patches be compared near their own place.
+    """
+    all_count = extractor.align == "off" and extractor.ignored is None
+    check_all_count(settings, all_count=all_count)
+    backbone = extractor.backbone
     return ReferenceBank(
         capacity,
         evict=evict,
-        source=source_of(backbone, settings),
+        source=source_of(extractor, settings),
         grid=backbone.grid,
         prefix_tokens=backbone.prefix_tokens,
         image_size=backbone.image_size,
@@ -105,41 +154,52 @@ def new_bank(
         precision=settings.precision,
         memory_limit=settings.memory_limit,
         degree_fusion=settings.degree_fusion,
-        place=settings.place,
+        copies=settings.copies,
+        repeats=settings.repeats,
+        **settings.unusual(),
     )
 
 
+def joined(features: Sequence[BatchFeatures]) -> tuple[list[Tensor], Tensor | None]:
+    """The layers of some features as one batch, and the patches that count; None: all."""
+    layers = [torch.cat(layer) for layer in zip(*(each.tokens for each in features), strict=True)]
+    return layers, join_valid(features)
+
+
 def score_first(
-    bank: ReferenceBank, names: list[str], tokens: list[tuple[Tensor, ...]]
+    bank: ReferenceBank, names: list[str], features: Sequence[BatchFeatures]
 ) -> list[StreamScore]:
     """Score the first images, two or more, against each other, and put them into the empty bank."""
-    layers = [torch.cat(layer) for layer in zip(*tokens, strict=True)]
+    layers, valid = joined(features)
     found = score_batch(
         layers,
         grid=bank.grid,
         prefix_tokens=bank.prefix_tokens,
         image_size=bank.image_size,
+        valid=valid,
         **bank.scoring.keywords(),
     )
+    maps = own_maps(found.anomaly_maps, Frames.join([each.frames for each in features]))
     before, ids = bank.added, list[str]()
     for name in names:
         ids.append(free_id(name, ids))
-    bank.add(layers, ids, scores=found.raw_image_scores)
+    bank.add(layers, ids, scores=found.raw_image_scores, valid=valid)
     return [
         StreamScore(name, number, float(raw), anomaly_map, len(names) - 1)
         for number, (name, raw, anomaly_map) in enumerate(
-            zip(names, found.raw_image_scores, found.anomaly_maps, strict=True), before
+            zip(names, found.raw_image_scores, maps, strict=True), before
         )
     ]
 
 
-def score_next(bank: ReferenceBank, name: str, tokens: tuple[Tensor, ...]) -> StreamScore:
+def score_next(bank: ReferenceBank, name: str, features: BatchFeatures) -> StreamScore:
     """Score one image against the bank, and put it there."""
     number, references = bank.added, len(bank)
-    found = bank.score_and_add(tokens, [free_id(name, bank.ids)])
-    return StreamScore(
-        name, number, float(found.raw_image_scores[0]), found.anomaly_maps[0], references
-    )
+    ids = [free_id(name, bank.ids)]
+    found = bank.score_and_add(features.tokens, ids, valid=features.valid)
+    references -= len(found.copies)
+    maps = own_maps(found.anomaly_maps, features.frames)
+    return StreamScore(name, number, float(found.raw_image_scores[0]), maps[0], references)
 
 
 def stream(
@@ -153,8 +213,8 @@ def stream(
     """See `MuSc.stream`."""
     if not isinstance(start, int) or start < 2:
         raise InputError(f"start: found {start!r}, wanted a whole number, 2 or more")
-    source = source_of(extractor.backbone, settings)
-    bank = new_bank(extractor.backbone, settings) if bank is None else bank
+    source = source_of(extractor, settings)
+    bank = new_bank(extractor, settings) if bank is None else bank
     if bank.capacity < start and len(bank) == 0:
         raise InputError(f"start: found {start}, the bank holds at most {bank.capacity}")
     check_source(bank, source)
@@ -164,7 +224,7 @@ def stream(
     for index, image in enumerate(images):
         name = str(image) if _is_path(image) else f"image {index}"
         if len(bank):
-            yield score_next(bank, name, tokens_of(bank, extractor, image))
+            yield score_next(bank, name, features_of(bank, extractor, image))
             continue
         first.append(image)
         names.append(name)
@@ -179,17 +239,19 @@ def stream(
         yield from _score_start(bank, extractor, names, first)
 
 
-def tokens_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> tuple[Tensor, ...]:
-    """The tokens of one image, read with the white level of the bank."""
+def features_of(bank: ReferenceBank, extractor: Extractor, image: ImageLike) -> BatchFeatures:
+    """The features of one image, read with the white level and on the frame of the bank."""
     white_of_bank(bank, extractor, [image])
-    return extractor.extract([image], white=bank.source.get("white")).tokens
+    alignment = alignment_of_bank(bank, extractor, [image])
+    return extractor.extract([image], white=bank.source.get("white"), alignment=alignment)
 
 
 def _score_start(
     bank: ReferenceBank, extractor: Extractor, names: list[str], images: list[ImageLike]
 ) -> list[StreamScore]:
     white_of_bank(bank, extractor, images)
-    return score_first(bank, names, [tokens_of(bank, extractor, image) for image in images])
+    alignment_of_bank(bank, extractor, images)
+    return score_first(bank, names, [features_of(bank, extractor, image) for image in images])
 
 
 def _is_path(image: object) -> bool:

@@ -18,19 +18,10 @@ from .command import CONTEXT, Group, add_command
 from .console import console, errors, print_marked, print_plain, warnings_printed
 from .demo import demo
 from .evaluate import evaluate
+from .exit_status import EXIT_STATUS
 from .inspect import backbones, info
 from .score import score
 from .watch import watch
-
-EXIT_STATUS = (
-    "[bold]Exit status[/]",
-    "0  done (also where images are flagged, without --fail-on-flagged)",
-    "1  an error; its message says what to do",
-    "2  the command line is wrong",
-    "3  score --fail-on-flagged: images are flagged",
-    "4  score --fail-on-flagged: none is flagged, but some cannot be decided on (look)",
-    "130, 143  ended by Ctrl-C, by SIGTERM",
-)
 
 app = typer.Typer(
     name="musc-fast",
@@ -81,10 +72,15 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
         "musc-fast score today/ --references good/ --out today_results",
         "musc-fast score photos/ --fail-on-flagged --json - -q",
     ),
-    watch: ("musc-fast watch incoming/ --bank line3.safetensors",),
+    watch: (
+        "musc-fast watch incoming/ --bank line3.safetensors",
+        "musc-fast watch incoming/ --bank line3.safetensors --page line3.html",
+        "musc-fast watch incoming/ --bank line3.safetensors --on-flagged './lamp red' --json - -q",
+    ),
     evaluate: (
         "musc-fast evaluate --root mvtec/ --category bottle --category cable",
         "musc-fast evaluate --dataset visa --root visa/ --cache features/",
+        "musc-fast evaluate --root mvtec/ --json -",
     ),
     demo: ("musc-fast demo",),
     backbones: (),

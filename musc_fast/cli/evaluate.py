@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,8 @@ import typer
 from ..errors import InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
-from . import options
-from .console import interruptible, load, print_place, print_plain, stages
+from . import beyond, options
+from .console import interruptible, load, print_place, print_plain, printing_to_errors, stages
 from .tables import print_metrics
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..runs.finished import Result
 
 # Options that decide where results go and what is said, not what they are.
-_NOT_OF_RESULTS = ("out", "cache", "force", "quiet", "verbose", "log_file")
+_NOT_OF_RESULTS = ("out", "cache", "force", "json", "quiet", "verbose", "log_file")
 
 
 def evaluate(
@@ -60,8 +61,13 @@ def evaluate(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Redo finished categories.")] = False,
+    json: options.JsonOption = None,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
+    similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
     weights: options.WeightsOption = None,
@@ -71,10 +77,13 @@ def evaluate(
     batch_size: options.BatchSizeOption = 4,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
-    place: options.PlaceOption = "off",
+    place: beyond.PlaceOption = "off",
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.RepeatsOption = "off",
+    align: beyond.AlignOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
@@ -85,6 +94,28 @@ def evaluate(
     Each category is scored as one batch; labels are used afterwards alone. Run it again after an
     interruption: finished categories are kept as long as settings and files are the same.
     """
+    from ..report.tables import check_json_target, write_json_lines
+    from ..runs.finished import line_of
+
+    if json not in (None, "-"):
+        check_json_target(Path(json), out)
+    with printing_to_errors() if json == "-" else nullcontext():
+        results = _evaluate(context, root, dataset, category, out, protocol, cache, force)
+    if json is not None:
+        write_json_lines(None if json == "-" else Path(json), map(line_of, results))
+
+
+def _evaluate(
+    context: typer.Context,
+    root: Path,
+    dataset: str,
+    category: list[str] | None,
+    out: Path,
+    protocol: str,
+    cache: Path | None,
+    force: bool,
+) -> list[Result]:
+    """The results of the categories, evaluated or as they are finished already; prints them."""
     from ..datasets.layouts import load_dataset, verify
     from ..runs.finished import command_key, read_finished, write_finished
 
@@ -95,13 +126,17 @@ def evaluate(
     categories = load_dataset(dataset, root, category)
     key = command_key(
         {name: value for name, value in context.params.items() if name not in _NOT_OF_RESULTS},
-        [*_files_of(categories), *(() if weights is None else (weights,))],
+        [
+            *_files_of(categories),
+            *(() if arguments["weights"] is None else (arguments["weights"],)),
+            *(file for file in map(Path, context.params["ignore"] or ()) if file.is_file()),
+        ],
     )
     finished = None if force else read_finished(out, key)
     if finished is not None:
         results, title = finished
         _print(results, title, [result["category"] for result in results], out)
-        return
+        return results
     from ..report.folder import check_fillable
     from ..runs.evaluate import evaluate as run
 
@@ -124,9 +159,10 @@ def evaluate(
                 progress=on_progress,
             )
     side = "x".join(map(str, musc.backbone.image_size))
-    title = f"{backbone} at {side}, {protocol} protocol"
+    title = f"{arguments['backbone']} at {side}, {protocol} protocol"
     write_finished(out, key, results, title)
     _print(results, title, kept, out)
+    return results
 
 
 def _files_of(categories: Sequence[Category]) -> Iterator[Path]:

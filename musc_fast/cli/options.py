@@ -14,6 +14,7 @@ import typer
 
 from ..errors import InputError
 from ..settings import ReadSettings
+from .exit_status import FLAGGED, LOOK
 
 RULE_NAMES = ("auto", "tail", "split", "gap", "mad")  # as in `threshold`, whose import takes time
 # The groups of options in the help, in the order in which a command names them first.
@@ -141,16 +142,6 @@ MemoryOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
-PlaceOption = Annotated[
-    str,
-    typer.Option(
-        help="For parts that lie still in the picture: compare each spot with the other images' "
-        "spots at most this many patches away. off: with the whole picture. auto: by a few images, "
-        "where it costs little.",
-        metavar="off|auto|N",
-        rich_help_panel=BEYOND,
-    ),
-]
 MaxReferencesOption = Annotated[
     int | None,
     typer.Option(
@@ -208,6 +199,15 @@ WhiteOption = Annotated[
         rich_help_panel=IMAGES,
     ),
 ]
+FailOption = Annotated[
+    bool,
+    typer.Option(
+        "--fail-on-flagged",
+        help=f"End with exit status {FLAGGED} where images are flagged, and with {LOOK} where none "
+        "is but some cannot be decided on, or not be read.",
+        rich_help_panel=VERDICT,
+    ),
+]
 MaxPixelsOption = Annotated[
     str | None,
     typer.Option(
@@ -215,6 +215,17 @@ MaxPixelsOption = Annotated[
         show_default=False,
         metavar="N",
         rich_help_panel=IMAGES,
+    ),
+]
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Also write a JSON object a line to this file, for each image (evaluate: category); - "
+        "for standard output, where what people read goes to standard error.",
+        show_default=False,
+        rich_help_panel=RESULTS,
     ),
 ]
 MapScaleOption = Annotated[
@@ -308,6 +319,8 @@ _MUSC_OPTIONS = (
     "memory_limit",
     "max_references",
     "place",
+    "copies",
+    "repeats",
     "device",
     "engine",
     "feature_precision",
@@ -316,6 +329,11 @@ _MUSC_OPTIONS = (
     "offline",
     "white",
     "max_pixels",
+    "align",
+    "ignore",
+    "pooling",
+    "temperature",
+    "similarity",
 )
 
 

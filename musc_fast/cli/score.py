@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..recipes import DEFAULT_RECIPE
-from . import options
+from . import beyond, options
 from .console import errors, interruptible, load, print_plain, printing_to_errors, stages
+from .exit_status import status_of
 from .tables import print_scores
 
 if TYPE_CHECKING:
     from ..report.scored_batch import ScoredBatch
     from ..threshold import Rule
-
-FLAGGED, LOOK = 3, 4  # exit statuses of --fail-on-flagged
 
 
 def score(
@@ -50,26 +49,8 @@ def score(
     rule: options.RuleOption = None,
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
-    fail_on_flagged: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-flagged",
-            help=f"End with exit status {FLAGGED} where images are flagged, and with {LOOK} where "
-            "none is flagged but some cannot be decided on.",
-            rich_help_panel=options.VERDICT,
-        ),
-    ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Also write one JSON object a line for each image to this file; - for standard "
-            "output, where tables then go to standard error.",
-            show_default=False,
-            rich_help_panel=options.RESULTS,
-        ),
-    ] = None,
+    fail_on_flagged: options.FailOption = False,
+    json: options.JsonOption = None,
     maps: Annotated[
         bool,
         typer.Option(
@@ -87,6 +68,10 @@ def score(
     ] = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
+    similarity: beyond.SimilarityOption = "class",
     backbone: options.BackboneOption = "dinov2-vit-s-14",
     size: options.SizeOption = None,
     weights: options.WeightsOption = None,
@@ -96,11 +81,14 @@ def score(
     batch_size: options.BatchSizeOption = 4,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
-    place: options.PlaceOption = "off",
+    place: beyond.PlaceOption = "off",
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,
+    align: beyond.AlignOption = "off",
     max_references: options.MaxReferencesOption = None,
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.RepeatsOption = "off",
     precision: options.PrecisionOption = "exact",
     device: options.DeviceOption = "auto",
     backend: options.BackendOption = "auto",
@@ -115,7 +103,7 @@ def score(
     Several processes share the work under `torchrun --nproc-per-node 2 -m musc_fast score ...`.
     """
     from ..distributed.launch import joined
-    from ..report.tables import check_json_target, write_json_lines
+    from ..report.tables import check_json_target, records, write_json_lines
     from ..runs.score import ScoreJob
 
     arguments = options.musc_arguments(context)
@@ -145,15 +133,9 @@ def score(
             return
         _print(batch, out)
     if json is not None:
-        write_json_lines(None if to_stdout else Path(json), batch)
+        write_json_lines(None if to_stdout else Path(json), records(batch, None, maps=False))
     if fail_on_flagged:
-        raise typer.Exit(status_of(batch))
-
-
-def status_of(batch: ScoredBatch) -> int:
-    """The exit status of --fail-on-flagged: FLAGGED, else LOOK, else 0."""
-    verdicts = set(batch.verdicts)
-    return FLAGGED if "flagged" in verdicts else LOOK if "look" in verdicts else 0
+        raise typer.Exit(status_of(batch.verdicts, unreadable=len(batch.paths) < len(job.images)))
 
 
 def _print(batch: ScoredBatch, out: Path) -> None:

@@ -15,8 +15,9 @@ from rich.text import Text
 from ..errors import ImageError, InputError
 from ..recipes import DEFAULT_RECIPE
 from ..shown import shown
-from . import options
+from . import beyond, options
 from .console import console, errors, interruptible, load, print_plain, talk
+from .watch_tell import Tell
 
 if TYPE_CHECKING:
     from ..runs.watch import Watch
@@ -95,6 +96,29 @@ def watch(
     pictures: Annotated[
         bool, typer.Option(help="Write a heat map over each flagged image, beside the record.")
     ] = True,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep up a page with the last verdict, the last images and the scores over time, "
+            "for a screen beside the line.",
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    on_flagged: Annotated[
+        str | None,
+        typer.Option(
+            help="Run this command for each flagged image, with its path and raw score as last "
+            "arguments. No shell runs it, and the watch does not wait for it.",
+            show_default=False,
+            metavar="COMMAND",
+        ),
+    ] = None,
+    on_flagged_timeout: Annotated[
+        float, typer.Option(help="Seconds after which the command is killed.", metavar="SECONDS")
+    ] = 30.0,
+    fail_on_flagged: options.FailOption = False,
+    json: options.JsonOption = None,
     once: Annotated[
         bool, typer.Option("--once", help="Score the images that are there, then end.")
     ] = False,
@@ -105,8 +129,11 @@ def watch(
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
-    place: options.PlaceOption = "off",
+    place: beyond.PlaceOption = "off",
+    copies: beyond.CopiesOption = None,
+    repeats: beyond.WatchRepeatsOption = None,
     topmin: options.TopminOption = "0,0.3",
+    align: beyond.AlignOption = "off",
     backend: options.BackendOption = "auto",
     precision: options.PrecisionOption = "exact",
     memory_limit: options.MemoryOption = None,
@@ -117,6 +144,9 @@ def watch(
     offline: options.OfflineOption = False,
     white: options.WhiteOption = None,
     max_pixels: options.MaxPixelsOption = None,
+    ignore: beyond.IgnoreOption = None,
+    pooling: beyond.PoolingOption = "lnamd",
+    temperature: beyond.TemperatureOption = 1.0,
 ) -> None:
     """Score the images of a folder as they appear, each against a bank of those before it.
 
@@ -136,7 +166,6 @@ def watch(
     from ..datasets.find_images import find_images
     from ..report.folder import check_fillable
     from ..runs.watch import WatchSettings, watching
-    from ..runs.watch_pictures import pictures_folder
 
     if not 0 < interval <= _LONGEST:
         raise InputError(f"--interval: found {interval:g}, wanted seconds, at most a week")
@@ -145,6 +174,7 @@ def watch(
     # RsCIN and forward passes of several images need a whole batch.
     arguments = {
         **options.musc_arguments(context),
+        "repeats": repeats or "off",
         "neighbors": (1,),
         "use_cls": False,
         "batch_size": 1,
@@ -160,26 +190,47 @@ def watch(
         keep_flagged=keep_flagged,
         references=() if references is None else tuple(find_images([references])),
         pictures=pictures,
+        page=page,
+        copies=copies,
+        repeats=repeats,
     )
-    check_fillable(bank.parent, "--bank")
-    check_fillable(record.parent, "--out")
-    with interruptible("started again, the command goes on where it was"):
+    for name, file in (("--bank", bank), ("--out", record), ("--page", page)):
+        if file is not None:
+            check_fillable(file.parent, name)
+    tell = Tell(record, (bank, page), json, on_flagged, on_flagged_timeout)
+    with interruptible("started again, the command goes on where it was"), tell:
         musc = load(arguments)
         with (
             watching(musc, folder, bank, record, settings, shown=not talk.quiet) as watched,
             _stop_signals() as stop_signal,
         ):
             _print_start(watched, folder)
-            found = _score_until_stopped(watched, stop_signal, interval, once=once)
+            found = _score_until_stopped(watched, stop_signal, interval, tell, once=once)
+        _print_end(watched, found, record, stopped=bool(stop_signal()), once=once)
+    if fail_on_flagged and tell.status:
+        raise typer.Exit(tell.status)
+    if stop_signal() == signal.SIGINT:
+        raise typer.Exit(130)
+
+
+def _print_end(watched: Watch, found: int, record: Path, *, stopped: bool, once: bool) -> None:
+    """Say what the record and the bank hold now; `found` is as of `_score_until_stopped`.
+
+    Raises ImageError where `once` found too few images to begin with.
+    """
+    from ..runs.watch_pictures import pictures_folder
+
     count = watched.lines
-    if once and not count and not stop_signal():
-        raise ImageError(f"{folder}: {found} images, wanted two readable ones to begin with")
+    if once and not count and not stopped:
+        raise ImageError(
+            f"{watched.folder}: {found} images, wanted two readable ones to begin with"
+        )
     text = f"{count} images in {shown(record)}, {_bank_line(watched)}"
     print_plain(text, wrap=False)
     if pictures_folder(record).is_dir():
         print_plain(f"pictures of flagged images: {pictures_folder(record)}", wrap=False)
-    if stop_signal() == signal.SIGINT:
-        raise typer.Exit(130)
+    if watched.settings.page is not None:
+        print_plain(f"page: {watched.settings.page}", wrap=False)
 
 
 def _print_start(watched: Watch, folder: Path) -> None:
@@ -215,16 +266,17 @@ def _bank_line(watched: Watch) -> str:
 
 
 def _score_until_stopped(
-    watched: Watch, stop_signal: Callable[[], int], interval: float, *, once: bool
+    watched: Watch, stop_signal: Callable[[], int], interval: float, tell: Tell, *, once: bool
 ) -> int:
     """Score new images until a signal comes, or `once`; the number found by the last look."""
     found = 0
     watched.look()
-    while _wait(interval, stop_signal):
+    while _wait(interval, stop_signal, watched.idle):
         ready = watched.look()
         found = len(ready)
         for row in watched.score(ready, last=once):
-            _print_row(row, watched.folder)
+            _print_row(row, watched.folder, watched.copy_of.get(row.path))
+            tell(row)
             if stop_signal():
                 break
         if once:
@@ -255,16 +307,20 @@ def _stop_signals() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def _wait(seconds: float, stop_signal: Callable[[], int]) -> bool:
+def _wait(seconds: float, stop_signal: Callable[[], int], on_idle: Callable[[], None]) -> bool:
     """Wait in short sleeps, since a signal does not end a sleep; False where a signal came."""
     end = time.monotonic() + seconds
     while not stop_signal() and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
+        on_idle()
     return not stop_signal()
 
 
-def _print_row(row: Row, folder: Path) -> None:
-    """Print an image's raw score, references and verdict, or why it cannot be read."""
+def _print_row(row: Row, folder: Path, copy_of: str | None = None) -> None:
+    """Print an image's raw score, references and verdict, or why it cannot be read.
+
+    copy_of: the image of the bank that it is a copy of.
+    """
     path = Path(row.path)
     name = shown(path.relative_to(folder) if folder in path.parents else path)
     if row.reason:
@@ -278,4 +334,8 @@ def _print_row(row: Row, folder: Path) -> None:
         elif row.verdict == "look":
             text.append("  look", "yellow")
         text.append(_OF_BANK.get(row.bank, ""), "dim")
+        if copy_of is not None:
+            first = Path(copy_of)
+            first = first.relative_to(folder) if folder in first.parents else first
+            text.append(f"  copy of {shown(first)}, scored without it", "dim")
     console.print(text, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..errors import ImageError, InputError
+from ..errors import ImageError, InputError, MuscFastWarning
 from ..features.batch_images import unreadable
-from ..features.extraction import BatchFeatures
+from ..features.extraction import BatchFeatures, join_valid
 from ..musc import MuSc
 from ..progress import StageProgress
+from ..registration import Alignment, Frames
 from ..scoring.scores import BatchScores
+from ..settings import ScoringSettings
 from .ranks import TIMEOUT, Ranks
 from .scoring import score_shard
 
@@ -65,6 +68,7 @@ def extract_share(
     *,
     skip_bad: bool,
     white: float | None = None,
+    alignment: Alignment | None = None,
     on_progress: StageProgress,
 ) -> tuple[BatchFeatures, BatchFeatures | None]:
     """Extract this rank's contiguous share of the image files `paths`; every rank passes all paths.
@@ -75,15 +79,19 @@ def extract_share(
     Raises ImageError on every rank where none of one rank's images can be read, or where any image
     cannot be read and `skip_bad` is False.
 
-    white: the white level of all images, see `Extractor.white_of`; None: `paths` are the batch.
+    white, alignment: of all images, see `Extractor.white_of` and `alignment_of`; None: `paths` are
+        the batch.
     """
     white = musc.extractor.white_of(paths) if white is None else white
+    alignment = musc.extractor.alignment_of(paths, white=white) if alignment is None else alignment
     bounds = [len(paths) * rank // ranks.size for rank in range(ranks.size + 1)]
     own_paths = paths[bounds[ranks.rank] : bounds[ranks.rank + 1]]
     share, error = None, None
     if own_paths:
         try:
-            share = musc.extract(own_paths, skip_bad=True, white=white, progress=on_progress)
+            share = musc.extract(
+                own_paths, skip_bad=True, white=white, alignment=alignment, progress=on_progress
+            )
         except ImageError as found:
             error = str(found)
     summary = None
@@ -93,7 +101,8 @@ def extract_share(
             if share.cls_tokens is None
             else share.cls_tokens.new_empty(0, share.cls_tokens.shape[1])
         )
-        summary = replace(share, tokens=(), cls_tokens=classes)
+        valid = None if share.valid is None else share.valid.cpu()
+        summary = replace(share, tokens=(), cls_tokens=classes, valid=valid)
     replies = ranks.gather((error, summary))
     errors = [text for text, _ in replies if text is not None]
     if errors:
@@ -102,6 +111,15 @@ def extract_share(
     if batch.bad and not skip_bad:
         raise unreadable(batch.bad, len(paths), can_skip=True)
     return batch, share
+
+
+def check_alone(settings: ScoringSettings) -> None:
+    """Raise InputError for what several ranks cannot do, before they extract features."""
+    if settings.repeats != "off":
+        raise InputError(
+            "repeats: no process of several sees all images; leave repeats out, or run without "
+            "torchrun"
+        )
 
 
 def score_share(
@@ -113,8 +131,16 @@ def score_share(
 ) -> BatchScores | None:
     """`MuSc.score_features` over the ranks, of each rank's share from `extract_share`.
 
+    Copies are not looked for, which rank 0 says in a warning where they are to be.
     Returns the scores of the whole batch on rank 0, None on the other ranks.
     """
+    if musc.settings.copies != "off" and launched()[0] == 0:
+        warnings.warn(
+            "copies: not looked for by several processes; a picture that is there twice hides its "
+            "defects",
+            MuscFastWarning,
+            stacklevel=2,
+        )
     return score_shard(
         None if share is None else share.tokens,
         cls_tokens=share.cls_tokens if share is not None and musc.use_cls else None,
@@ -122,8 +148,10 @@ def score_share(
         grid=musc.backbone.grid,
         prefix_tokens=musc.backbone.prefix_tokens,
         image_size=musc.backbone.image_size,
+        valid=None if share is None else share.valid,
+        reference_valid=None if references is None else references.valid,
         progress=lambda done, total: on_progress("scoring", done, total),
-        **musc.settings.keywords(),
+        **{**musc.settings.keywords(), "copies": "off"},
     )
 
 
@@ -146,4 +174,6 @@ def _join_summaries(
         seconds=max((part.seconds for _, part in parts), default=0.0),
         white=parts[0][1].white if parts else None,
         notes=tuple(note for _, part in parts for note in part.notes),
+        frames=Frames.join([part.frames for _, part in parts]),
+        valid=join_valid([part for _, part in parts]),
     )

@@ -109,6 +109,7 @@ class Ring:
             self.shard.layers,
             pooling,
             self,
+            valid=self.shard.valid,
             checkpoint=checkpoint,
             first_image=self.shard.starts()[self.ranks.rank],
             on_progress=on_progress,

@@ -16,11 +16,12 @@ from ..scoring.arguments import Tokens, in_files
 from ..scoring.batch import score_batch
 from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
+from ..scoring.valid import Valid
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion, Place
+from ..settings import DegreeFusion, Place, PoolingName, Similarity, Switch
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
-from .shards import Layout, agree_on_shard, collect_scores
+from .shards import Given, Layout, agree_on_shard, collect_scores
 
 
 def score_shard(
@@ -33,6 +34,8 @@ def score_shard(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
+    reference_valid: Valid | None = None,
     degrees: Sequence[int] = (1, 3, 5),
     topmin: tuple[float, float] = (0.0, 0.3),
     neighbors: Sequence[int] = (1, 2, 3),
@@ -42,6 +45,11 @@ def score_shard(
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
     place: Place = "off",
+    pooling: PoolingName = "lnamd",
+    temperature: float = 1.0,
+    similarity: Similarity = "class",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores | None:
@@ -53,11 +61,14 @@ def score_shard(
     timeout: seconds to wait for another rank; the timeout must exceed the time by which one rank
         may fall behind in searching two shares.
     references: all of them on every rank; then no images are exchanged.
+    valid: as for `score_batch`, of this rank's images.
+    reference_valid: of all references, the same on every rank.
     memory_limit: bytes a rank, beyond input, LNAMD's results and output; None takes a share of
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
         again with as many ranks and the same images on each.
-    The others are as in `score_batch`. max_references and place="auto" need references here.
+    The others are as in `score_batch`. max_references and place="auto" need references here, and
+        copies and repeats, for which one process must see all images, are "off".
 
     Returns the scores of the whole batch on rank 0, None on the others. With the backends cpu and
     torch on the CPU and precision "exact" they are those of `score_batch` to the bit; the others
@@ -77,13 +88,19 @@ def score_shard(
         "max_references": max_references,
         "degree_fusion": degree_fusion,
         "place": place,
+        "pooling": pooling,
+        "temperature": temperature,
+        "similarity": similarity,
+        "copies": copies,
+        "repeats": repeats,
     }
 
     def check() -> None:
         check_timeout(timeout)
         check_progress(progress)
 
-    shard = agree_on_shard(ranks, tokens, cls_tokens, references, layout, keywords, check)
+    given = Given(tokens, cls_tokens, references, valid, reference_valid)
+    shard = agree_on_shard(ranks, given, layout, keywords, check)
     with scoring_progress(progress if ranks.rank == 0 else False) as on_progress:
         own: BatchScores | None = None
         if references is None:
@@ -97,6 +114,8 @@ def score_shard(
                         references=references,
                         checkpoint=_rank_folder(checkpoint, ranks),
                         progress=on_progress,
+                        valid=valid,
+                        reference_valid=reference_valid,
                         **vars(layout),
                         **shard.settings.keywords(),
                     )
@@ -123,8 +142,10 @@ def _score_ring(
     store = None if checkpoint is None else _checkpoint(checkpoint, ring)
     with scratch_folder(None if store is None else store.folder) as folder:
         means = ring.patch_scores(store, folder if in_file else None, on_progress)
-        settings, shaped = shard.settings, means.view(-1, *shard.grid)
-        return make_scores(shaped, shard.size, None, settings.neighbors, settings.reach)
+        shaped, settings = means.view(-1, *shard.grid), shard.settings
+        return make_scores(
+            shaped, shard.size, None, settings.neighbors, shard.valid, settings.reach
+        )
 
 
 def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
@@ -133,16 +154,19 @@ def _checkpoint(folder: str | os.PathLike[str], ring: Ring) -> Checkpoint:
     # Without a memory limit a restarted run may have other rounds. That is safe: a stored part is
     # found by its images, and parts of other images are scored again. A part is kept small.
     ring.rounds = max(ring.rounds, len(parts_of(max(shard.counts), True)))
+    # With the tokens, so that a run in which all patches count has the key of earlier releases.
+    decided = [*shard.layers, *(() if shard.valid is None else (shard.valid,))]
+    digests = ring.ranks.gather([digest(each) for each in decided])
     decisive = {
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
-        **({} if settings.place == "off" else {"place": settings.place}),
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
+        **settings.unusual(),
         "grid": list(shard.grid),
         "counts": shard.counts,
-        "digests": ring.ranks.gather([digest(layer) for layer in shard.layers]),
+        "digests": digests,
         "backend": resolve(settings.backend, shard.layers[0].device).name,
     }
     with ring.ranks.together():

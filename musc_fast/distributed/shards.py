@@ -24,7 +24,9 @@ from ..scoring.arguments import (
     token_layers,
 )
 from ..scoring.checkpoint import digest
+from ..scoring.place import check_all_count
 from ..scoring.scores import BatchScores
+from ..scoring.valid import Valid, valid_patches, valid_references
 from ..settings import ScoringSettings
 from .ranks import Ranks
 
@@ -36,6 +38,7 @@ class Shard:
     layers: [n, P, C] of this rank. classes: [n, D] or None.
     counts, hosts: the images and the host name of each rank.
     grid, size: (H, W) of the patches and (h, w) of the anomaly maps.
+    valid: [n, P] bool, the patches of this rank that count; None: all.
     """
 
     layers: list[Tensor]
@@ -45,6 +48,7 @@ class Shard:
     grid: tuple[int, int]
     size: tuple[int, int]
     settings: ScoringSettings
+    valid: Tensor | None
 
     def starts(self) -> list[int]:
         """The place of each rank's first image in the batch."""
@@ -61,11 +65,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a rank is given to score: the arguments of these names of `score_shard`."""
+
+    tokens: Tokens | None
+    cls_tokens: Tensor | NDArray[Any] | None
+    references: Tokens | None
+    valid: Valid | None
+    reference_valid: Valid | None
+
+
+@dataclass(frozen=True)
 class _Reply:
     """What a rank tells the others before the run.
 
     error: what is wrong with its arguments. shapes: [P, C] of its layers. classes: D or None.
-    references: the digests of their layers; None: there are none.
+    references: the digests of their layers and valid patches; None: there are none.
     """
 
     error: str | None
@@ -79,9 +94,7 @@ class _Reply:
 
 def agree_on_shard(
     ranks: Ranks,
-    tokens: Tokens | None,
-    cls_tokens: Tensor | NDArray[Any] | None,
-    references: Tokens | None,
+    given: Given,
     layout: Layout,
     keywords: Mapping[str, Any],
     check: Callable[[], object],
@@ -95,18 +108,34 @@ def agree_on_shard(
     """
     layers: list[Tensor] = []
     classes: Tensor | None = None
+    valid: Tensor | None = None
     settings: ScoringSettings | None = None
     digests: tuple[str, ...] | None = None
     error: Exception | None = None
     try:
         check()
-        settings = _check_settings(keywords, references is not None)
-        if tokens is not None:
-            layers, classes = _check_tokens(tokens, cls_tokens, layout, settings.backend)
-        if references is not None:
-            others = token_layers("references", references, layout.prefix_tokens)
+        settings = _check_settings(keywords, given.references is not None)
+        if given.tokens is not None:
+            layers, classes = _check_tokens(
+                given.tokens, given.cls_tokens, layout, settings.backend
+            )
+            valid = valid_patches("valid", given.valid, layers[0])
+        elif given.valid is not None:
+            raise InputError("valid: given without tokens; leave it out")
+        others = None
+        if given.references is not None:
+            others = token_layers("references", given.references, layout.prefix_tokens)
             check_layers(layers or others, others)
-            digests = tuple(digest(layer) for layer in others)
+        counted = valid_references(given.reference_valid, others)
+        check_all_count(settings, all_count=valid is None and counted is None)
+        if settings.place == "auto" and others is not None and len(others[0]) < 2:
+            raise InputError(
+                'place: "auto" over several ranks wants two references or more to decide by; give '
+                'a number of places or "off"'
+            )
+        if others is not None:
+            decided = [*others, *(() if counted is None else (counted,))]
+            digests = tuple(digest(each) for each in decided)
     except Exception as found:  # whatever it is, the other ranks are told
         error = found
     own = _Reply(
@@ -133,7 +162,7 @@ def agree_on_shard(
     size = map_size(layout.image_size, grid, sum(each.images for each in replies))
     counts, hosts = [each.images for each in replies], [each.host for each in replies]
     assert settings is not None  # else there was an error
-    return Shard(layers, classes, counts, hosts, grid, size, settings)
+    return Shard(layers, classes, counts, hosts, grid, size, settings, valid)
 
 
 def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> ScoringSettings:
@@ -147,7 +176,19 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
             'place: "auto" looks at images of the whole batch, of which each rank has a share; '
             'give a number of places or "off"'
         )
-    return ScoringSettings(**keywords)
+    if keywords["similarity"] != "class":
+        raise InputError(
+            "similarity: over several ranks images are compared by their class tokens alone; leave "
+            "it out, or score in one process"
+        )
+    settings = ScoringSettings(**keywords)
+    for name in ("copies", "repeats"):
+        if keywords[name] != "off":
+            raise InputError(
+                f"{name}: no rank sees all images, so that none can be found; use "
+                f'{name}="off", or score in one process'
+            )
+    return settings
 
 
 def _check_tokens(

@@ -108,6 +108,17 @@ class Backbone:
         tower = self._tower
         return preprocess(image, self.image_size, self.spec.interpolation, tower.mean, tower.std)
 
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images [N, 3, h, w] in 0..1, of `image_size`, as this backbone's input.
+
+        The bits are those of `preprocess`, where the images are what it resizes them to.
+        """
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+            for values in (self._tower.mean, self._tower.std)
+        )
+        return (images.float() - mean) / std
+
     @torch.inference_mode()
     def extract(
         self,

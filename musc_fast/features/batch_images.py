@@ -22,6 +22,8 @@ from ..errors import ImageError, InputError
 from ..settings import ReadSettings
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+# The way out of an unreadable image that not every caller offers.
+SKIP_HINT = ", or skip them (skip_bad=True, --skip-bad)"
 Images = str | os.PathLike[str] | Sequence[ImageLike] | Tensor
 
 
@@ -101,9 +103,7 @@ def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) ->
     can_skip: whether `skip_bad` would leave images to go on with.
     """
     listing = "\n".join(f"  {reason}" for _, reason in bad)
-    way_out = (
-        "remove them, or skip them (skip_bad=True, --skip-bad)" if can_skip else "none is left"
-    )
+    way_out = f"remove them{SKIP_HINT}" if can_skip else "none is left"
     return ImageError(f"{len(bad)} of {total} images cannot be read; {way_out}:\n{listing}")
 
 

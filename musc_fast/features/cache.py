@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from ..errors import MuscFastWarning
 from ..files import replacing
 from ..progress import StageProgress
+from ..registration import Alignment, Frames
 from .extraction import BatchFeatures, Extractor
 
 _FORMAT = 3  # part of the key; raise it when the layout of the file or the preprocessing changes
@@ -29,6 +31,7 @@ def extract_cached(
     *,
     skip_bad: bool = False,
     white: float | None = None,
+    alignment: Alignment | None = None,
     progress: StageProgress | None = None,
 ) -> BatchFeatures:
     """Return `extractor.extract(paths)`, from the cache where it holds these features.
@@ -37,15 +40,17 @@ def extract_cached(
     of which some images are missing, because they cannot be read, are not cached.
 
     folder: of the cache, which holds one safetensors file a batch; None caches nothing.
-    skip_bad, white: as for `extract`.
+    skip_bad, white, alignment: as for `extract`.
     progress: called as progress("features", done, total).
     """
-    extract = partial(extractor.extract, paths, skip_bad=skip_bad, progress=progress)
+    extract = partial(
+        extractor.extract, paths, skip_bad=skip_bad, alignment=alignment, progress=progress
+    )
     if folder is None:
         return extract(white=white)
     white = extractor.white_of(paths) if white is None else white
     try:
-        file = folder / f"{feature_key(extractor, paths, white)}.safetensors"
+        file = folder / f"{feature_key(extractor, paths, white, alignment)}.safetensors"
     except OSError:  # a file that cannot be read, which `extract` names or skips
         return extract(white=white)
     names = tuple(str(path) for path in paths)
@@ -66,26 +71,41 @@ def extract_cached(
     tensors = {f"tokens.{k}": tokens.cpu() for k, tokens in enumerate(features.tokens)}
     if features.cls_tokens is not None:
         tensors["cls_tokens"] = features.cls_tokens.cpu()
+    if features.frames is not None:
+        tensors["frames"] = torch.from_numpy(features.frames.transforms)
+    if features.valid is not None:
+        tensors["valid"] = features.valid.cpu()
     sizes = ";".join(f"{height},{width}" for height, width in features.sizes)
     try:
         with replacing(file) as temporary:
             metadata = {"sizes": sizes, "notes": json.dumps(features.notes)}
+            if features.frames is not None:
+                metadata["frame"] = json.dumps([features.frames.name, *features.frames.left])
             save_file(tensors, temporary, metadata=metadata)
     except OSError as error:  # the features are good: next time they are extracted again, no more
         warnings.warn(f"the features are not cached: {error}", stacklevel=2)
     return features
 
 
-def feature_key(extractor: Extractor, paths: Sequence[Path], white: float | None = None) -> str:
+def feature_key(
+    extractor: Extractor,
+    paths: Sequence[Path],
+    white: float | None = None,
+    alignment: Alignment | None = None,
+) -> str:
     """Return the hexadecimal key of the features of these image files with this extractor.
 
     The key changes with the backbone's weights, architecture, size and blocks, with the device
-    type, engine and precision, with the presence of class tokens, with the white level, and with
-    the contents and order of the images.
+    type, engine and precision, with the presence of class tokens, with the white level, with what
+    images are brought onto and what is ignored, and with the contents and order of the images.
     """
     backbone = extractor.backbone
     parts = [_FORMAT, backbone.fingerprint, backbone.image_size, backbone.blocks, extractor.cls]
     parts += [backbone.device.type, backbone.engine, backbone.precision, white]
+    if extractor.align != "off":  # the images alone decide on their frame where none is given
+        frame = None if alignment is None or alignment.frame is None else alignment.frame.as_json()
+        parts += [extractor.align, alignment is None, frame]
+    parts += [] if extractor.ignored is None else [extractor.ignored.key]
     digest = hashlib.sha256(repr(parts).encode())
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -109,4 +129,11 @@ def _load(file: Path, names: tuple[str, ...], device: torch.device) -> BatchFeat
             sources=tuple(range(len(names))),
             sizes=tuple(sizes),
             notes=tuple(json.loads(stored.metadata()["notes"])),
+            frames=_frames(stored) if "frames" in keys else None,
+            valid=stored.get_tensor("valid").to(device) if "valid" in keys else None,
         )
+
+
+def _frames(stored: Any) -> Frames:
+    name, *left = json.loads(stored.metadata()["frame"])
+    return Frames(stored.get_tensor("frames").numpy(), name, tuple(left))

@@ -12,14 +12,18 @@ from itertools import islice
 from time import perf_counter
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..datasets.deep import DeepImage
+from ..datasets.ignored import IgnoredRegions
 from ..datasets.read_images import white_level
 from ..errors import ImageError, InputError, MuscFastWarning
 from ..progress import StageProgress
+from ..registration import Alignment, Frame, Frames, Place, frames_of
 from ..scratch import require_memory
-from ..settings import ReadSettings
+from ..settings import Align, ReadSettings, checked_align
+from .alignment import align_batch
 from .backbone import Backbone
 from .batch_images import ImageLike, Images, as_sequence, peekable, picture_of, unreadable
 from .mixture import is_grey, mixture_note
@@ -38,6 +42,8 @@ class BatchFeatures:
     seconds: duration of the extraction; 0 for features from a cache.
     white: the white level of the images of more than 8 bits; None where there is none.
     notes: what was decided while reading them, a sentence a kind.
+    frames: where the images lie on the frame that they were brought onto; None: on none.
+    valid: [N, P] bool, the patches that count; None: all. See `score_batch`.
     """
 
     tokens: tuple[Tensor, ...]
@@ -49,6 +55,23 @@ class BatchFeatures:
     seconds: float = 0.0
     white: float | None = None
     notes: tuple[str, ...] = ()
+    frames: Frames | None = None
+    valid: Tensor | None = None
+
+
+def join_valid(parts: Sequence[BatchFeatures]) -> Tensor | None:
+    """The patches that count of several parts of a batch as one [N, P] bool; None: all."""
+    known = [part.valid for part in parts if part.valid is not None]
+    if not known:
+        return None
+    return torch.cat(
+        [
+            known[0].new_ones(len(part.names), known[0].shape[1])
+            if part.valid is None
+            else part.valid
+            for part in parts
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,7 @@ class _Input:
     """One image as the backbone's input; `source` and `size` as in `BatchFeatures`.
 
     notes: what was decided while reading it. grey: whether it has no colours.
+    place: where it lies on the frame; None without one.
     """
 
     source: int
@@ -64,6 +88,7 @@ class _Input:
     pixels: Tensor
     notes: tuple[str, ...]
     grey: bool
+    place: Place | None
 
 
 # Name of an image that cannot be read, and the reason.
@@ -114,6 +139,10 @@ class Extractor:
     reading: how files are read.
     cls: whether class tokens are extracted, for which all blocks of the backbone run; without,
         those after the last block asked for do not.
+    align: whether images are brought onto one of them, see `MuSc`.
+    ignored: what is left out of every picture; None: nothing.
+
+    Raises InputError where no patch would be left.
     """
 
     def __init__(
@@ -123,7 +152,13 @@ class Extractor:
         reading: ReadSettings | None = None,
         *,
         cls: bool = True,
+        align: Align = "off",
+        ignored: IgnoredRegions | None = None,
     ) -> None:
+        self.align = checked_align(align)
+        self.ignored = ignored
+        if ignored is not None:
+            ignored.patches(backbone.grid)
         self.backbone = backbone
         self.batch_size = batch_size
         self.reading = reading or ReadSettings()
@@ -143,12 +178,23 @@ class Extractor:
             warnings.warn(note, MuscFastWarning, stacklevel=2)
         return white
 
+    def alignment_of(
+        self, images: Images, references: Images = (), *, white: float | None = None
+    ) -> Alignment:
+        """The one frame of images that are scored together, one of the references if there are any.
+
+        white: as for `extract`. Nothing is read where `align` is "off".
+        """
+        sides = as_sequence(images), as_sequence(references)
+        return align_batch(*sides, self.align, self.reading, white)
+
     def extract(
         self,
         images: Images,
         *,
         skip_bad: bool = False,
         white: float | None = None,
+        alignment: Alignment | None = None,
         progress: StageProgress | None = None,
     ) -> BatchFeatures:
         """Return the features of the images, in their order.
@@ -156,6 +202,7 @@ class Extractor:
         images: as for `MuSc.score`.
         skip_bad: unreadable images are left out and listed in `bad`.
         white: the white level of the batch that they belong to; None: they are the batch.
+        alignment: of the batch that they belong to; None: they are the batch.
         progress: called as progress("features", images read, images in all).
         Raises ImageError that lists every unreadable image where `skip_bad` is off or no image can
         be read, InputError where there is no image.
@@ -165,29 +212,35 @@ class Extractor:
             raise InputError("images: found none, wanted at least one")
         start = perf_counter()
         white = self.white_of(images) if white is None else white
+        alignment = self.alignment_of(images, white=white) if alignment is None else alignment
         store = _Store(self.backbone, len(images), self.cls)
-        rows: list[tuple[int, str, tuple[int, int], bool]] = []
+        rows: list[tuple[int, str, tuple[int, int], bool, Place | None]] = []
         bad: list[_Unreadable] = []
         notes: dict[str, list[str]] = {}
         done = 0
-        for batch in self._read_ahead(images, white):
+        for batch in self._read_ahead(images, white, alignment.frame):
             good = [item for item in batch if isinstance(item, _Input)]
             bad += [item for item in batch if not isinstance(item, _Input)]
             done += len(batch)
             if good and (skip_bad or not bad):
                 store.extract([item.pixels for item in good])
-                rows += [(item.source, item.name, item.size, item.grey) for item in good]
+                rows += [(i.source, i.name, i.size, i.grey, i.place) for i in good]
             for item in good:
+                if self.ignored is not None:
+                    self.ignored.check_size(item.name, item.size)
                 for note in item.notes:
                     notes.setdefault(note, []).append(item.name)
             if progress is not None:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
             raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
-        sources, read, sizes, grey = zip(*rows, strict=True)
-        mixed = mixture_note(read, sizes, grey)
+        sources, read, sizes, grey, places = zip(*rows, strict=True)
+        frames = None if alignment.frame is None else frames_of(alignment.frame, read, places)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())
-        sentences += (mixed,) if mixed else ()
+        sentences += tuple(
+            note for note in (mixture_note(read, sizes, grey), alignment.note) if note
+        )
+        sentences += frames.notes() if frames else ()
         for sentence in sentences:
             warnings.warn(sentence, MuscFastWarning, stacklevel=2)
         return BatchFeatures(
@@ -200,10 +253,22 @@ class Extractor:
             seconds=perf_counter() - start,
             white=white,
             notes=sentences,
+            frames=frames,
+            valid=self._valid(store, frames),
         )
 
+    def _valid(self, store: _Store, frames: Frames | None) -> Tensor | None:
+        """The patches that count, [N, P], those of the frame that each image shows; None: all."""
+        shown = None if frames is None else frames.covered(self.backbone.grid)
+        valid = None if shown is None else torch.from_numpy(shown).to(self.backbone.device)
+        if self.ignored is None:
+            return valid
+        counts = torch.from_numpy(self.ignored.patches(self.backbone.grid)).flatten()
+        kept = counts.to(self.backbone.device).repeat(store.filled, 1)
+        return kept if valid is None else kept & valid
+
     def _read_ahead(
-        self, images: Sequence[ImageLike] | Tensor, white: float | None
+        self, images: Sequence[ImageLike] | Tensor, white: float | None, frame: Frame | None
     ) -> Iterator[list[_Input | _Unreadable]]:
         """Yield batches of read images in order; two more batches are read meanwhile."""
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -212,7 +277,7 @@ class Extractor:
             try:
                 while True:
                     waiting += [
-                        pool.submit(self._read, index, images[index], white)
+                        pool.submit(self._read, index, images[index], white, frame)
                         for index in islice(indices, 3 * self.batch_size - len(waiting))
                     ]
                     if not waiting:
@@ -223,19 +288,26 @@ class Extractor:
                 for future in waiting:
                     future.cancel()
 
-    def _read(self, index: int, image: ImageLike, white: float | None) -> _Input | _Unreadable:
+    def _read(
+        self, index: int, image: ImageLike, white: float | None, frame: Frame | None
+    ) -> _Input | _Unreadable:
         name = str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
         try:
-            picture, notes = picture_of(image, self.reading)
-            grey = is_grey(picture)
-            if isinstance(picture, DeepImage):
-                pixels = self.backbone.preprocess(picture.unit(white))
-                return _Input(index, name, picture.size, pixels, notes, grey)
+            read, notes = picture_of(image, self.reading)
+            grey, size = is_grey(read), _size_of(read)
+            picture = read.unit(white) if isinstance(read, DeepImage) else read
         except ImageError as error:
             text = str(error)
             return name, text if name in text else f"{name}: {text}"
+        place = None
+        if frame is not None:
+            picture, place = frame.bring(picture)
         pixels = self.backbone.preprocess(picture)
-        return _Input(index, name, (picture.height, picture.width), pixels, notes, grey)
+        return _Input(index, name, size, pixels, notes, grey, place)
+
+
+def _size_of(picture: Image.Image | DeepImage) -> tuple[int, int]:
+    return picture.size if isinstance(picture, DeepImage) else (picture.height, picture.width)
 
 
 def _sentence(note: str, names: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ class Card:
     regions: biggest peak first.
     outline, hint, truth: SVG paths around the regions, around where an image without regions
         differs most, and around the labelled defect, "" for none.
+    ignored: SVG path around what is not scored, "" for nothing.
     view: (width, height) of the coordinates of these paths.
     """
 
@@ -47,6 +48,7 @@ class Card:
     outline: str
     hint: str
     truth: str
+    ignored: str
     view: tuple[int, int]
 
 
@@ -65,14 +67,15 @@ def make_card(
     mask: [h, w] bool of any size, True on the labelled defect; None where there is none.
     """
     anomaly_map, threshold = run.anomaly_maps[index], run.pixel_threshold
-    labels = label_regions(anomaly_map, threshold)
+    ignored = run.ignored(index)
+    labels = label_regions(anomaly_map, threshold, ignored=ignored)
     shrink = _VIEW / max(image.size)
     height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))
     heat = pictures.heat(anomaly_map, scale)
     regions = measure_regions(labels, anomaly_map, (image.height, image.width))
     hint = ""
     if not regions and (index == run.order[0] or run.verdicts[index] == "look"):
-        level, place = strongest_place(anomaly_map)
+        level, place = strongest_place(anomaly_map, ignored)
         hint = svg_path(place, anomaly_map, level, (height, width))
     return Card(
         index=index,
@@ -86,11 +89,15 @@ def make_card(
             "" if threshold is None else svg_path(labels, anomaly_map, threshold, (height, width))
         ),
         hint=hint,
-        truth=(
-            "" if mask is None else svg_path(mask.astype(np.int8), mask * 1.0, 0.5, (height, width))
-        ),
+        truth=_path_around(mask, (height, width)),
+        ignored=_path_around(ignored, (height, width)),
         view=(width, height),
     )
+
+
+def _path_around(mask: NDArray[np.bool_] | None, size: tuple[int, int]) -> str:
+    """The SVG path around what a mask marks, "" for nothing."""
+    return "" if mask is None else svg_path(mask.astype(np.int8), mask * 1.0, 0.5, size)
 
 
 class _Room:

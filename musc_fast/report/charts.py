@@ -79,8 +79,8 @@ def histogram(
     counts = [np.bincount(index[members], minlength=bins) for _, _, members in groups]
     highest = int(np.bincount(index, minlength=bins).max())
     ticks = [t for t in nice_ticks(0, highest, 4) if t == int(t)]
-    x = _Axis(float(edges[0]), float(edges[-1]), _LEFT, width - _RIGHT)
-    y = _Axis(0, highest, height - _BOTTOM, _TOP)
+    x = Axis(float(edges[0]), float(edges[-1]), _LEFT, width - _RIGHT)
+    y = Axis(0, highest, height - _BOTTOM, _TOP)
     inside = threshold is not None and edges[0] <= threshold <= edges[-1]
     description = f"{scores.size} images from {scores.min():.3f} to {scores.max():.3f}" + (
         f"; threshold {threshold:.3f}" if threshold is not None else "; no threshold"
@@ -135,8 +135,8 @@ def curve(
     diagonal: whether to draw the line from (0, 0) to (1, 1), the curve of a guess.
     """
     width, height = 360, 320
-    x = _Axis(0, 1, _LEFT, width - _RIGHT)
-    y = _Axis(0, 1, height - _BOTTOM, _TOP)
+    x = Axis(0, 1, _LEFT, width - _RIGHT)
+    y = Axis(0, 1, height - _BOTTOM, _TOP)
     description = f"{axes[1]} over {axes[0]}"
     if point is not None:
         description += f"; at the threshold {point[1]:.3f} at {point[0]:.3f}"
@@ -157,7 +157,7 @@ def curve(
     return "".join(parts) + "</svg>"
 
 
-class _Axis:
+class Axis:
     """Values low..high as coordinates start..end."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:

@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import InputError
 
 Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
 MapScale = Literal["batch", "image"]
 _STRIPE = 1 << 20  # pixels of a picture that are enlarged at a time
+_HATCHES = 60  # stripes along the longest side of a picture of which parts are not scored
 
 _SHORTEST, _LONGEST = 160, 2400  # sides of an image in a panel, in pixels
 _WIDE = 2.5  # from this width to height on the overlay lies below the image
@@ -29,9 +31,12 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, maps: Floats) -> Scale:
-        """The scale of a batch: its smallest and largest value."""
-        return cls(float(np.min(maps)), float(np.max(maps)))
+    def of(cls, maps: Floats, ignored: Bools | None = None) -> Scale:
+        """The scale of a batch: its smallest and largest value, but for those `ignored`."""
+        if ignored is None or ignored.all():
+            return cls(float(np.min(maps)), float(np.max(maps)))
+        counted = maps[~ignored]
+        return cls(float(counted.min()), float(counted.max()))
 
     def calm(self) -> Scale:
         """The scale twice as far, on which the largest value has the middle colour alone."""
@@ -45,20 +50,38 @@ class Scale:
         return np.clip((np.asarray(values, dtype=np.float64) - self.low) / span, 0, 1)
 
 
-def scale_of(maps: Floats, kind: MapScale, *, calm: bool = False) -> Callable[[int], Scale]:
+def scale_of(
+    maps: Floats,
+    kind: MapScale,
+    *,
+    calm: bool = False,
+    ignored: Callable[[int], Bools | None] | None = None,
+) -> Callable[[int], Scale]:
     """A function from an image's index to its scale.
 
     maps: [N, h, w] distances.
     kind: "batch" for one scale, on which pictures can be compared; "image" for one an image.
     calm: whether nothing stands out; then no value has a colour above the middle one.
+    ignored: gives the pixels [h, w] of an image that are not scored; None: all are.
 
     Raises InputError where `kind` is neither.
     """
+
+    def of_image(index: int) -> Scale:
+        found = Scale.of(maps[index], None if ignored is None else ignored(index))
+        return found.calm() if calm else found
+
     if kind == "batch":
-        batch_scale = Scale.of(maps).calm() if calm else Scale.of(maps)
+        if ignored is None:
+            batch_scale = Scale.of(maps)
+        else:
+            ends = [Scale.of(each, ignored(index)) for index, each in enumerate(maps)]
+            batch_scale = Scale(min(end.low for end in ends), max(end.high for end in ends))
+        if calm:
+            batch_scale = batch_scale.calm()
         return lambda index: batch_scale
     if kind == "image":
-        return lambda index: Scale.of(maps[index]).calm() if calm else Scale.of(maps[index])
+        return of_image
     raise InputError(f'map_scale: found {kind!r}, wanted "batch" or "image"')
 
 
@@ -164,10 +187,37 @@ def heat_layer(anomaly_map: Floats, scale: Scale, side: int) -> Image.Image:
     return Image.fromarray(np.dstack([colour_table()[level], alpha[level]]))
 
 
+def hatch(picture: Image.Image, ignored: Bools | None) -> None:
+    """Draw grey stripes over what is not scored: `ignored` [h, w] of any size; None: nothing."""
+    if ignored is None:
+        return
+    width, height = picture.size
+    where = Image.fromarray(ignored.astype(np.uint8)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    stripe = max(1, max(width, height) // (2 * _HATCHES))
+    across = np.arange(width)
+    rows = max(1, _STRIPE // width)
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        inside = np.asarray(where.crop((0, top, width, end))).astype(np.bool_)
+        lines = (across + np.arange(top, end)[:, None]) // stripe % 2
+        for colour, line in ((190, 0), (90, 1)):
+            drawn = Image.fromarray((inside & (lines == line)) * np.uint8(255))
+            picture.paste((colour,) * 3, (0, top), drawn)
+
+
 def panel(
-    image: Image.Image, anomaly_map: Floats, scale: Scale, caption: str, height: int = 480
+    image: Image.Image,
+    anomaly_map: Floats,
+    scale: Scale,
+    caption: str,
+    height: int = 480,
+    ignored: Bools | None = None,
 ) -> Image.Image:
     """Image, overlay and colour bar on white below a caption; see `panel_size` for their size.
+
+    ignored: the pixels [h, w] of the map that are not scored; they are hatched in the overlay.
 
     The overlay lies beside the image, or below it where the image is very wide.
     """
@@ -182,7 +232,9 @@ def panel(
     font = ImageFont.load_default(size=16)
     draw.text((gap, 12), caption, fill="black", font=font)
     canvas.paste(small, (gap, top))
-    canvas.paste(overlay(small, anomaly_map, scale), second)
+    layer = overlay(small, anomaly_map, scale)
+    hatch(layer, ignored)
+    canvas.paste(layer, second)
     _draw_bar(canvas, (right + gap, top), bottom - top, scale)
     return canvas
 

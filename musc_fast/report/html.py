@@ -36,6 +36,8 @@ from .heatmap import MapScale, colour_table
 from .names import common_folder, printable, relative_names
 from .scored_batch import ScoredBatch
 
+# Settings that the page shows elsewhere than in the table.
+_OF_SECTIONS = ("skipped", "findings", "found_copies", "found_repeats")
 _MISSES = 4  # images in each list of worst misses
 _Bools = NDArray[np.bool_]
 
@@ -96,6 +98,7 @@ def write_report(
         "flagged": run.verdicts.count("flagged"),
         "look": run.verdicts.count("look"),
         "hints": any(card.hint for card in cards),
+        "ignored": any(card.ignored for card in cards),
         "cards": rows,
         "ratio": float(np.clip(np.median([c.width / c.height for c in cards]), 0.4, 2.5)),
         "scale": run.scales("batch")(0),
@@ -105,9 +108,11 @@ def write_report(
         "settings": [
             (_spaced(key), _setting_text(value))
             for key, value in run.settings.items()
-            if key != "skipped"
+            if key not in _OF_SECTIONS
         ],
+        "findings": run.settings.get("findings") or [],
         "skipped": run.settings.get("skipped") or [],
+        "aligned": _aligned(run.settings),
         "seconds": sum(run.settings.get("seconds", {}).values()),
         "evaluation": None if evaluation is None else _evaluation_values(run, evaluation, rows),
     }
@@ -280,6 +285,18 @@ def _setting_text(value: Any) -> str:
     if value is None:
         return "none"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _aligned(settings: Mapping[str, Any]) -> str:
+    """What the alignment did, for the reader of the maps; "" where no image was moved."""
+    count = settings.get("align_moved")
+    if not count:
+        return ""
+    frame = printable(Path(str(settings.get("align_frame"))).name)
+    return (
+        f"Images moved onto {frame} before they were compared: {count}. The colours lie on each "
+        f"image as it was given; what {frame} does not show of it is not compared."
+    )
 
 
 def _duration(seconds: float) -> str:

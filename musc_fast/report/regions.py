@@ -31,6 +31,7 @@ from ..shown import path_cell, table_writer
 from ..threshold import Threshold
 
 Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
 
 #: A region with a smaller share of the image is dropped as a speck, unless it holds the peak of the
 #: image. The share is about a sixth of a ViT patch of 14 pixels at 392 x 392.
@@ -88,7 +89,10 @@ def pixel_threshold(threshold: Threshold, raw_scores: Floats) -> float | None:
 
 
 def label_regions(
-    anomaly_map: Floats, threshold: float | None, smallest: float = SMALLEST_SHARE
+    anomaly_map: Floats,
+    threshold: float | None,
+    smallest: float = SMALLEST_SHARE,
+    ignored: Bools | None = None,
 ) -> NDArray[np.int32]:
     """Number the regions of a map that reach `threshold`: int32 [h, w], 0 is outside.
 
@@ -98,12 +102,13 @@ def label_regions(
     threshold: pixels with a distance >= threshold, that stand out in their own picture, belong to a
         region; None finds no region.
     smallest: regions with a smaller share of the map are dropped, except region 1.
+    ignored: [h, w], the pixels that are not scored, which are no background; None: all are.
     """
     if threshold is None:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
     # float64, as `find_threshold` compares image scores.
     values = np.asarray(anomaly_map, dtype=np.float64)
-    inside = _standing_out(values, threshold)
+    inside = _standing_out(values, threshold, ignored)
     components, count = ndimage.label(inside, structure=_EIGHT_NEIGHBOURS)
     if count == 0:
         return np.zeros(anomaly_map.shape, dtype=np.int32)
@@ -118,10 +123,16 @@ def label_regions(
     return labels
 
 
-def _standing_out(values: Floats, threshold: float) -> NDArray[np.bool_]:
+def _background(values: Floats, ignored: Bools | None) -> float:
+    """The lowest tenth of the values of a picture that are scored."""
+    counted = values if ignored is None or ignored.all() else values[~ignored]
+    return float(np.quantile(counted, _BACKGROUND))
+
+
+def _standing_out(values: Floats, threshold: float, ignored: Bools | None) -> NDArray[np.bool_]:
     """Pixels that reach `threshold` and stand out in their own picture; see the module's text."""
     inside = np.asarray(values >= threshold)
-    background = float(np.quantile(values, _BACKGROUND))
+    background = _background(values, ignored)
     own = background + _START * (float(values.max()) - background)
     if own <= threshold:
         return inside
@@ -132,14 +143,18 @@ def _standing_out(values: Floats, threshold: float) -> NDArray[np.bool_]:
     return standing
 
 
-def strongest_place(anomaly_map: Floats) -> tuple[float, NDArray[np.int32]]:
+def strongest_place(
+    anomaly_map: Floats, ignored: Bools | None = None
+) -> tuple[float, NDArray[np.int32]]:
     """Where a picture differs most, flagged or not: a level, and [h, w] with 1 on the place.
 
     The place is the part around the peak that reaches half of the way from the picture's background
     to the peak. It is empty in a picture of one value.
+
+    ignored: [h, w], the pixels that are not scored; None: all are.
     """
     values = np.asarray(anomaly_map, dtype=np.float64)
-    background, peak = float(np.quantile(values, _BACKGROUND)), float(values.max())
+    background, peak = _background(values, ignored), float(values.max())
     level = background + _CUT * (peak - background)
     if not peak > background:
         return level, np.zeros(values.shape, dtype=np.int32)

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import RUN_FILE
 from ..shown import shown
 from .cards import Card, make_card, make_cards
-from .heatmap import MapScale, Scale, coloured, grey_map, panel
+from .heatmap import MapScale, Scale, coloured, grey_map, hatch, panel
 from .html import write_report
 from .names import result_names
 from .regions import write_regions
@@ -53,6 +53,7 @@ def write_results(
     - maps_grey/: an 8-bit grey .png an image; 0 and 255 are the ends of the scale
     - overlays/: a .png an image with the image, its overlay and the colour bar
 
+    What is not scored is hatched in maps/ and overlays/, and 0 in the .npy and the grey pictures.
     The pictures in maps/ and maps_grey/ have the image's own size.
 
     stage: the folder, as `folder.staged` yields it.
@@ -77,7 +78,15 @@ def write_results(
             f"{shown(run.paths[index].name)}   rank {ranks[index]} of {len(run.paths)}   "
             f"score {run.image_scores[index]:.3f}"
         )
-        _write_pictures(stage, names[index], image, run.anomaly_maps[index], scales(index), caption)
+        _write_pictures(
+            stage,
+            names[index],
+            image,
+            run.anomaly_maps[index],
+            scales(index),
+            caption,
+            run.ignored(index),
+        )
         return make_card(run, index, image, scales(index))
 
     pixels = [math.prod(image_size(path)) for path in run.paths]
@@ -110,15 +119,19 @@ def _write_pictures(
     anomaly_map: NDArray[np.float32],
     scale: Scale,
     caption: str,
+    ignored: NDArray[np.bool_] | None,
 ) -> None:
     # `name` comes from the path of an image; the files must not lie outside `stage`.
     if name.startswith("/") or ".." in PurePosixPath(f"{name}.png").parts:
         raise InputError(f"{name}: a result cannot be named so, it would leave its folder")
     levels = grey_map(anomaly_map, scale, (image.height, image.width))
-    _save(coloured(levels).convert("RGB"), stage / "maps" / f"{name}.png")
+    coloured_map = coloured(levels).convert("RGB")
+    hatch(coloured_map, ignored)
+    _save(coloured_map, stage / "maps" / f"{name}.png")
     np.save(stage / "maps" / f"{name}.npy", anomaly_map)
     _save(levels, stage / "maps_grey" / f"{name}.png")
-    _save(panel(image, anomaly_map, scale, caption), stage / "overlays" / f"{name}.png")
+    shown_beside = panel(image, anomaly_map, scale, caption, ignored=ignored)
+    _save(shown_beside, stage / "overlays" / f"{name}.png")
 
 
 def _save(picture: Image.Image, file: Path) -> None:

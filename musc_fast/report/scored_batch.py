@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.ignored import IgnoredRegions
 from ..settings import ReadSettings
 from ..threshold import Threshold
 from .heatmap import MapScale, Scale, scale_of
 from .regions import pixel_threshold
+
+
+def unscored(valid: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The pixels of a map of `size` (h, w) that lie in patches [H, W] that do not count."""
+    rows, columns = (
+        (2 * np.arange(pixels) + 1) * patches // (2 * pixels)
+        for pixels, patches in zip(size, valid.shape, strict=True)
+    )
+    return np.asarray(~valid[rows][:, columns])
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class ScoredBatch:
         reasons of unreadable images.
     threshold: on the raw scores, with the images that it flags.
     reading: how the image files are read, with the white level of the batch.
+    valid: [N, H, W] bool, the patches that count; None: all.
+    left_out: what the user left out of every picture; None: nothing.
     """
 
     paths: Sequence[Path]
@@ -38,6 +50,8 @@ class ScoredBatch:
     settings: dict[str, Any]
     threshold: Threshold
     reading: ReadSettings = field(default_factory=ReadSettings)
+    valid: NDArray[np.bool_] | None = None
+    left_out: IgnoredRegions | None = None
 
     @property
     def is_calm(self) -> bool:
@@ -46,7 +60,14 @@ class ScoredBatch:
 
     def scales(self, map_scale: MapScale) -> Callable[[int], Scale]:
         """The scale of each image's pictures; see `heatmap.scale_of`."""
-        return scale_of(self.anomaly_maps, map_scale, calm=self.is_calm)
+        ignored = None if self.valid is None else self.ignored
+        return scale_of(self.anomaly_maps, map_scale, calm=self.is_calm, ignored=ignored)
+
+    def ignored(self, index: int) -> NDArray[np.bool_] | None:
+        """The pixels [h, w] of an image's map that are not scored; None: all are."""
+        if self.valid is None or self.valid[index].all():
+            return None
+        return unscored(self.valid[index], self.anomaly_maps.shape[1:])
 
     @cached_property
     def order(self) -> NDArray[np.int64]:

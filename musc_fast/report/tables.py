@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,20 +71,31 @@ def write_results_json(
         "look": verdicts.count("look"),
         "clear": verdicts.count("clear"),
         "skipped": run.settings.get("skipped") or [],
+        "copies": run.settings.get("found_copies") or [],
+        "repeats": run.settings.get("found_repeats") or [],
         "images": list(records(run, regions, maps=maps)),
     }
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def write_json_lines(path: Path | None, run: ScoredBatch) -> None:
-    """One JSON object a line and image, most anomalous first; None writes to standard output.
+def write_json_lines(path: Path | None, objects: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line; None writes to standard output.
 
-    Raises BrokenPipeError where the reader of standard output has gone.
+    Raises InputError where the reader of standard output has gone.
     """
-    lines = "".join(json.dumps(record) + "\n" for record in records(run, None, maps=False))
+    lines = "".join(json.dumps(each) + "\n" for each in objects)
     if path is None:
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # Python tries to write the rest at its end
+            os.close(nowhere)
+            raise InputError(
+                "--json: the reader of standard output has gone; the folder of the results is "
+                "complete"
+            ) from None
         return
     with replacing(path) as temporary:
         temporary.write_text(lines, encoding="utf-8")

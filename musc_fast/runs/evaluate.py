@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,7 +37,7 @@ from .finished import (
     write_object,
 )
 from .pixels import measure_pixels
-from .record import chosen_backend, run_settings
+from .record import chosen_backend, how_seen, run_settings
 
 
 def evaluate(
@@ -129,9 +129,9 @@ def evaluate_category(
         image_scores=scores.image_scores.cpu().numpy(),
         raw_scores=raw_scores,
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
-        settings=run_settings(musc, features, seconds=musc.timings, place=scores.place),
+        settings=run_settings(musc, features, scores=scores, seconds=musc.timings),
         threshold=find_threshold(raw_scores),
-        reading=replace(musc.extractor.reading, white=features.white),
+        **how_seen(musc, features),
     )
     result: Result = {
         "category": category.name,
@@ -289,7 +289,9 @@ def result_key(musc: MuSc, category: Category, protocol: Protocol) -> str:
         backbone.precision,
         chosen_backend(musc),
         musc.extractor.reading,
+        musc.extractor.align,
         files,
+        *(() if musc.extractor.ignored is None else (musc.extractor.ignored.key,)),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -46,6 +46,16 @@ def mean_metrics(results: Sequence[Result]) -> dict[str, float | None]:
     return means
 
 
+def line_of(result: Result) -> dict[str, Any]:
+    """The object of a category as a line of JSON: the columns of results.csv, then what is flagged.
+
+    `flagged` and `notes` are as in results.json; `flagged` is null where there are no labels.
+    """
+    counts = {name: result[name] for name in ("category", "images", "defective")}
+    found = {name: result.get(name) for name in ("flagged", "notes")}
+    return {**counts, **result["metrics"], **found}
+
+
 def category_files(out: Path, name: str) -> tuple[Path, Path]:
     """The result and the report of a category."""
     return out / "categories" / f"{name}.json", out / "reports" / f"{name}.html"

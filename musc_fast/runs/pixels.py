@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ..datasets.ignored import IgnoredRegions
 from ..datasets.layouts import Category, Sample, sample_mask
 from ..datasets.masks import shrunk
 from ..metrics import PixelMetrics, Protocol, pixel_metrics
@@ -27,6 +28,8 @@ def measure_pixels(
 
     Under "musc" masks are shrunk to the maps by nearest neighbour, as the official code does; a
     note says how many regions vanish by that. Under "mvtec" maps are enlarged to the masks.
+    The pixels that the user left out are in no metric; other pixels of a patch that is left out
+    count, with score 0.
     """
     if any(sample.label and sample.mask is None for sample in category.samples):
         nan = math.nan
@@ -44,6 +47,9 @@ def measure_pixels(
         elif mask is not None and mask.mean() > 0.5:
             share = "most of its mask is defective: it may be inverted"
             odd.setdefault(share, []).append(sample)
+        if mask is not None and mask.any() and _all_left_out(mask, batch.left_out):
+            unseen = "its whole defect is left out; the image counts as defective all the same"
+            odd.setdefault(unseen, []).append(sample)
         if protocol == "mvtec":
             full = sample_mask(sample, None, batch.reading) if mask is None else mask
             masks.append(full)
@@ -63,7 +69,13 @@ def measure_pixels(
             f"{size[0]} x {size[1]}, and leave {blind} defective images without truth; "
             "the mvtec protocol measures at the size of the masks"
         )
-    return pixel_metrics(masks, maps, protocol), notes
+    given = batch.left_out
+    ignored = None if given is None else [given.pixels(mask.shape) for mask in masks]
+    return pixel_metrics(masks, maps, protocol, ignored=ignored), notes
+
+
+def _all_left_out(mask: _Bools, left_out: IgnoredRegions | None) -> bool:
+    return left_out is not None and not (mask & ~left_out.pixels(mask.shape)).any()
 
 
 def _enlarged(anomaly_map: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from .._version import __version__
 from ..backends.registry import resolve
 from ..features.extraction import BatchFeatures
 from ..musc import MuSc
+from ..registration import own_grid
+from ..scoring.findings import record, sentences
+from ..scoring.scores import BatchScores
 
 
 def chosen_backend(musc: MuSc) -> str:
@@ -19,23 +23,40 @@ def chosen_backend(musc: MuSc) -> str:
     return resolve(musc.settings.backend, musc.backbone.device).name
 
 
+def how_seen(musc: MuSc, features: BatchFeatures) -> dict[str, Any]:
+    """The arguments `reading`, `valid` and `left_out` of a ScoredBatch of these features."""
+    extractor, valid = musc.extractor, features.valid
+    grid = musc.backbone.grid
+    return {
+        "reading": replace(extractor.reading, white=features.white),
+        "valid": (
+            None
+            if valid is None
+            else own_grid(valid.reshape(-1, *grid), features.frames).cpu().numpy()
+        ),
+        "left_out": extractor.ignored,
+    }
+
+
 def run_settings(
     musc: MuSc,
     features: BatchFeatures,
     references: BatchFeatures | None = None,
     *,
+    scores: BatchScores,
     seconds: Mapping[str, float],
-    place: int | None = None,
 ) -> dict[str, Any]:
     """Versions, settings and counts of a run, with which it can be repeated.
 
     features, references: of the images scored and of their references; the tokens are not read.
+    scores: with the copies and repeats that were found, and how far patches were compared.
     seconds: what each stage took.
-    place: how far from their own place patches were compared, see `BatchScores`.
     """
-    backbone = musc.backbone
+    backbone, ignored = musc.backbone, musc.extractor.ignored
+    names = features.names, () if references is None else references.names
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*features.notes, *(references.notes if references else ())]
+    place = scores.place
     if place is not None:
         notes.append(
             "Each patch was compared with the patches of the other images at its own place"
@@ -54,6 +75,10 @@ def run_settings(
         "backbone": backbone.spec.name,
         "weights": backbone.source,
         "image_size": list(backbone.image_size),
+        "align": musc.extractor.align,
+        "align_frame": None if features.frames is None else features.frames.name,
+        "align_moved": 0 if features.frames is None else int(features.frames.moved.sum()),
+        **({} if ignored is None else {"ignore": list(ignored.names)}),
         "recipe": musc.recipe,
         "blocks": list(backbone.blocks),
         "device": str(backbone.device),
@@ -62,6 +87,8 @@ def run_settings(
         "chosen_backend": chosen_backend(musc),
         "rscin": musc.use_cls and features.cls_tokens is not None,
         **musc.settings.keywords(),
+        "findings": list(sentences(scores, *names)),
+        **record(scores, *names),
         "chosen_place": "off" if place is None else place,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -11,23 +10,25 @@ from time import perf_counter
 import numpy as np
 
 from ..datasets.find_images import find_images
-from ..distributed.launch import extract_share, launched, score_share
+from ..distributed.launch import check_alone, extract_share, launched, score_share
 from ..distributed.ranks import Ranks
 from ..errors import ImageError, InputError
 from ..features.batch_images import check_apart, check_headers
 from ..features.cache import extract_cached
 from ..features.extraction import BatchFeatures
 from ..image_scores import Judge
-from ..musc import MuSc
+from ..musc import MuSc, in_own_frames
 from ..progress import StageProgress, stages_of
+from ..registration import Alignment
 from ..report.folder import check_target, check_writable, staged
 from ..report.heatmap import MapScale, scale_of
 from ..report.results import write_results, write_settings
 from ..report.scored_batch import ScoredBatch
+from ..scoring.batch import check_repeats
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
 from ..threshold import Rule
-from .record import run_settings
+from .record import how_seen, run_settings
 from .watch_threshold import watch_settings
 
 
@@ -115,32 +116,14 @@ class ScoreJob:
         self, musc: MuSc, ranks: Ranks | None, on_progress: StageProgress
     ) -> ScoredBatch | None:
         """Extract, score and flag; None on ranks other than 0."""
-        share: BatchFeatures | None
+        check_repeats(musc.settings, self.references is not None)
+        if ranks is not None:
+            check_alone(musc.settings)
         white = musc.extractor.white_of(self.images, self.references or ())
-        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white)
-        if ranks is None:
-            features = extract(self.images, progress=on_progress)
-            share = features
-        else:
-            features, share = extract_share(
-                ranks,
-                musc,
-                self.images,
-                skip_bad=self.skip_bad,
-                white=white,
-                on_progress=on_progress,
-            )
-        references = None
-        if self.references is not None:
-            references = extract_cached(
-                musc.extractor,
-                self.references,
-                self.cache,
-                skip_bad=self.skip_bad,
-                white=white,
-                progress=lambda _, done, total: on_progress("reference features", done, total),
-            )
-        elif len(features.sources) < 2:
+        alignment = self._alignment(musc, ranks, white)
+        features, share = self._extract(musc, ranks, white, alignment, on_progress)
+        references = self._extract_references(musc, white, alignment, on_progress)
+        if references is None and len(features.sources) < 2:
             raise ImageError(
                 f"only {len(features.sources)} of {len(self.images)} images can be read; 2 are "
                 "needed"
@@ -159,10 +142,12 @@ class ScoreJob:
         }
         if scores is None:
             return None
-        scale = musc.scale_for(self._judge, references, progress=on_progress)
+        if ranks is not None:  # rank 0 alone knows where all images lie
+            scores = in_own_frames(scores, features)
+        scale = musc.scale_for(self._judge, references, scores, progress=on_progress)
         threshold = self._judge(scores, scale)
         seconds["scoring"] = perf_counter() - start
-        settings = run_settings(musc, features, references, seconds=seconds, place=scores.place)
+        settings = run_settings(musc, features, references, scores=scores, seconds=seconds)
         own = scores if references is None else scale  # of images against each other
         if own is not None:
             settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())
@@ -173,8 +158,62 @@ class ScoreJob:
             anomaly_maps=scores.anomaly_maps.cpu().numpy(),
             settings=settings,
             threshold=threshold,
-            reading=replace(musc.extractor.reading, white=white),
+            **how_seen(musc, features),
         )
+
+    def _extract(
+        self,
+        musc: MuSc,
+        ranks: Ranks | None,
+        white: float | None,
+        alignment: Alignment,
+        on_progress: StageProgress,
+    ) -> tuple[BatchFeatures, BatchFeatures | None]:
+        """The features of all images, and of this rank's share of them."""
+        extract = partial(musc.extract, skip_bad=self.skip_bad, white=white, alignment=alignment)
+        if ranks is None:
+            features = extract(self.images, progress=on_progress)
+            return features, features
+        return extract_share(
+            ranks,
+            musc,
+            self.images,
+            skip_bad=self.skip_bad,
+            white=white,
+            alignment=alignment,
+            on_progress=on_progress,
+        )
+
+    def _extract_references(
+        self,
+        musc: MuSc,
+        white: float | None,
+        alignment: Alignment,
+        on_progress: StageProgress,
+    ) -> BatchFeatures | None:
+        if self.references is None:
+            return None
+        return extract_cached(
+            musc.extractor,
+            self.references,
+            self.cache,
+            skip_bad=self.skip_bad,
+            white=white,
+            alignment=alignment,
+            progress=lambda _, done, total: on_progress("reference features", done, total),
+        )
+
+    def _alignment(self, musc: MuSc, ranks: Ranks | None, white: float | None) -> Alignment:
+        """The frame of all images, as rank 0 sees it."""
+        of = partial(musc.extractor.alignment_of, self.images, self.references or (), white=white)
+        if ranks is None:
+            return of()
+        found: Alignment | None = None
+        with ranks.together():
+            found = of() if ranks.rank == 0 else None
+        found = ranks.gather(found)[0]
+        assert found is not None
+        return found
 
     def _write(self, stage: Path, batch: ScoredBatch, on_progress: StageProgress) -> None:
         """Write the results into the empty folder `stage`, run.json last."""

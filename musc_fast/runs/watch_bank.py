@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bank.arguments import free_id
 from ..bank.reference_bank import ReferenceBank
-from ..bank.stream import source_of, tokens_of, white_of_bank
+from ..bank.stream import alignment_of_bank, features_of, new_bank, source_of, white_of_bank
 from ..errors import BankError, ImageError
 from ..progress import Progress, StageProgress
 from .watch_judge import Judge, Rule, is_near
@@ -81,10 +82,17 @@ class WatchedBank:
     def _of_file(self) -> ReferenceBank:
         musc, settings = self._musc, self._settings
         if not self._file.exists():
-            return musc.new_bank(settings.new_capacity, evict=settings.evict or "oldest")
+            wanted = {name: getattr(settings, name) for name in ("copies", "repeats")}
+            given = {name: value for name, value in wanted.items() if value is not None}
+            return new_bank(
+                musc.extractor,
+                replace(musc.settings, **given),
+                settings.new_capacity,
+                evict=settings.evict or "oldest",
+            )
         return ReferenceBank.load(
             self._file,
-            source=source_of(musc.backbone, musc.settings),
+            source=source_of(musc.extractor, musc.settings),
             device=musc.backbone.device,
             backend=musc.settings.backend,
             precision=musc.settings.precision,
@@ -92,9 +100,10 @@ class WatchedBank:
         )
 
     def _check_settings(self) -> None:
-        """Raise BankError where the bank was made with another capacity or eviction than wanted."""
-        for name in ("capacity", "evict"):
-            wanted, held = getattr(self._settings, name), getattr(self.bank, name)
+        """Raise BankError where the bank was made with another setting than wanted."""
+        for name in ("capacity", "evict", "copies", "repeats"):
+            of = self.bank if hasattr(self.bank, name) else self.bank.scoring
+            wanted, held = getattr(self._settings, name), getattr(of, name)
             if wanted is not None and wanted != held:
                 raise BankError(
                     f"{name}: found {wanted}, {self._file} was made with {held}; leave "
@@ -125,9 +134,10 @@ class WatchedBank:
                 "together; name other files"
             )
         here = {row.number for row in missing if row.is_held and is_here(row)}
-        white_of_bank(
-            self.bank, self._musc.extractor, [row.path for row in missing if row.number in here]
-        )
+        first_images = [row.path for row in missing if row.number in here]
+        white_of_bank(self.bank, self._musc.extractor, first_images)
+        if first_images and not len(self.bank):
+            alignment_of_bank(self.bank, self._musc.extractor, first_images)
         removed: set[int] = set()
         for row in rows:
             if row.bank == REMOVED:
@@ -139,18 +149,21 @@ class WatchedBank:
         self.remove(removed)
 
     def _take_up_image(self, row: Row, *, here: bool) -> None:
-        tokens = None
+        features = None
         if here:
             with suppress(ImageError):
-                tokens = tokens_of(self.bank, self._musc.extractor, row.path)
+                features = features_of(self.bank, self._musc.extractor, row.path)
         with self.changing():
-            if tokens is None:
+            if features is None:
                 self.bank.pass_over()
             else:
                 self.bank.add(
-                    tokens, [free_id(row.path, self.bank.ids)], scores=[float(row.raw_score)]
+                    features.tokens,
+                    [free_id(row.path, self.bank.ids)],
+                    scores=[float(row.raw_score)],
+                    valid=features.valid,
                 )
-        if tokens is None and row.is_held:
+        if features is None and row.is_held:
             self.gone.append(row.path)
 
     @contextmanager

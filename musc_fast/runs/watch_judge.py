@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,11 @@ class Judge:
         if rule.threshold is None and not apart.all():
             self._scale = ReferenceScale(scores[~apart])
             self.level = self._scale.level(rule.false_alarms)
+
+    @cached_property
+    def usual(self) -> float:
+        """A distance that is usual in the images of the bank; 0 where it has too few."""
+        return 0.0 if self.held is None else self.held.usual
 
     def of_new(self, score: float) -> Judgement:
         """The verdict on an image that was scored against the bank.

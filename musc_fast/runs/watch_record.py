@@ -19,10 +19,10 @@ from ..errors import InputError
 from ..files import replacing
 from ..scratch import naming_full
 
-ADDED, LEFT_OUT = "added", "left out"
+ADDED, LEFT_OUT, COPY = "added", "left out", "copy"
 REFERENCE, REFERENCE_OUT = "reference", "reference left out"
 REMOVED = "removed"  # found again: the line is a second one of an image that was in the bank
-IN_BANK = (ADDED, LEFT_OUT, REFERENCE, REFERENCE_OUT, REMOVED)
+IN_BANK = (ADDED, LEFT_OUT, COPY, REFERENCE, REFERENCE_OUT, REMOVED)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bank.reference_bank import Eviction
+from ..bank.eviction import Eviction
 from ..errors import InputError
-from ..settings import whole_number
+from ..settings import Switch, check_switch, whole_number
 from ..threshold import FALSE_ALARMS
 
 
@@ -25,6 +25,9 @@ class WatchSettings:
     keep_flagged: let flagged images into the bank.
     references: images that a new bank is begun with; none: the first `start` of the folder.
     pictures: write an overlay of every flagged image.
+    page: an HTML page that shows the last images; None: no page.
+    copies, repeats: of the bank, see `ReferenceBank`; None: as it was made, or as the `MuSc` has
+        them.
 
     Raises InputError naming the setting.
     """
@@ -38,6 +41,9 @@ class WatchSettings:
     keep_flagged: bool = False
     references: tuple[Path, ...] = ()
     pictures: bool = True
+    page: Path | None = None
+    copies: Switch | None = None
+    repeats: Switch | None = None
 
     def __post_init__(self) -> None:
         for name in ("capacity", "start", "save_every"):
@@ -50,6 +56,9 @@ class WatchSettings:
         rate = self.false_alarms
         if not isinstance(rate, int | float) or not 0 < rate <= 0.5:
             raise InputError(f"false_alarms: found {rate!r}, wanted a share in (0, 0.5], as 0.01")
+        for name in ("copies", "repeats"):
+            if getattr(self, name) is not None:
+                check_switch(name, getattr(self, name))
         if self.start < 2:
             raise InputError(f"start: found {self.start}, wanted 2 or more")
         if len(self.references) == 1:

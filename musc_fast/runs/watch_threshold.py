@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..datasets.ignored import ARRAY_NAME
 from ..settings import ReadSettings
 from ..threshold import FALSE_ALARMS, ReferenceScale
 
@@ -18,18 +19,28 @@ _OPTIONS = {
     "recipe": "--recipe",
     "degrees": "--degrees",
     "topmin": "--topmin",
+    "pooling": "--pooling",
+    "temperature": "--temperature",
+    "copies": "--copies",
+    "repeats": "--repeats",
     "precision": "--precision",
     "chosen_place": "--place",
     "feature_precision": "--feature-precision",
     "white": "--white",
     "max_pixels": "--max-pixels",
+    "align": "--align",
 }
 _USUAL = {
     "topmin": (0.0, 0.3),
+    "pooling": "lnamd",
+    "temperature": 1.0,
+    "copies": "auto",
+    "repeats": "off",
     "precision": "exact",
     "chosen_place": "off",
     "white": None,
     "max_pixels": ReadSettings.max_pixels,
+    "align": "off",
 }
 
 
@@ -47,9 +58,11 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
 
     settings: as from `runs.record.run_settings`.
 
-    None where no watch has these settings: a watch compares with all images of its bank.
+    None where no watch has these settings: a watch compares with all images of its bank, and reads
+    what it ignores from files.
     """
-    if settings["max_references"] is not None:
+    ignored = settings.get("ignore", [])
+    if settings["max_references"] is not None or ARRAY_NAME in ignored:
         return None
     words = ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
     for name, option in _OPTIONS.items():
@@ -57,6 +70,8 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
         if name in _USUAL and value == _USUAL[name]:
             continue
         words += [option, _text(value)]
+    for each in ignored:
+        words += ["--ignore", each]
     return shlex.join([*words, "--threshold", f"{threshold:.6g}"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,16 +15,23 @@ from torch.utils.data import Dataset
 
 from .. import reference
 from ..backends.registry import resolve
+from ..errors import InputError
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, Place, ScoringSettings
+from ..settings import DegreeFusion, Place, PoolingName, ScoringSettings, Similarity, Switch
+from .all_distances import AllDistances
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
-from .checkpoint import Checkpoint, checkpoint_folder, parts_of
+from .checkpoint import Checkpoint, checkpoint_folder, digest, parts_of
+from .copies import find_copies
+from .distinct import Distinct
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
 from .place import decide_place
+from .repeats import Repeat, merged, scores_without_links
+from .salient import salient_features
 from .sampling import sample_others, sample_references
 from .scores import BatchScores, make_scores
 from .token_files import write_dataset
+from .valid import Valid, valid_patches, valid_references
 
 
 @torch.no_grad()
@@ -34,6 +43,8 @@ def score_batch(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
+    reference_valid: Valid | None = None,
     degrees: Sequence[int] = (1, 3, 5),
     topmin: tuple[float, float] = (0.0, 0.3),
     neighbors: Sequence[int] = (1, 2, 3),
@@ -43,6 +54,11 @@ def score_batch(
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
     place: Place = "off",
+    pooling: PoolingName = "lnamd",
+    temperature: float = 1.0,
+    similarity: Similarity = "class",
+    copies: Switch = "off",
+    repeats: Switch = "off",
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
@@ -60,6 +76,9 @@ def score_batch(
     grid: (H, W) with H W = P; None takes a square.
     prefix_tokens: leading tokens (class and register tokens) that are dropped.
     image_size: int or (h, w) of the anomaly maps; None keeps the grid.
+    valid: [N, P] bool, the patches that count; None: all. The others are references of no patch,
+        are pooled with none, score 0, and are 0 in the maps.
+    reference_valid: [M, P] bool, those of the references.
     degrees: odd neighbourhood sides of LNAMD.
     topmin: interval of the sorted distances that MSM averages; fractions below 1, counts from 1.
     neighbors: the k of RsCIN.
@@ -72,7 +91,16 @@ def score_batch(
         LNAMD's results over the degrees, normalises them again and searches once a layer.
     place: compare patches with those of the other images within so many places (patches) of their
         own alone, for parts that lie still; "off": with all; "auto": within a window where a few
-        images show that it costs little, see `scoring.place`.
+        images show that it costs little, see `scoring.place`. Not where some patches do not count.
+    pooling, temperature, similarity: parts of MuSc-V2, see `settings.ScoringSettings`; with
+        similarity "salient" scores are smoothed (RsCon) without class tokens.
+    copies: "auto" finds images that are there twice, exactly or nearly (as JPEG saved again; not
+        looked for in mapped layers): all but the first are no references, and none is one of its
+        copies. The result tells which they are.
+    repeats: "auto" finds images that share a defect, by the jump in the distances of its patches,
+        and scores that place against the other images alone. It searches all distances, of which a
+        bounded part is held. Not with references, which a defect of the batch cannot hide behind,
+        nor with max_references or checkpoint.
     checkpoint: a folder for finished parts; the same call goes on where a killed one was, and
         gives the same bits. The folder stays when the run is complete.
     progress: True draws a bar, a function is called with (done, total).
@@ -90,7 +118,13 @@ def score_batch(
         max_references,
         degree_fusion,
         place,
+        pooling,
+        temperature,
+        similarity,
+        copies,
+        repeats,
     )
+    check_repeats(settings, references is not None, checkpoint is not None)
     with scratch_folder(None if checkpoint is None else checkpoint_folder(checkpoint)) as folder:
         if isinstance(tokens, Dataset):
             tokens = write_dataset("tokens", tokens, folder)
@@ -101,61 +135,126 @@ def score_batch(
             None if references is None else token_layers("references", references, prefix_tokens)
         )
         check_layers(layers, others)
+        counted = valid_patches("valid", valid, layers[0])
+        others_counted = valid_references(reference_valid, others)
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
         operators = resolve(backend, layers[0].device).operators()
-        settings = decide_place(settings, layers, others, operators, shape)
-        others, lists = _sample_references(layers, others, max_references)
+        all_count = counted is None and others_counted is None
+        settings = decide_place(settings, layers, others, operators, shape, all_count=all_count)
         mapped = folder if in_files(tokens) else None
+        twice = [] if copies == "off" else find_copies(layers, others, near=mapped is None)
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
-        pooling = Pooling(operators, shape, settings, mapped)
+        pools = Pooling(operators, shape, settings, mapped)
         store = (
             None
             if checkpoint is None
-            else _checkpoint(checkpoint, [*layers, *(others or ())], shape, settings)
-        )
-        parts = parts_of(layers[0].shape[0], store is not None)
-        search = _BatchSearch(pooling, settings, parts, others, lists)
-        with scoring_progress(progress) as on_progress:
-            means = mean_over_passes(
-                layers, pooling, search, checkpoint=store, on_progress=on_progress
+            else _checkpoint(
+                checkpoint,
+                [*layers, *(others or ())],
+                {"valid": counted, "reference_valid": others_counted},
+                shape,
+                settings,
             )
-        del search  # and with it LNAMD's results of the references
-        shaped = means.reshape(-1, *shape)
-        return make_scores(shaped, size, classes, settings.neighbors, settings.reach)
+        )
+        with scoring_progress(progress) as on_progress:
+            run = partial(run_passes, pools, settings, store, on_progress)
+            batch = Distinct(layers, others, twice, max_references, mapped, counted, others_counted)
+            means, found = batch.scores(run)
+        if similarity == "salient":
+            classes = salient_features(layers, pools, means, counted)
+        shaped, reach = means.reshape(-1, *shape), settings.reach
+        scores = make_scores(shaped, size, classes, settings.neighbors, counted, reach)
+        return replace(scores, copies=tuple(twice), repeats=found)
+
+
+def check_repeats(settings: ScoringSettings, with_references: bool, kept: bool = False) -> None:
+    """Raise InputError where repeats are asked for and cannot be found, or can do no harm.
+
+    kept: whether a checkpoint keeps the scores.
+    """
+    if settings.repeats == "off":
+        return
+    if with_references:
+        raise InputError(
+            "repeats: with references the images do not score each other, and a defect that "
+            "repeats among them cannot hide; leave repeats out"
+        )
+    if kept:
+        raise InputError(
+            "repeats: a checkpoint does not keep what they are found by; leave one of both out"
+        )
+
+
+def run_passes(
+    pooling: Pooling,
+    settings: ScoringSettings,
+    store: Checkpoint | None,
+    on_progress: Progress,
+    layers: list[Tensor],
+    references: list[Tensor] | None,
+    lists: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    reference_valid: Tensor | None = None,
+    main: bool = True,
+) -> tuple[Tensor, tuple[Repeat, ...]]:
+    """A `distinct.Run` with its pooling, settings, checkpoint and progress given first."""
+    if lists is None:
+        references, reference_valid, lists = _sample_references(
+            layers, references, reference_valid, settings.max_references
+        )
+    store = store if main else None
+    parts = parts_of(layers[0].shape[0], store is not None)
+    search = _BatchSearch(pooling, settings, parts, references, reference_valid, lists)
+    means = mean_over_passes(
+        layers, pooling, search, valid=valid, checkpoint=store, on_progress=on_progress
+    )
+    return means, merged(search.repeats)
 
 
 def _sample_references(
-    layers: list[Tensor], others: list[Tensor] | None, max_references: int | None
-) -> tuple[list[Tensor] | None, Tensor | None]:
-    """The references, and the images that each is scored against where those are not all."""
+    layers: list[Tensor],
+    others: list[Tensor] | None,
+    valid: Tensor | None,
+    max_references: int | None,
+) -> tuple[list[Tensor] | None, Tensor | None, Tensor | None]:
+    """The references, which of their patches count, and the images that each is scored against
+    where those are not all.
+    """
     if max_references is None:
-        return others, None
+        return others, valid, None
     if others is None:
-        return None, sample_others(layers[0], max_references)
+        return None, None, sample_others(layers[0], max_references)
     chosen = sample_references(others[0], max_references)
-    return (others if chosen is None else [layer[chosen] for layer in others]), None
+    if chosen is None:
+        return others, valid, None
+    return [layer[chosen] for layer in others], None if valid is None else valid[chosen], None
 
 
 def _checkpoint(
     folder: str | os.PathLike[str],
     layers: list[Tensor],
+    valid: dict[str, Tensor | None],
     grid: tuple[int, int],
     settings: ScoringSettings,
 ) -> Checkpoint:
     """The checkpoint of a run on these layers, references included."""
-    decisive = {
+    decisive: dict[str, Any] = {
         "grid": list(grid),
         "degrees": list(settings.degrees),
         "degree_fusion": settings.degree_fusion,
-        **({} if settings.place == "off" else {"place": settings.place}),
         "topmin": list(settings.topmin),
         "precision": settings.precision,
         "max_references": settings.max_references,
         "backend": resolve(settings.backend, layers[0].device).name,
+        **settings.unusual(),
+        **{name: digest(each) for name, each in valid.items() if each is not None},
     }
+    if settings.copies != "off":  # so that folders of earlier versions are gone on with
+        decisive["copies"] = settings.copies
     return Checkpoint(folder, layers, decisive)
 
 
@@ -164,6 +263,7 @@ class _BatchSearch:
 
     parts: the images that are scored together.
     references: [M, Q, C] a layer; None: the batch itself.
+    reference_valid: [M, Q] bool, their patches that count; None: all.
     lists: [N, K], the images that each is scored against; None: all others.
     """
 
@@ -173,9 +273,12 @@ class _BatchSearch:
         settings: ScoringSettings,
         parts: list[Part],
         references: list[Tensor] | None,
+        reference_valid: Tensor | None,
         lists: Tensor | None,
     ) -> None:
         self.parts = parts
+        self._reference_valid = reference_valid
+        self.repeats: list[Repeat] = []  # of the passes searched
         self._pooling, self._settings = pooling, settings
         self._references, self._lists = references, lists
         self._pooled_layer = -1
@@ -189,6 +292,8 @@ class _BatchSearch:
         self, place: Pass, z: Tensor, todo: list[int], on_progress: Progress
     ) -> Iterator[Tensor]:
         """MSM of z [N, P, C] -> [last - first, P] for each part."""
+        if self._settings.repeats != "off" and self._references is None:
+            return self._without_links(z, todo, on_progress)
         others = self._pooled_references(place)
         if self._lists is not None:
             count = self._lists.shape[1]
@@ -203,6 +308,19 @@ class _BatchSearch:
             self._lists,
         )
 
+    def _without_links(self, z: Tensor, todo: list[int], on_progress: Progress) -> Iterator[Tensor]:
+        """`scores` without links between images that share a defect."""
+        operators, topmin = self._pooling.operators, self._settings.topmin
+        options = self._settings.search(self._pooling.grid, on_progress)
+        distances = AllDistances(z, operators, options)
+        bounds = reference.interval(topmin, len(z) - 1)
+        scores, found = scores_without_links(
+            distances.rows, len(z), self._pooling.grid, operators, topmin, bounds
+        )
+        self.repeats += found
+        for first, last in (self.parts[part] for part in todo):
+            yield scores[first:last]
+
     def _pooled_references(self, place: Pass) -> Tensor | None:
         """The result of LNAMD of the references that the pass needs; a layer is pooled once."""
         if self._references is None:
@@ -210,6 +328,6 @@ class _BatchSearch:
         if self._pooled_layer != place.layer:
             self._pooled = []  # the memory of the layer before is free before the next is pooled
             layer = self._references[place.layer]
-            self._pooled = self._pooling.pool_in_memory(layer)
+            self._pooled = self._pooling.pool_in_memory(layer, self._reference_valid)
             self._pooled_layer = place.layer
         return self._pooled[place.degree]

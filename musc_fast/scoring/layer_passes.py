@@ -25,6 +25,8 @@ from ..progress import Progress
 from ..scratch import reserve
 from ..settings import ScoringSettings
 from .checkpoint import Checkpoint
+from .snamd import snamd
+from .valid import emptied, overwrite, without_ignored
 
 Part = tuple[int, int]  # the images first to last - 1, which are scored and kept together
 _BLOCK = 8 << 20  # bytes of results that LNAMD gives at a time where they are copied elsewhere
@@ -75,25 +77,39 @@ class Pooling:
     settings: ScoringSettings
     folder: str | None = None
 
-    def pool(self, layer: Tensor, wanted: Sequence[bool]) -> Iterator[Tensor | None]:
-        """The results of layer [N, P, C] one by one; may be None where one is not wanted."""
+    def pool(
+        self, layer: Tensor, wanted: Sequence[bool], valid: Tensor | None = None
+    ) -> Iterator[Tensor | None]:
+        """The results of layer [N, P, C] one by one; may be None where one is not wanted.
+
+        valid: [N, P] bool, the patches that count, see `scoring.valid`; None: all.
+        """
         if not any(wanted):
             yield from (None for _ in wanted)
         elif len(layer) == 0:  # a process without images
             yield from (layer.float() for _ in wanted)
         elif self.folder is None:
-            yield from self.pool_in_memory(layer)
+            yield from self.pool_in_memory(layer, valid)
         else:
             for degrees, needed in zip(self._degrees_of_results(), wanted, strict=True):
-                yield self._pool_into_file(self.folder, layer, degrees) if needed else None
+                if not needed:
+                    yield None
+                    continue
+                z = self._pool_into_file(self.folder, layer, degrees, valid)
+                overwrite(z, valid)
+                yield z
 
-    def pool_in_memory(self, layer: Tensor) -> list[Tensor]:
-        """The results of layer [N, P, C] in memory."""
-        if not self._fused:
-            return self.operators.lnamd(layer, self.grid, self.settings.degrees)
-        z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
-        self._pool_into(z, layer, self.settings.degrees)
-        return [z]
+    def pool_in_memory(self, layer: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+        """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
+        if self._fused and self.settings.pooling == "lnamd":
+            z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
+            self._pool_into(z, layer, self.settings.degrees, valid)
+            results = [z]
+        else:
+            results = self._pooled(layer, self.settings.degrees, valid)
+        for z in results:
+            overwrite(z, valid)
+        return results
 
     @property
     def _fused(self) -> bool:
@@ -104,26 +120,48 @@ class Pooling:
         degrees = tuple(self.settings.degrees)
         return [degrees] if self._fused else [(degree,) for degree in degrees]
 
-    def _pool_into_file(self, folder: str, layer: Tensor, degrees: Sequence[int]) -> Tensor:
+    def _pool_into_file(
+        self, folder: str, layer: Tensor, degrees: Sequence[int], valid: Tensor | None
+    ) -> Tensor:
         name = os.path.join(folder, "pooled")
         Path(name).unlink(missing_ok=True)  # the tensor of the pass before keeps its own mapping
         reserve(name, 4 * layer.numel())
         z = torch.from_file(
             name, shared=True, size=layer.numel(), dtype=torch.float32, device="cpu"
         ).view(layer.shape)
-        self._pool_into(z, layer, degrees)
+        self._pool_into(z, layer, degrees, valid)
         return z
 
-    def _pool_into(self, z: Tensor, layer: Tensor, degrees: Sequence[int]) -> None:
+    def _pool_into(
+        self, z: Tensor, layer: Tensor, degrees: Sequence[int], valid: Tensor | None
+    ) -> None:
         """Write one result of layer [N, P, C] into z, a block of images at a time."""
         block = max(1, _BLOCK // (4 * layer[0].numel() * len(degrees)))
         for first in range(0, len(layer), block):
-            z[first : first + block] = self._result(layer[first : first + block], degrees)
+            some = slice(first, first + block)
+            counted = None if valid is None else valid[some]
+            z[some] = self._result(layer[some], degrees, counted)
 
-    def _result(self, layer: Tensor, degrees: Sequence[int]) -> Tensor:
+    def _result(self, layer: Tensor, degrees: Sequence[int], valid: Tensor | None) -> Tensor:
         """One result of a few images."""
-        pooled = self.operators.lnamd(layer, self.grid, degrees)
-        return reference.fuse_degrees(pooled) if self._fused else pooled[0]
+        pooled = self._pooled(layer, degrees, valid)
+        lnamd = self.settings.pooling == "lnamd"
+        return reference.fuse_degrees(pooled) if self._fused and lnamd else pooled[0]
+
+    def _pooled(self, layer: Tensor, degrees: Sequence[int], valid: Tensor | None) -> list[Tensor]:
+        """LNAMD at some degrees, or SNAMD, which fuses them itself."""
+        settings = self.settings
+        layer = emptied(layer, valid, mean=settings.pooling == "lnamd")
+        if settings.pooling == "lnamd":
+            return self.operators.lnamd(layer, self.grid, degrees)
+        return snamd(
+            layer,
+            self.grid,
+            degrees,
+            unit=settings.pooling == "snamd-unit",
+            temperature=settings.temperature,
+            fused=self._fused,
+        )
 
 
 @torch.no_grad()
@@ -132,12 +170,14 @@ def mean_over_passes(
     pooling: Pooling,
     search: PassSearch,
     *,
+    valid: Tensor | None = None,
     checkpoint: Checkpoint | None = None,
     first_image: int = 0,
     on_progress: Progress,
 ) -> Tensor:
     """Mean of MSM over all passes of layers [N, P, C] -> [N, P] float64.
 
+    valid: [N, P] bool, the patches that count; the others score 0. None: all.
     checkpoint: where the scores of finished parts are kept, and taken from.
     first_image: the place of image 0 in the whole batch, by which the checkpoint names a part.
     """
@@ -148,7 +188,7 @@ def mean_over_passes(
     for index, layer in enumerate(layers):
         places = [Pass(index * degrees + k, index, k) for k in range(degrees)]
         todo = [search.missing(store.absent(place.index)) for place in places]
-        pooled = pooling.pool(layer, [bool(each) for each in todo])
+        pooled = pooling.pool(layer, [bool(each) for each in todo], valid)
         for place, missing, z in zip(places, todo, pooled, strict=True):
             for part in sorted(set(range(len(search.parts))) - set(missing)):
                 first, last = search.parts[part]
@@ -166,7 +206,7 @@ def mean_over_passes(
                     total[first:last].add_(stored.to(total.device))
                     tell.to_search -= 1
             on_progress(_FRACTIONS * (place.index + 1), count * _FRACTIONS)
-    return total / count
+    return without_ignored(total / count, valid)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from ..errors import InputError
 from ..progress import Progress
 from ..settings import ScoringSettings
 from .batch import score_batch
+from .copies import find_copies
 from .scores import BatchScores
+from .valid import Valid
 
 
 def leave_one_out(
@@ -22,6 +24,7 @@ def leave_one_out(
     grid: tuple[int, int] | None = None,
     prefix_tokens: int = 0,
     image_size: int | tuple[int, int] | None = None,
+    valid: Valid | None = None,
     progress: bool | Progress = False,
 ) -> BatchScores:
     """Raw scores of n images, each against the n - 1 others.
@@ -39,14 +42,19 @@ def leave_one_out(
         raise InputError(
             f"references: found {images}, wanted 2 or more, to score one by the others"
         )
+    if settings.copies != "off":  # which count once
+        images -= len(find_copies([layer[:, prefix_tokens:] for layer in tokens]))
     count = min(images, settings.max_references or images)
     low, high = reference.interval(settings.topmin, count)
-    ranks = replace(settings, topmin=(float(low), float(high)))  # counts, not shares
+    counts = (float(low), float(high))  # not shares
+    ranks = replace(settings, topmin=counts, similarity="class")
+    # Raw scores are a scale; none is smoothed.
     return score_batch(
         tokens,
         grid=grid,
         prefix_tokens=prefix_tokens,
         image_size=image_size,
+        valid=valid,
         progress=progress,
         **ranks.keywords(),
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends.base import Operators
-from ..errors import MuscFastWarning
+from ..errors import InputError, MuscFastWarning
 from ..settings import ScoringSettings, Window
 from .layer_passes import Pooling
 
@@ -33,16 +33,22 @@ def decide_place(
     references: Sequence[Tensor] | None,
     operators: Operators,
     grid: tuple[int, int],
+    *,
+    all_count: bool = True,
 ) -> ScoringSettings:
     """The settings with "auto" replaced by what suits the images; a warning tells it, once.
 
     layers: [N, P, C] of the batch; references: likewise, or None. Two references or more decide by
     themselves, so that what is scored against them and they against each other use one window.
+    all_count: whether all patches count, see `check_all_count`.
     """
     if settings.place != "auto":
+        check_all_count(settings, all_count=all_count)
         return settings
     batch = layers if references is None or len(references[0]) < 2 else references
-    if len(batch[0]) < 2:
+    if not all_count:
+        reach, why = None, "ignored areas or aligned pictures leave patches out"
+    elif len(batch[0]) < 2:
         reach, why = None, "one image cannot tell how parts lie"
     elif max(grid) - 1 <= REACHES[0]:
         reach, why = None, f"a grid of {grid[0]} x {grid[1]} patches has none that lie far apart"
@@ -51,6 +57,19 @@ def decide_place(
     chosen = "whole images" if reach is None else f"patches at most {reach} from their own place"
     warnings.warn(f"place auto: compared with {chosen}, for {why}", MuscFastWarning, stacklevel=3)
     return replace(settings, place="off" if reach is None else reach)
+
+
+def check_all_count(settings: ScoringSettings, *, all_count: bool) -> None:
+    """Raise InputError where patches that do not count meet a window.
+
+    `valid.overwrite` gives such a patch the vector of another one of its image, which a search of
+    the whole image does not notice; a window may hold the one and not the other.
+    """
+    if settings.place != "off" and not all_count:
+        raise InputError(
+            "place: with ignored areas or aligned pictures some patches do not count, and a search "
+            "near each patch's own place cannot leave them out; leave one of both out"
+        )
 
 
 def _decide(found: dict[int, float]) -> tuple[int | None, str]:

@@ -152,7 +152,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         ReferenceBank.load(tmp_path / "cut")
     with safe_open(path, framework="pt") as stored:
         metadata = dict(stored.metadata())
-    for version, message in (("3", "version 3"), (None, "no reference bank")):
+    for version, message in (("4", "version 4"), (None, "no reference bank")):
         metadata.pop("musc_fast_bank", None)
         save_file(
             {}, tmp_path / "v", metadata=metadata | ({"musc_fast_bank": version} if version else {})

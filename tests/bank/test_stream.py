@@ -64,7 +64,7 @@ def test_a_bank_goes_on_where_it_was(musc: MuSc, tmp_path: Path) -> None:
     parts = [score.raw_score for score in musc.stream(paths[:5], bank=bank, start=3)]
     bank.save(tmp_path / "bank.safetensors")
     bank = ReferenceBank.load(
-        tmp_path / "bank.safetensors", source=source_of(musc.backbone, musc.settings)
+        tmp_path / "bank.safetensors", source=source_of(musc.extractor, musc.settings)
     )
     parts += [score.raw_score for score in musc.stream(paths[5:], bank=bank)]
     assert parts == whole
@@ -81,7 +81,7 @@ def test_a_bank_of_another_precision_is_refused_and_of_another_engine_is_not(
     list(musc.stream(paths[:4], bank=bank, start=4))
     file = tmp_path / "bank.safetensors"
     bank.save(file)
-    source = source_of(musc.backbone, musc.settings)
+    source = source_of(musc.extractor, musc.settings)
     assert (source["engine"], source["feature_precision"]) == (
         musc.backbone.engine,
         musc.backbone.precision,
@@ -97,22 +97,22 @@ def test_a_bank_of_an_earlier_musc_fast_goes_on_with_the_paper_s_recipe(
     musc: MuSc, tmp_path: Path
 ) -> None:
     """Such a file tells nothing of precision, engine and fusion: fp32 and the paper's."""
-    source = source_of(musc.backbone, musc.settings)
+    source = source_of(musc.extractor, musc.settings)
     earlier = {
         key: value
         for key, value in source.items()
-        if key not in ("engine", "feature_precision", "degree_fusion", "place")
+        if key not in ("engine", "feature_precision", "degree_fusion")
     }
     bank = musc.new_bank()
     list(musc.stream(product_folder(tmp_path / "images"), bank=bank, start=4))
     settings = {**bank.settings(), "source": earlier}
-    del settings["degree_fusion"], settings["place"]
+    del settings["degree_fusion"]
     file = tmp_path / "bank.safetensors"
     save_bank(file, Contents(settings, bank.entries, bank.added, bank.tokens(), []))
     assert ReferenceBank.load(file, source=source).scoring.degree_fusion == "scores"
     light = MuSc(musc.backbone)
     with pytest.raises(BankError, match="degree_fusion: the bank has 'scores', now 'features'"):
-        ReferenceBank.load(file, source=source_of(light.backbone, light.settings))
+        ReferenceBank.load(file, source=source_of(light.extractor, light.settings))
 
 
 def test_few_images_and_wrong_ones(musc: MuSc, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_bank_keeps_the_white_level(musc: MuSc, tmp_path: Path) -> None:
     with pytest.warns(MuscFastWarning, match="4095 is taken for white"):
         found = list(musc.stream(paths[:4], bank=bank, start=3))
     bank.save(tmp_path / "bank")
-    source = source_of(musc.backbone, musc.settings)
+    source = source_of(musc.extractor, musc.settings)
     bank = ReferenceBank.load(tmp_path / "bank", source=source)
     assert bank.source["white"] == 4095
     found += musc.stream(paths[4:], bank=bank)

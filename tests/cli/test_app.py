@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import musc_fast
 from musc_fast.cli.app import app
-from musc_fast.cli.score import FLAGGED, LOOK
+from musc_fast.cli.exit_status import FLAGGED, LOOK
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

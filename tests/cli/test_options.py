@@ -30,7 +30,14 @@ def arguments(**params: Any) -> dict[str, Any]:
 
 def test_options_become_arguments_of_musc() -> None:
     found = arguments(
-        images=[Path("a")], backbone="b", size="96x128", topmin="0,2", rscin=False, weights=None
+        images=[Path("a")],
+        backbone="b",
+        size="96x128",
+        topmin="0,2",
+        rscin=False,
+        weights=None,
+        copies="off",
+        repeats="auto",
     )
     assert found == {
         "backbone": "b",
@@ -38,6 +45,8 @@ def test_options_become_arguments_of_musc() -> None:
         "topmin": (0.0, 2.0),
         "use_cls": False,
         "weights": None,
+        "copies": "off",
+        "repeats": "auto",
     }
     assert arguments(size=None, memory_limit=None) == {"image_size": None, "memory_limit": None}
     with pytest.raises(InputError, match="--memory-limit: found 'lots'"):

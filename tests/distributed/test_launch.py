@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import ranks_run
 import torch
 import torch.distributed as dist
 from forked import CONTEXT
+from outlines import moved_boards
 from tiny import TINY, product_folder, tiny_weights
 
 from musc_fast import MuSc
@@ -80,9 +82,9 @@ def test_an_unreadable_image_is_an_error_on_every_rank(tmp_path: Path) -> None:
 
 def test_torchrun_writes_what_the_plain_command_writes(tmp_path: Path) -> None:
     weights = tiny_weights(tmp_path)
-    product_folder(tmp_path / "images", count=7)
-    line = ["-m", "musc_fast", "score", str(tmp_path / "images"), "--no-maps", "--size", "96"]
-    line += ["--backbone", TINY, "--weights", str(weights)]
+    moved_boards(tmp_path / "images", count=7)
+    line = ["-m", "musc_fast", "score", str(tmp_path / "images"), "--align", "auto"]
+    line += ["--size", "96", "--backbone", TINY, "--weights", str(weights)]
     subprocess.run([sys.executable, *line, "--out", str(tmp_path / "one")], check=True)
     ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -91,6 +93,12 @@ def test_torchrun_writes_what_the_plain_command_writes(tmp_path: Path) -> None:
     assert (tmp_path / "two" / "scores.csv").read_bytes() == (
         tmp_path / "one" / "scores.csv"
     ).read_bytes()
+    one, two = (sorted((tmp_path / out / "maps").glob("*.npy")) for out in ("one", "two"))
+    assert [path.read_bytes() for path in two] == [path.read_bytes() for path in one]
+    runs = [json.loads((tmp_path / out / "run.json").read_text()) for out in ("one", "two")]
+    for run in runs:
+        assert run["align_moved"] == 6
+        assert run["align_frame"] == runs[0]["align_frame"]
     assert done.stdout.count("results:") == 1
     wrong = subprocess.run(
         [*ranks, "-m", "musc_fast", "watch", str(tmp_path), "--bank", str(tmp_path / "bank")],

@@ -50,8 +50,11 @@ def run(counts: list[int], out: Path, layers: list[torch.Tensor], **how: Any) ->
 
 
 def same(found: dict[str, Any], expected: Any) -> bool:
-    names = ("patch_scores", "anomaly_maps", "raw_image_scores", "image_scores")
-    equal = all(torch.equal(found[name], getattr(expected, name)) for name in names)
+    equal = all(
+        torch.equal(found[key], value)
+        for key, value in vars(expected).items()
+        if isinstance(value, torch.Tensor)
+    )
     return equal and found["place"] == expected.place
 
 
@@ -65,6 +68,19 @@ def test_ranks_give_the_bits_of_one_process(
     how: dict[str, Any] = {"backend": backend, "image_size": 9}
     found = run(counts, tmp_path / "out", layers, classes=classes, **how)
     assert same(found, score_batch(layers, cls_tokens=classes, **how))
+
+
+@pytest.mark.parametrize("counts", [[4, 3], [2, 0, 5]])
+def test_patches_that_do_not_count_over_ranks(tmp_path: Path, counts: list[int]) -> None:
+    layers, others = batch(7), batch(4)
+    valid = torch.rand(11, 16, generator=torch.Generator().manual_seed(1)) < 0.6
+    valid[:, 3] = True
+    valid[0] = True
+    how: dict[str, Any] = {"image_size": 9, "valid": valid[:7]}
+    found = run(counts, tmp_path / "out", layers, checkpoint=tmp_path / "kept", **how)
+    assert same(found, score_batch(layers, **how))
+    how |= {"references": others, "reference_valid": valid[7:]}
+    assert same(run(counts, tmp_path / "out2", layers, **how), score_batch(layers, **how))
 
 
 def test_one_layer_may_be_a_plain_tensor(tmp_path: Path) -> None:
@@ -97,15 +113,26 @@ def test_patches_near_their_own_place(tmp_path: Path) -> None:
         assert same(found, score_batch(layers, **how))
 
 
-def test_auto_needs_the_whole_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"place": "auto"}, '"auto" looks at images of the whole batch'),
+        ({"place": "auto", "references": batch(1)}, "wants two references or more"),
+        ({"place": 1, "valid": torch.arange(64).view(4, 16) > 0}, "some patches do not count"),
+    ],
+)
+def test_windows_that_ranks_cannot_agree_on(tmp_path: Path, how: Any, message: str) -> None:
+    """The last one leaves out a patch of the first rank, and is told by both."""
     children = started(
         ranks_run.score,
-        [(r, [2, 2], tmp_path / "out", batch(4), {"place": "auto"}) for r in range(2)],
+        [(r, [2, 2], tmp_path / "out", batch(4), how) for r in range(2)],
     )
     for child in children:
         child.join(60)
-    told = (tmp_path / "out.error0").read_text()
-    assert 'place: "auto" looks at images of the whole batch' in told
+    for rank in range(2):
+        told = (tmp_path / f"out.error{rank}").read_text()
+        assert "place: " in told
+        assert message in told
 
 
 def test_too_little_memory_is_told(tmp_path: Path) -> None:
@@ -191,6 +218,7 @@ def test_wrong_arguments_are_told_on_every_rank(tmp_path: Path) -> None:
         ({"timeout": "soon"}, "timeout: found 'soon'"),
         ({"progress": 7}, "progress: found 7"),
         ({"degrees": None}, "degrees: found None"),
+        ({"copies": "auto"}, "copies: no rank sees all images"),
         ({"cls_tokens": torch.zeros(9, 2)}, r"cls_tokens: found float32 \[9, 2\]"),
         ({"references": [torch.zeros(2, 16, 5)] * 2}, r"references\[0\]: found \[2, 16, 5\]"),
         ({"references": [layer + 1 for layer in batch(2)]}, "references: rank 1 was given others"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def test_cached_features_are_the_features(
     file.write_bytes(file.read_bytes()[:1000])
     extract_cached(extractor, paths, tmp_path / "cache")  # the damaged file is replaced
     assert counting.images == 12
+
+
+def test_patches_that_do_not_count_are_cached(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = product_folder(tmp_path / "images", 2)
+    fresh = extractor.extract(paths)
+    valid = torch.rand(fresh.tokens[0].shape[:2]) < 0.5
+    monkeypatch.setattr(extractor, "extract", lambda *_, **__: replace(fresh, valid=valid))
+    extract_cached(extractor, paths, tmp_path / "cache")
+    stored = extract_cached(extractor, paths, tmp_path / "cache").valid
+    assert stored is not None
+    assert torch.equal(stored, valid)
 
 
 def test_the_feature_key_changes_with_what_matters(

@@ -53,6 +53,9 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
         classes = options.pop("classes", None)
         if classes is not None and counts[rank]:
             options["cls_tokens"] = classes[sum(counts[:rank]) : sum(counts[: rank + 1])]
+        valid = options.pop("valid", None)
+        if valid is not None and counts[rank]:
+            [options["valid"]] = part([valid], counts, rank) or [None]
         tokens: Any = part(layers, counts, rank)
         if single and tokens is not None:
             [tokens] = tokens

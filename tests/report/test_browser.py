@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,81 +15,28 @@ import pytest
 from musc_fast.report.html import Evaluation, write_report
 from musc_fast.report.scored_batch import ScoredBatch
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+pytest.importorskip("selenium", reason="selenium is not installed")
+from browsers import DESKTOP, PHONE, View, needs_browser, started_browser
+from selenium.webdriver.common.keys import Keys
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None,
-    reason="chromium and chromedriver (Debian: chromium, chromium-driver) are not installed",
-)
+pytestmark = needs_browser
 NAMES = ["<img src=x onerror=window.hacked=1>.png", "line 2/b7.png", "Öse.png", "a10.png", "a2.png"]
-DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with started_browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
-class View:
-    """A report opened at a window size, in light or dark."""
-
-    def __init__(self, browser: Any, path: Path, size: tuple[int, int], dark: bool = False) -> None:
-        self.browser = browser
-        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {**metrics, "mobile": size == PHONE}
-        )
-        wanted = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [wanted]})
-        browser.get(path.as_uri())
-
-    def one(self, css: str) -> Any:
-        return self.browser.find_element(By.CSS_SELECTOR, css)
-
-    def all(self, css: str) -> list[Any]:
-        return list(self.browser.find_elements(By.CSS_SELECTOR, css))
-
-    def run(self, script: str) -> Any:
-        return self.browser.execute_script(script)
+class Report(View):
+    """A report that has been opened."""
 
     def shown(self) -> list[str]:
         return self.run(
             "return [...document.querySelectorAll('.card')].filter(c => c.checkVisibility())"
             ".map(c => c.dataset.name)"
         )
-
-    def press(self, key: str) -> None:
-        self.browser.switch_to.active_element.send_keys(key)
-
-    def overflow(self) -> int:
-        return self.run(
-            "return Math.max(document.documentElement.scrollWidth - innerWidth, ...[...document"
-            ".querySelectorAll('body *')].map(e => e.getBoundingClientRect().right - innerWidth))"
-        )
-
-    def ground(self) -> str:
-        return self.run("return getComputedStyle(document.body).backgroundColor")
 
 
 @pytest.fixture
@@ -108,16 +54,10 @@ def page(tmp_path: Path, make_run: Callable[..., ScoredBatch]) -> Path:
 def test_opens_clean_at_every_size(
     browser: Any, page: Path, size: tuple[int, int], dark: bool
 ) -> None:
-    view = View(browser, page, size, dark)
+    view = Report(browser, page, size, dark)
     assert browser.get_log("browser") == []
     assert view.run("return window.hacked") is None
-    assert (
-        view.run(
-            "return performance.getEntriesByType('resource').filter(e => "
-            "!e.name.startsWith('data:')).length"
-        )
-        == 0
-    )
+    assert view.requests() == 0
     assert view.run("return innerWidth") == size[0]
     assert view.overflow() <= 0
     broken = "return [...document.images].filter(i => i.complete && !i.naturalWidth).length"
@@ -128,8 +68,8 @@ def test_opens_clean_at_every_size(
 
 
 def test_dark_by_system_and_by_button(browser: Any, page: Path) -> None:
-    light = View(browser, page, DESKTOP).ground()
-    view = View(browser, page, DESKTOP, dark=True)
+    light = Report(browser, page, DESKTOP).ground()
+    view = Report(browser, page, DESKTOP, dark=True)
     dark = view.ground()
 
     def sum_of(colour: str) -> int:
@@ -143,7 +83,7 @@ def test_dark_by_system_and_by_button(browser: Any, page: Path) -> None:
 
 
 def test_filter_search_and_order(browser: Any, page: Path) -> None:
-    view = View(browser, page, DESKTOP)
+    view = Report(browser, page, DESKTOP)
     assert view.shown() == NAMES
     view.one("[value=flagged] + span").click()
     assert view.shown() == NAMES[:3]
@@ -170,7 +110,7 @@ def test_filter_search_and_order(browser: Any, page: Path) -> None:
 
 
 def test_enlarge_step_and_close(browser: Any, page: Path) -> None:
-    view = View(browser, page, DESKTOP)
+    view = Report(browser, page, DESKTOP)
     view.one("[value=flagged] + span").click()
     view.all(".panes")[1].click()
     name = view.one("#viewer-name")
@@ -194,7 +134,7 @@ def test_enlarge_step_and_close(browser: Any, page: Path) -> None:
 
 
 def test_slider_and_outlines(browser: Any, page: Path) -> None:
-    view = View(browser, page, PHONE)
+    view = Report(browser, page, PHONE)
     view.one(".panes").click()
     assert view.one("[value=slider]").is_selected()  # a phone has no room for two
     original, heat = view.all("#stage .pane")
@@ -218,7 +158,7 @@ def test_slider_and_outlines(browser: Any, page: Path) -> None:
 
 
 def test_a_miss_opens_its_image(browser: Any, page: Path) -> None:
-    view = View(browser, page, DESKTOP)
+    view = Report(browser, page, DESKTOP)
     view.all(".misses a")[0].click()
     assert view.one("#viewer-name").text == "a2.png"
     view.press(Keys.ESCAPE)
@@ -226,7 +166,7 @@ def test_a_miss_opens_its_image(browser: Any, page: Path) -> None:
 
 
 def test_a_bar_selects_its_images(browser: Any, page: Path) -> None:
-    view = View(browser, page, DESKTOP)
+    view = Report(browser, page, DESKTOP)
     bars = view.all(".histogram .bar")
     wanted = bars[0].get_attribute("data-bin")
     bars[0].click()
@@ -252,13 +192,13 @@ def test_checks_are_kept_and_saved(browser: Any, page: Path, tmp_path: Path) -> 
     saved.mkdir()
     wanted = {"behavior": "allow", "downloadPath": str(saved)}
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", wanted)
-    view = View(browser, page, DESKTOP)
+    view = Report(browser, page, DESKTOP)
     assert not view.one("#export").is_enabled()
     view.all("[data-check=defect]")[1].click()
     view.all("[data-check='false alarm']")[0].click()
     view.all("[data-check='false alarm']")[2].click()
     view.all("[data-check='false alarm']")[2].click()  # taken back
-    view = View(browser, page, DESKTOP)  # opened again
+    view = Report(browser, page, DESKTOP)  # opened again
     pressed = view.all("[data-check][aria-pressed=true]")
     assert [button.text for button in pressed] == ["false alarm", "defect"]
     assert view.one("#checked").text == "2"
@@ -280,7 +220,7 @@ def test_checks_are_kept_and_saved(browser: Any, page: Path, tmp_path: Path) -> 
 def test_names_are_not_broken_in_a_word(browser: Any, tmp_path: Path, make_run: Any) -> None:
     names = [f"metal_plate_defective_side_view_{k}_of_a_long_series.png" for k in range(3)]
     write_report(tmp_path / "report.html", make_run(names))
-    view = View(browser, tmp_path / "report.html", PHONE)
+    view = Report(browser, tmp_path / "report.html", PHONE)
     # every line of a title ends where a separator stands
     lines = view.run(
         """

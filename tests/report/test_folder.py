@@ -16,7 +16,7 @@ from musc_fast.errors import InputError
 from musc_fast.report.folder import check_fillable, check_target, check_writable, staged
 from musc_fast.report.results import write_results, write_settings
 from musc_fast.report.scored_batch import ScoredBatch
-from musc_fast.report.tables import check_json_target
+from musc_fast.report.tables import check_json_target, write_json_lines
 
 
 def write(out: Path, run: ScoredBatch) -> None:
@@ -269,3 +269,15 @@ def test_a_target_is_tried_not_asked_for_its_rights(tmp_path: Path) -> None:
     check_fillable(tmp_path / "a" / "b", "--out")
     check_json_target(tmp_path / "lines.jsonl", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing is left
+
+
+def test_a_reader_that_has_gone_is_told_and_nothing_more_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(InputError, match="the reader of standard output has gone"):
+            write_json_lines(None, [{"path": "a.png"}])
+        stdout.flush()  # as at the end of Python: no second error

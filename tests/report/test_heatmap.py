@@ -11,6 +11,7 @@ from musc_fast.report.heatmap import (
     Scale,
     colour_table,
     grey_map,
+    hatch,
     heat_layer,
     heat_map,
     overlay,
@@ -113,3 +114,22 @@ def test_scale_of_an_image_or_the_batch() -> None:
     assert scale_of(maps, "image")(0) == Scale.of(maps[0])
     with pytest.raises(InputError, match="map_scale: found 'none'"):
         scale_of(maps, "none")  # type: ignore[arg-type]
+
+
+def test_what_is_not_scored_has_no_say_in_the_scale_and_is_hatched() -> None:
+    maps = np.full((2, 4, 6), 0.3, dtype=np.float32)
+    maps[1, 2, 5], maps[:, :, :2] = 0.9, 0.0
+    ignored = np.zeros((4, 6), dtype=np.bool_)
+    ignored[:, :2] = True
+    assert Scale.of(maps[1], ignored) == Scale(pytest.approx(0.3), pytest.approx(0.9))
+    batch = scale_of(maps, "batch", ignored=lambda index: ignored)(0)
+    assert batch == Scale(pytest.approx(0.3), pytest.approx(0.9))
+    assert scale_of(maps, "batch", ignored=lambda index: None)(0).low == 0
+    assert scale_of(maps, "image", ignored=lambda index: ignored)(0).high == pytest.approx(0.3)
+    picture = Image.new("RGB", (600, 400), (250, 0, 0))
+    hatch(picture, None)
+    assert np.unique(np.asarray(picture).reshape(-1, 3), axis=0).tolist() == [[250, 0, 0]]
+    hatch(picture, ignored)
+    pixels = np.asarray(picture)
+    assert np.unique(pixels[:, :200].reshape(-1, 3), axis=0).tolist() == [[90] * 3, [190] * 3]
+    assert (pixels[:, 200:] == (250, 0, 0)).all()

@@ -17,6 +17,7 @@ from musc_fast.report.regions import (
     label_regions,
     measure_regions,
     pixel_threshold,
+    strongest_place,
     write_regions,
 )
 from musc_fast.threshold import find_threshold
@@ -165,3 +166,17 @@ def test_the_file_lists_the_biggest_peak_first(tmp_path: Path) -> None:
     assert [float(row["peak_score"]) for row in rows] == pytest.approx([0.9, 0.7, 0.6])
     assert [rows[1][k] for k in ("x", "y", "width", "height", "area")] == ["1", "1", "2", "2", "4"]
     assert float(rows[1]["share"]) == 0.04
+
+
+def test_what_is_not_scored_is_no_background() -> None:
+    """A plain surface above the batch is no region, though half of the picture is ignored."""
+    values = hills((20, 120, 0.4), level=0.5)
+    ignored = np.zeros(values.shape, dtype=np.bool_)
+    ignored[:, : values.shape[1] // 4] = True
+    values[ignored] = 0
+    found = label_regions(values, 0.3, ignored=ignored)
+    assert 0 < (found > 0).mean() < 0.1
+    assert (label_regions(values, 0.3) > 0).mean() > 0.5
+    level, place = strongest_place(values, ignored)
+    assert level == pytest.approx(0.7, abs=0.02)
+    assert 0 < place.mean() < 0.1

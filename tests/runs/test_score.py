@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TINY, Counting, product_folder, tiny_weights
+from PIL import Image
+from tiny import TINY, Counting, product, product_folder, tiny_weights
 
-from musc_fast.errors import ImageError, InputError
+from musc_fast.errors import ImageError, InputError, MuscFastWarning
 from musc_fast.musc import MuSc
 from musc_fast.report.scored_batch import ScoredBatch
 from musc_fast.runs.score import ScoreJob
@@ -26,6 +29,46 @@ def run(musc: MuSc, paths: list[Path], out: Path, **options: Any) -> ScoredBatch
     batch = ScoreJob(paths, out, **options).run(musc, progress=False)
     assert batch is not None
     return batch
+
+
+def test_a_picture_that_is_there_twice_is_told(tmp_path: Path, musc: MuSc) -> None:
+    paths = product_folder(tmp_path / "images", count=6, defective=4)
+    twice = paths[4].with_name("twice.png")
+    shutil.copy(paths[4], twice)
+    with pytest.warns(MuscFastWarning, match=r"twice.png = .*part4.png: there twice"):
+        batch = run(musc, [*paths, twice], tmp_path / "out")
+    assert batch.raw_scores[4] == batch.raw_scores[6] == batch.raw_scores.max()
+    copies = [{"image": str(twice), "of": str(paths[4]), "exact": True}]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["copies"] == "auto"
+    assert record["repeats"] == "off"
+    assert record["found_copies"] == copies
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["copies"] == copies
+    assert results["repeats"] == []
+    assert "part4.png: there twice, and no reference" in (tmp_path / "out/report.html").read_text()
+    command = record.get("watch") or {"command": ""}
+    assert "--copies" not in command["command"]
+
+
+def test_repeats_are_told(tmp_path: Path, musc: MuSc, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = product_folder(tmp_path / "images", count=18, defective=99)
+    for k in (3, 5, 8, 13):
+        Image.fromarray(product(k, defect=1)).save(paths[k])
+    monkeypatch.setattr(musc, "settings", replace(musc.settings, repeats="auto"))
+    with pytest.warns(MuscFastWarning, match=r"part3.png, .*part13.png: these 4 images share"):
+        batch = run(musc, paths, tmp_path / "out")
+    assert set(np.argsort(-batch.raw_scores)[:4]) == {3, 5, 8, 13}
+    (repeat,) = json.loads((tmp_path / "out" / "results.json").read_text())["repeats"]
+    assert [Path(path).name for path in repeat["images"]] == [f"part{k}.png" for k in (3, 5, 8, 13)]
+    left, top, right, bottom = repeat["box"]  # the square is at 60..84 of 120, 30..54 of 96
+    assert left < 0.6 < right
+    assert top < 0.45 < bottom
+    assert "these 4 images share" in (tmp_path / "out" / "report.html").read_text()
+    count = Counting(musc, monkeypatch)
+    with pytest.raises(InputError, match="repeats: with references"):
+        run(musc, paths[:4], tmp_path / "new", references=paths[4:])
+    assert count.images == 0  # it is said before the work
 
 
 def test_the_flagged_image_has_its_region_in_the_report(tmp_path: Path, musc: MuSc) -> None:

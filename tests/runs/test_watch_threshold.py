@@ -14,6 +14,7 @@ from watched import aged, rows
 
 from musc_fast.cli.app import app
 from musc_fast.runs.watch_threshold import watch_command, watch_threshold
+from musc_fast.settings import ReadSettings
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,31 @@ def test_defects_of_the_batch_do_not_raise_the_threshold() -> None:
 
 def test_no_watch_compares_with_drawn_references() -> None:
     assert watch_command({"max_references": 20}, 0.5) is None
+
+
+def test_what_a_batch_ignores_and_how_it_pools_goes_into_the_command() -> None:
+    settings = {
+        "max_references": None,
+        "backbone": "b",
+        "image_size": [96, 96],
+        "recipe": "paper",
+        "degrees": [1, 3],
+        "topmin": (0.0, 0.3),
+        "pooling": "snamd-unit",
+        "temperature": 0.5,
+        "precision": "exact",
+        "feature_precision": "fp32",
+        "white": None,
+        "max_pixels": ReadSettings.max_pixels,
+        "ignore": ["my mask.png", "0,0,30,7%"],
+    }
+    command = watch_command(settings, 0.5)
+    assert command is not None
+    words = shlex.split(command)
+    assert [words[k + 1] for k, word in enumerate(words) if word == "--ignore"] == [
+        "my mask.png",
+        "0,0,30,7%",
+    ]
+    assert words[words.index("--pooling") + 1] == "snamd-unit"
+    assert words[words.index("--temperature") + 1] == "0.5"
+    assert watch_command({**settings, "ignore": ["an array"]}, 0.5) is None

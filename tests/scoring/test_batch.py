@@ -14,17 +14,18 @@ from golden_files import CASES, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musc_fast import BatchScores, score_batch
+from musc_fast import score_batch
 from musc_fast.errors import InputError
-
-
-def tensors(scores: BatchScores) -> list[torch.Tensor]:
-    return [value for value in vars(scores).values() if isinstance(value, torch.Tensor)]
+from musc_fast.scoring import BatchScores
 
 
 def batch(n: int = 5, p: int = 16, c: int = 24, layers: int = 2, seed: int = 0) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(n, p, c + layer, generator=generator) for layer in range(layers)]
+
+
+def tensors_of(scores: BatchScores) -> list[torch.Tensor]:
+    return [value for value in vars(scores).values() if isinstance(value, torch.Tensor)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -42,7 +43,7 @@ def test_golden_end_to_end(name: str) -> None:
     assert scores.anomaly_maps.shape == (case["tokens"].shape[1], size, size)
     assert scores.anomaly_maps.dtype == torch.float32
     if name == "four_images":  # NaN in the official code
-        assert all(torch.isfinite(value).all() for value in tensors(scores))
+        assert all(torch.isfinite(value).all() for value in tensors_of(scores))
         return
     for found, key in (
         (scores.patch_scores.flatten(1), "patch_scores"),
@@ -113,14 +114,14 @@ def test_references_take_the_place_of_the_batch() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_small_batches_are_finite(n: int) -> None:
     scores = score_batch(batch(n=n), cls_tokens=torch.randn(n, 4), image_size=20)
-    assert all(torch.isfinite(value).all() for value in tensors(scores))
+    assert all(torch.isfinite(value).all() for value in tensors_of(scores))
     assert scores.raw_image_scores.min() > 0
 
 
 def test_identical_images_score_zero() -> None:
     tokens = batch(n=1)
     scores = score_batch([t.expand(4, -1, -1) for t in tokens], cls_tokens=torch.ones(4, 3))
-    assert all((value == 0).all() for value in tensors(scores))
+    assert all((value == 0).all() for value in tensors_of(scores))
 
 
 def test_constant_and_hot_channel_images() -> None:
