@@ -29,6 +29,7 @@ from musc_fast.kernels import (
     candidates,
     interval_mean,
     lnamd,
+    local_distance,
     min_distance,
     project,
     quantise,
@@ -148,6 +149,22 @@ def interval_launch(images: int, *, adjacent: bool = True, **fixed: int) -> Laun
     return Launch(
         f"interval mean, {images} images{'' if adjacent else ', row by row'}",
         interval_mean._interval_mean_kernel,
+        {**arguments, **fixed},
+        {"num_warps": config.num_warps},
+        asdict(config),
+    )
+
+
+def local_launch(images: int, **fixed: int) -> Launch:
+    """Local matching of so many images."""
+    config = local_distance.pick_config(images, images)
+    arguments = _integers(local_distance._local_distance_kernel)
+    arguments |= {name: "*fp32" for name in arguments if name.endswith("_ptr")}
+    arguments |= {"C": "i32", "BLOCK_C": local_distance.BLOCK_C}
+    arguments |= {name: getattr(config, name) for name in ("BLOCK_N", "BLOCK_M")}
+    return Launch(
+        f"local matching, {images} images",
+        local_distance._local_distance_kernel,
         {**arguments, **fixed},
         {"num_warps": config.num_warps},
         asdict(config),
@@ -300,6 +317,7 @@ def launches(arch: int) -> Iterator[Launch]:
     yield interval_launch(4000)
     yield lnamd_launch(768)
     yield lnamd_launch(1024)
+    yield local_launch(200)
     for channels in (128, 1024):
         yield quantise_launch(channels, torch.int8)
     yield quantise_launch(1024, torch.float16)

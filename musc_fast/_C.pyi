@@ -71,3 +71,14 @@ def refine(
     counters: Counters,
     **arguments: Tensor | int | None,
 ) -> None: ...
+def match_places(
+    *,
+    isa: str,
+    queries: RoundedImages,
+    references: RoundedImages,
+    shape: SearchShape,
+    **arguments: Tensor | float | None,
+) -> int: ...
+def match_directly(
+    *, isa: str, images: int, others: int, channels: int, **arguments: Tensor | float | None
+) -> None: ...

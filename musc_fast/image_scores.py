@@ -211,6 +211,7 @@ def with_verdicts(
         names,
         threshold,
         reading or ReadSettings(),
+        place=scores.place,
         copies=scores.copies,
         repeats=scores.repeats,
     )

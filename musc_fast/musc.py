@@ -34,10 +34,12 @@ from .registration import Alignment, own_maps
 from .scoring.batch import check_repeats, score_batch
 from .scoring.findings import sentences
 from .scoring.leave_one_out import leave_one_out
+from .scoring.place import check_all_count
 from .scoring.scores import BatchScores
 from .settings import (
     Align,
     DegreeFusion,
+    Place,
     PoolingName,
     ReadSettings,
     ScoringSettings,
@@ -113,6 +115,7 @@ class MuSc(FitsImages):
         memory_limit: int | None = None,
         max_references: int | None = None,
         degree_fusion: DegreeFusion | None = None,
+        place: Place = "off",
         pooling: PoolingName = "lnamd",
         temperature: float = 1.0,
         similarity: Similarity = "class",
@@ -146,6 +149,7 @@ class MuSc(FitsImages):
             memory_limit,
             max_references,
             degree_fusion=chosen.degree_fusion if degree_fusion is None else degree_fusion,
+            place=place,
             pooling=pooling,
             temperature=temperature,
             similarity=similarity,
@@ -154,6 +158,8 @@ class MuSc(FitsImages):
             tiles=None if isinstance(tiles, str) else tiles,
             tile_margin=tile_margin,
         )
+        if place != "auto":
+            check_all_count(self.settings, all_count=ignored is None)
         check_similarity(use_cls, similarity)
         check_tiles_alone(tiles, tile_margin, ignored is not None or align != "off")
         self._open = Open(asks_auto("image_size", image_size), asks_auto("tiles", tiles))
@@ -230,7 +236,7 @@ class MuSc(FitsImages):
             query = extract(images)
             good = None if references is None else extract(references)
             scores = musc.score_features(query, good, progress=on_progress)
-            scale = musc.scale_for(judge, good, progress=on_progress)
+            scale = musc.scale_for(judge, good, scores, progress=on_progress)
             self.timings = musc.timings
             reading = replace(musc.extractor.reading, white=white)
             return with_verdicts(scores, query.names, judge(scores, scale), reading)
@@ -239,13 +245,18 @@ class MuSc(FitsImages):
         self,
         judge: Judge,
         references: BatchFeatures | None,
+        scores: BatchScores,
         *,
         progress: StageProgress | None = None,
     ) -> BatchScores | None:
-        """Leave-one-out scores of two references or more, by which `judge` decides; else None."""
+        """Leave-one-out scores of two references or more, by which `judge` decides; else None.
+
+        scores: of the images scored against them, whose patches were compared as far.
+        """
         if references is None or len(references.names) < 2 or not judge.asks_references:
             return None
-        return self.leave_one_out(references, progress=progress)
+        place: Place = "off" if scores.place is None else scores.place
+        return self.leave_one_out(references, place=place, progress=progress)
 
     def __repr__(self) -> str:
         backbone, settings = self.backbone, self.settings
@@ -297,15 +308,23 @@ class MuSc(FitsImages):
         return result
 
     def leave_one_out(
-        self, references: BatchFeatures, *, progress: StageProgress | None = None
+        self,
+        references: BatchFeatures,
+        *,
+        place: Place | None = None,
+        progress: StageProgress | None = None,
     ) -> BatchScores:
         """Scores of n references against each other, as a scale for images scored against them.
 
+        place: how far patches are compared; None: as in the settings.
         See `scoring.leave_one_out`. Raises InputError for fewer than two references.
         """
+        settings = replace(self.settings, tiles=references.tiling.tiles)
+        if place is not None:
+            settings = replace(settings, place=place)
         return leave_one_out(
             references.tokens,
-            replace(self.settings, tiles=references.tiling.tiles),
+            settings,
             grid=references.grid,
             prefix_tokens=self.backbone.prefix_tokens,
             image_size=references.image_size,

@@ -26,6 +26,7 @@ from .errors import InputError
 from .progress import Progress
 from .settings import (
     SearchOptions,
+    Window,
     check_degrees,
     check_neighbors,
     check_topmin,
@@ -71,14 +72,17 @@ def patch_to_image(
     precision: str = "exact",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    window: Window | None = None,
 ) -> Tensor:
     """Distance of every patch to the nearest patch of every other image -> D [N, P, M].
 
     `references` [M, Q, C] are the other images; None means the batch itself (M = N), where the
-    entry of an image with itself is +inf.
+    entry of an image with itself is +inf. `window` compares each patch with those near its own
+    place alone; references then have the grid of z.
     """
-    options = SearchOptions(precision, memory_limit, progress)
-    return _checked_search(z, references, backend).patch_to_image(z, references, options)
+    options = SearchOptions(precision, memory_limit, progress, window)
+    operators = _checked_search(z, references, backend, window)
+    return operators.patch_to_image(z, references, options)
 
 
 @torch.no_grad()
@@ -121,16 +125,17 @@ def msm(
     precision: str = "exact",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    window: Window | None = None,
 ) -> Tensor:
     """Mutual scoring (MSM, paper 3.2): `interval_mean(patch_to_image(z))`, fused -> [N, P].
 
     `precision="exact"`: distances within 1e-5 of the fp64 truth for L2-normalised z; `"fast"`: a
     low-precision search whose winners are recomputed. `memory_limit`: bytes that may be used
     beyond input and output (None: a share of what is free). `progress(done, total)` is called as
-    the work goes on.
+    the work goes on. `window`: as in `patch_to_image`.
     """
-    options = SearchOptions(precision, memory_limit, progress)
-    operators = _checked_search(z, references, backend)
+    options = SearchOptions(precision, memory_limit, progress, window)
+    operators = _checked_search(z, references, backend, window)
     check_topmin(topmin)
     count = z.shape[0] - 1 if references is None else references.shape[0]
     return operators.msm(z, references, *reference.interval(topmin, count), options)
@@ -147,6 +152,7 @@ def msm_parts(
     precision: str = "exact",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    window: Window | None = None,
 ) -> Iterator[Tensor]:
     """`msm` in parts: for each (first, last) the scores of the images [first, last) -> [., P].
 
@@ -155,8 +161,8 @@ def msm_parts(
     int, ascending rows: the images (of z, or of the references) that each is scored against,
     instead of all others. `progress` starts anew with every part.
     """
-    options = SearchOptions(precision, memory_limit, progress)
-    operators = _checked_search(z, references, backend)
+    options = SearchOptions(precision, memory_limit, progress, window)
+    operators = _checked_search(z, references, backend, window)
     check_topmin(topmin)
     others = z if references is None else references
     if lists is not None:
@@ -177,13 +183,14 @@ def between(
     backend: str = "auto",
     precision: str = "exact",
     memory_limit: int | None = None,
+    window: Window | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`patch_to_image` both ways: a [N, P, C], b [M, Q, C] -> [N, P, M] and [M, Q, N].
 
     Where the backend can, for one pass over the pairs of images instead of two.
     """
-    options = SearchOptions(precision, memory_limit)
-    return _checked_search(a, b, backend).between(a, b, options)
+    options = SearchOptions(precision, memory_limit, window=window)
+    return _checked_search(a, b, backend, window).between(a, b, options)
 
 
 @torch.no_grad()
@@ -259,10 +266,12 @@ class KeptReferences:
         precision: str = "exact",
         memory_limit: int | None = None,
         progress: Progress | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """`ops.msm` of z [N, P, C] against the images held, to the bit -> [N, P]."""
-        options = SearchOptions(precision, memory_limit, progress)
+        options = SearchOptions(precision, memory_limit, progress, window)
         check_tokens("z", z)
+        _check_window(window, z, self._shape[0])
         check_topmin(topmin)
         if z.shape[2] != self._shape[1] or len(self) == 0:
             raise InputError(
@@ -305,7 +314,24 @@ def rscin(
     return reference.rscin(scores.double(), normalised, tuple(neighbors)).float()
 
 
-def _checked_search(z: Tensor, references: Tensor | None, backend: str) -> Operators:
+def _check_window(window: Window | None, z: Tensor, patches: int) -> None:
+    """InputError unless z and references with so many patches lie on the grid of the window."""
+    if window is None:
+        return
+    if not isinstance(window, Window):
+        raise InputError(f"window: found {window!r}, wanted a Window or None")
+    height, width = window.grid
+    for name, count in (("z", z.shape[1]), ("the references", patches)):
+        if count != height * width:
+            raise InputError(
+                f"window: its grid {height} x {width} has {height * width} patches, {name} "
+                f"{count}; matching near the own place needs one grid for both"
+            )
+
+
+def _checked_search(
+    z: Tensor, references: Tensor | None, backend: str, window: Window | None = None
+) -> Operators:
     """The operators for z [N, P, C] and references [M, Q, C]; InputError where they do not fit."""
     check_tokens("z", z)
     if references is None:
@@ -323,4 +349,5 @@ def _checked_search(z: Tensor, references: Tensor | None, backend: str) -> Opera
             )
         if references.device != z.device:
             raise InputError(f"references lie on {references.device}, z on {z.device}")
+    _check_window(window, z, (z if references is None else references).shape[1])
     return resolve(backend, z.device).operators()

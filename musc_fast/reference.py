@@ -67,39 +67,64 @@ def fuse_degrees(pooled: Sequence[Tensor]) -> Tensor:
     return F.normalize(total, dim=2, eps=1e-12, out=total)
 
 
-def pair_distances(x: Tensor, y: Tensor) -> Tensor:
+def within_reach(grid: tuple[int, int], reach: int) -> Tensor:
+    """Whether two patches of a grid (H, W) lie at most `reach` places apart -> [P, P] bool.
+
+    Places are counted along rows and columns, whichever is more (Chebyshev distance).
+    """
+    height, width = grid
+    place = torch.arange(height * width, dtype=torch.int64, device="cpu")
+    row, column = place // width, place % width
+    apart = torch.maximum(
+        (row[:, None] - row[None, :]).abs(), (column[:, None] - column[None, :]).abs()
+    )
+    return apart <= reach
+
+
+def pair_distances(x: Tensor, y: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Distance of every row of x [P, C] to its nearest row of y [Q, C] -> [P].
+
+    allowed: [P, Q] bool, the pairs that are compared; None: all.
+
 
     The matrix product |x|^2 + |y|^2 - 2xy finds the nearest row; its distance is then taken
     directly as sqrt(sum (x-y)^2), because the expansion has no correct digit near zero.
     """
     squared = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2 * (x @ y.T)  # [P, Q]
+    if allowed is not None:
+        squared = squared.masked_fill(~allowed, math.inf)
     nearest: Tensor = torch.linalg.vector_norm(x - y[squared.argmin(dim=1)], dim=1)
     return nearest
 
 
-def _distances_of_image(z: Tensor, i: int, references: Tensor | None) -> Tensor:
+def _distances_of_image(
+    z: Tensor, i: int, references: Tensor | None, allowed: Tensor | None
+) -> Tensor:
     """Distances of the patches of image i to every reference image -> [P, M]; its own is +inf."""
     others = z if references is None else references
     columns = [
         torch.full_like(z[i, :, 0], math.inf)
         if references is None and j == i
-        else pair_distances(z[i], others[j])
+        else pair_distances(z[i], others[j], allowed)
         for j in range(others.shape[0])
     ]
     return torch.stack(columns, dim=1)
 
 
 def patch_to_image(
-    z: Tensor, references: Tensor | None = None, progress: Progress | None = None
+    z: Tensor,
+    references: Tensor | None = None,
+    progress: Progress | None = None,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """D[i, p, j] = min over q of ||z[i, p] - y[j, q]|| -> [N, P, M]; the self entry is +inf.
 
-    `references` [M, Q, C] are the other images; None means the batch itself.
+    `references` [M, Q, C] are the other images; None means the batch itself. `allowed` [P, Q] bool,
+    as from `within_reach`, are the pairs of patches that are compared; None means all.
     """
     rows = []
     for i in range(z.shape[0]):
-        rows.append(_distances_of_image(z, i, references))
+        rows.append(_distances_of_image(z, i, references, allowed))
         if progress is not None:
             progress(i + 1, z.shape[0])
     return torch.stack(rows)
@@ -119,6 +144,7 @@ def msm(
     k_min: int,
     k_max: int,
     progress: Progress | None = None,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """Mutual scoring (paper 3.2): the interval mean of `patch_to_image` -> [N, P].
 
@@ -126,7 +152,7 @@ def msm(
     """
     rows = []
     for i in range(z.shape[0]):
-        rows.append(interval_mean(_distances_of_image(z, i, references), k_min, k_max))
+        rows.append(interval_mean(_distances_of_image(z, i, references, allowed), k_min, k_max))
         if progress is not None:
             progress(i + 1, z.shape[0])
     return torch.stack(rows)

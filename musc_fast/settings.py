@@ -15,6 +15,30 @@ from .progress import Progress
 PRECISIONS = ("exact", "fast")
 DegreeFusion = Literal["scores", "features"]
 DEGREE_FUSIONS: tuple[DegreeFusion, ...] = get_args(DegreeFusion)
+Place = int | Literal["off", "auto"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which patches of another image a patch is compared with: those near its own place.
+
+    grid: (H, W), rows and columns of patches; the patches lie row by row.
+    reach: places, to either side along rows and columns (Chebyshev distance).
+
+    Raises InputError naming what is wrong.
+    """
+
+    grid: tuple[int, int]
+    reach: int
+
+    def __post_init__(self) -> None:
+        sized = isinstance(self.grid, Sequence) and len(self.grid) == 2
+        if not sized or not all(_is_whole(side, 1, 1 << 30) for side in self.grid):
+            raise InputError(f"window: found the grid {self.grid!r}, wanted (H, W), 1 or more")
+        object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
+        object.__setattr__(self, "reach", whole_number("window", self.reach, 0, 1 << 30))
+
+
 Align = Literal["off", "auto", "rigid", "similarity"]
 ALIGNS: tuple[Align, ...] = get_args(Align)
 PoolingName = Literal["lnamd", "snamd", "snamd-unit"]
@@ -33,6 +57,7 @@ class SearchOptions:
     memory_limit: bytes that may be used beyond input and output; None takes a share of what is
         free.
     on_progress: called with (done, total) as the work goes on; None: nobody is told.
+    window: only patches near the own place are searched; None: all of an image.
 
     Raises InputError naming the option.
     """
@@ -40,9 +65,12 @@ class SearchOptions:
     precision: str = "exact"
     memory_limit: int | None = None
     on_progress: Progress | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.window is not None and not isinstance(self.window, Window):
+            raise InputError(f"window: found {self.window!r}, wanted a Window or None")
         if self.on_progress is not None and not callable(self.on_progress):
             raise InputError(f"progress: found {self.on_progress!r}, wanted a function")
         check_memory_limit(self.memory_limit)
@@ -90,6 +118,9 @@ class ScoringSettings:
     max_references: score each image against so many others only; None: all.
     degree_fusion: "scores" averages the scores of the degrees; "features" averages LNAMD's results
         over the degrees and searches once a layer.
+    place: patches are compared with those of the other images within so many places of their own;
+        "off": with all; "auto": within a window where a few images show that it is safe
+        (`scoring.place`).
     pooling: how neighbourhoods are pooled: "lnamd" (the paper), "snamd" (MuSc-V2: neighbours count
         by their likeness), or "snamd-unit", the same on features of norm 1.
     temperature: of SNAMD: a neighbour at this distance counts 1 / e; 1 is that of MuSc-V2.
@@ -113,6 +144,7 @@ class ScoringSettings:
     memory_limit: int | None = None
     max_references: int | None = None
     degree_fusion: DegreeFusion = "scores"
+    place: Place = "off"
     pooling: PoolingName = "lnamd"
     temperature: float = 1.0
     similarity: Similarity = "class"
@@ -130,6 +162,7 @@ class ScoringSettings:
         check_memory_limit(self.memory_limit)
         check_max_references(self.max_references)
         check_degree_fusion(self.degree_fusion)
+        check_place(self.place)
         check_one_of("pooling", self.pooling, POOLINGS)
         check_temperature(self.temperature, self.pooling)
         check_one_of("similarity", self.similarity, SIMILARITIES)
@@ -148,6 +181,8 @@ class ScoringSettings:
         object.__setattr__(self, "neighbors", tuple(int(k) for k in self.neighbors))
         for name in ("memory_limit", "max_references", "tile_margin"):
             _set_whole(self, name)
+        if not isinstance(self.place, str):
+            _set_whole(self, "place")
 
     def keywords(self) -> dict[str, Any]:
         """The settings by name, as `score_batch` takes them."""
@@ -159,7 +194,13 @@ class ScoringSettings:
         They go into the keys of what is kept, as JSON holds them, so that what was kept without
         them stays good.
         """
-        plain = {"pooling": "lnamd", "temperature": 1.0, "tiles": None, "tile_margin": None}
+        plain = {
+            "pooling": "lnamd",
+            "temperature": 1.0,
+            "tiles": None,
+            "tile_margin": None,
+            "place": "off",
+        }
         found = {
             name: getattr(self, name)
             for name, usual in plain.items()
@@ -172,9 +213,24 @@ class ScoringSettings:
         """How often a layer is searched: once for each degree, or once for all."""
         return 1 if self.degree_fusion == "features" else len(self.degrees)
 
-    def search(self, on_progress: Progress | None = None) -> SearchOptions:
-        """The part of the settings that the search takes."""
-        return SearchOptions(self.precision, self.memory_limit, on_progress)
+    def search(self, grid: tuple[int, int], on_progress: Progress | None = None) -> SearchOptions:
+        """The part of the settings that the search of patches on this grid takes."""
+        window = self.window(grid)
+        return SearchOptions(self.precision, self.memory_limit, on_progress, window)
+
+    @property
+    def reach(self) -> int | None:
+        """How far from their own place patches are compared; None: with whole images."""
+        return None if isinstance(self.place, str) else self.place
+
+    def window(self, grid: tuple[int, int]) -> Window | None:
+        """The window of a search on this grid; None: whole images.
+
+        Raises InputError where nobody has decided what "auto" is.
+        """
+        if self.place == "auto":
+            raise InputError('place: "auto" is decided before the search; give a number or "off"')
+        return None if self.reach is None else Window(grid, self.reach)
 
 
 def check_degrees(degrees: Sequence[int]) -> None:
@@ -251,6 +307,15 @@ def check_similarity(use_cls: bool | None, similarity: Similarity) -> None:
         raise InputError(
             "use_cls: class tokens (RsCIN, --rscin) have no say with similarity salient, which "
             "smooths scores by the most anomalous patches; leave one of them out"
+        )
+
+
+def check_place(place: Place) -> None:
+    """Raise InputError unless place is "off", "auto" or a whole number from 0 on."""
+    named = isinstance(place, str) and place in ("off", "auto")
+    if not named and not _is_whole(place, 0, 1 << 30):
+        raise InputError(
+            f'place: found {place!r}, wanted "off", "auto" or a number of places, 0 or more'
         )
 
 

@@ -132,7 +132,7 @@ def test_kernels_meet_their_backend_in_few_files() -> None:
         and any(each.startswith("musc_fast.kernels") for each in found)
     }
     folder = "musc_fast.backends.triton"
-    names = "all_channels cuda_kernels few_channels search sides streaming winners"
+    names = "all_channels cuda_kernels few_channels local search sides streaming winners"
     assert users == {f"{folder}.{name}" for name in names.split()}
 
 

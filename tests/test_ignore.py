@@ -14,6 +14,7 @@ from tiny import TINY, product, product_folder, tiny_weights
 from musc_fast import BankError, ImageError, InputError, MuSc, ReferenceBank
 from musc_fast.bank.stream import source_of
 from musc_fast.datasets.layouts import Category, Sample
+from musc_fast.errors import MuscFastWarning
 from musc_fast.features.cache import feature_key
 from musc_fast.runs.evaluate import evaluate_category, result_key
 from musc_fast.runs.score import ScoreJob
@@ -156,6 +157,20 @@ def test_wrong_regions_are_told_before_a_model_is_loaded(tmp_path: Path) -> None
         MuSc(TINY, ignore="0,0,100,100%", weights=tmp_path / "none")
     with pytest.raises(ImageError, match=r"none\.png"):
         MuSc(TINY, ignore=tmp_path / "none.png", weights=tmp_path / "none")
+
+
+def test_places_and_ignored_regions_are_told_before_a_model_is_loaded(
+    weights: Path, tmp_path: Path
+) -> None:
+    """A search near the own place cannot leave patches out; a bank might meet such images late."""
+    refused = "place: with ignored areas or aligned pictures"
+    with pytest.raises(InputError, match=refused):
+        MuSc(TINY, ignore=DEFECT, place=1, weights=tmp_path / "none")
+    with pytest.raises(InputError, match=refused):
+        MuSc(TINY, align="rigid", place=1, weights=weights).new_bank()
+    musc = MuSc(TINY, ignore=DEFECT, place="auto", weights=weights)
+    with pytest.warns(MuscFastWarning, match="place auto: compared with whole images, for ignored"):
+        assert musc.score(product_folder(tmp_path)).place is None
 
 
 def test_a_mask_of_other_proportions_names_the_picture(weights: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import TINY, product, product_folder, tiny_weights
 
 from musc_fast import BatchScores, MuSc, score_batch
-from musc_fast.errors import BackendError, InputError
+from musc_fast.errors import BackendError, InputError, MuscFastWarning
 from musc_fast.features import Features
 
 
@@ -148,6 +148,15 @@ def test_references_decide(musc: MuSc, tmp_path: Path) -> None:
         musc.score(new, references=good, threshold=0.5, false_alarms=0.2)
     alone = musc.score(new[1:2], references=good, false_alarms=0.2)
     assert alone.verdicts == ("flagged",)
+
+
+def test_references_and_what_is_scored_share_a_window(musc: MuSc, tmp_path: Path) -> None:
+    """What "auto" takes for the images holds for the scale of the references; it is told once."""
+    good = product_folder(tmp_path / "good", count=4, defective=-1)
+    near = MuSc(musc.backbone, place="auto")
+    with pytest.warns(MuscFastWarning) as told:
+        near.score([product(90), product(91, 1)], references=good)
+    assert len([each for each in told if "place auto" in str(each.message)]) == 1
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
         for name in (
             *("cls_tokens", "references", "grid", "prefix_tokens", "image_size", "degrees"),
             *("topmin", "neighbors", "backend", "precision", "memory_limit", "max_references"),
-            *("degree_fusion", "copies", "repeats", "progress", "tiles", "tile_margin"),
+            *("degree_fusion", "place", "copies", "repeats", "progress", "tiles", "tile_margin"),
         )
     },
     "tokens": score_batch,

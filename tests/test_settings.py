@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from musc_fast.errors import InputError
-from musc_fast.settings import ScoringSettings, SearchOptions
+from musc_fast.settings import ScoringSettings, SearchOptions, Window
 
 
 def test_sequences_are_held_as_tuples() -> None:
@@ -37,6 +37,9 @@ def test_sequences_are_held_as_tuples() -> None:
         ({"memory_limit": 0}, "memory_limit: found 0"),
         ({"memory_limit": 1.5}, "memory_limit: found 1.5"),
         ({"max_references": 0}, "max_references: found 0"),
+        ({"place": -1}, 'place: found -1, wanted "off", "auto" or a number of places'),
+        ({"place": True}, "place: found True"),
+        ({"place": "near"}, "place: found 'near'"),
     ],
 )
 def test_wrong_settings_are_named(keywords: dict[str, Any], message: str) -> None:
@@ -45,8 +48,12 @@ def test_wrong_settings_are_named(keywords: dict[str, Any], message: str) -> Non
 
 
 def test_search_takes_its_share_of_the_settings() -> None:
-    options = ScoringSettings(precision="fast", memory_limit=7).search(print)
+    options = ScoringSettings(precision="fast", memory_limit=7).search((2, 3), print)
     assert options == SearchOptions("fast", 7, print)
+    near = ScoringSettings(place=1).search((2, 3))
+    assert near.window == Window((2, 3), 1)
+    with pytest.raises(InputError, match='place: "auto" is decided before the search'):
+        ScoringSettings(place="auto").search((2, 3))
     assert not options.exact
     with pytest.raises(InputError, match="precision"):
         SearchOptions("quick")

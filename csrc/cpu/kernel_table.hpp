@@ -180,6 +180,8 @@ struct Int8Kernels {
   void (*pair)(const PairInt&) = nullptr;
   void (*round_panel)(RotatedPanel&) = nullptr;
   void (*scan)(const ScanArgs&) = nullptr;
+  // As `scan` to `out`, of rows that lie side by side from left[0] on: quicker for many panels.
+  void (*score)(const ScanArgs&) = nullptr;
 };
 
 struct KernelTable {
@@ -210,6 +212,10 @@ struct KernelTable {
   // Drop the candidates that the look excludes; return how many remain.
   int64_t (*keep_fine)(const CloserLookArgs&) = nullptr;
   int64_t (*keep_rest)(const CloserLookArgs&) = nullptr;
+  // best[c] = the largest of scores[n][c] over the rows n; scores [rows][columns], columns in whole
+  // panels.
+  void (*best_rows)(const int32_t* scores, int64_t rows, int64_t columns,
+                    int32_t* best) = nullptr;
   // The index of the largest score, the first of equal ones.
   int64_t (*largest)(const int32_t* scores, int64_t count) = nullptr;
   void (*summarise)(const SummaryArgs&) = nullptr;

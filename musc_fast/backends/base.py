@@ -5,7 +5,9 @@ A backend is a module that defines these functions and ends with
     OPERATORS = with_defaults(lnamd=lnamd, patch_to_image=patch_to_image, ...)
 
 (`musc_fast.backends.defaults`). `musc_fast.ops` checks arguments before it calls an operator, so a
-backend need not. Shapes: N query images, M reference images, P and Q patches, C channels; results
+backend need not. Where options name a window, patches are compared with those near their own place
+alone; a backend gives that as `local_patch_to_image` and `local_msm_parts`, and its other operators
+never see a window. Shapes: N query images, M reference images, P and Q patches, C channels; results
 are float32 on the device of the input.
 """
 
@@ -98,6 +100,10 @@ class KeptReferences(Protocol):
 
     def __len__(self) -> int:
         """The number of slots filled."""
+
+    @property
+    def images(self) -> Tensor:
+        """The images of the slots, [len, P, C]."""
 
     def put(self, slot: int, z: Tensor) -> None:
         """Make z [P, C] the image of `slot`: a filled one, or the next."""

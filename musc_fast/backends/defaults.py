@@ -26,6 +26,7 @@ from .base import (
     Operators,
     PatchToImage,
 )
+from .local import DefaultMsmParts, LocalOperators, local_patch_to_image, with_windows
 from .torch_state import leaves_autocast, steps_leave_autocast
 
 
@@ -39,23 +40,44 @@ def with_defaults(
     between: Between | None = None,
     nearest_images: NearestImages | None = None,
     keep_references: KeepReferences | None = None,
+    local_patch_to_image: PatchToImage = local_patch_to_image,
+    local_msm_parts: MsmParts | None = None,
 ) -> Operators:
     """The operators of a backend; those that it leaves out are made of the others.
+
+    local_patch_to_image, local_msm_parts: those within a window, see `local`.
 
     All of them leave autocast, which would round what is compared exactly.
     """
     msm_parts = msm_parts or partial(_msm_parts, msm, patch_to_image, interval_mean)
     nearest_images = nearest_images or partial(_nearest_images, patch_to_image)
     keep = keep_references or partial(_PlainReferences, msm)
+    local_msm_parts = local_msm_parts or DefaultMsmParts(local_patch_to_image, interval_mean)
+    whole = Operators(
+        lnamd=lnamd,
+        patch_to_image=patch_to_image,
+        interval_mean=interval_mean,
+        msm=msm,
+        msm_parts=msm_parts,
+        between=between or partial(_between, patch_to_image),
+        nearest_images=nearest_images,
+        keep_references=keep,
+    )
+    return _leaving_autocast(
+        with_windows(whole, LocalOperators(local_patch_to_image, local_msm_parts))
+    )
+
+
+def _leaving_autocast(of: Operators) -> Operators:
     return Operators(
-        lnamd=leaves_autocast(lnamd),
-        patch_to_image=leaves_autocast(patch_to_image),
-        interval_mean=leaves_autocast(interval_mean),
-        msm=leaves_autocast(msm),
-        msm_parts=steps_leave_autocast(msm_parts),
-        between=leaves_autocast(between or partial(_between, patch_to_image)),
-        nearest_images=leaves_autocast(nearest_images),
-        keep_references=lambda *shape: _OutsideAutocast(keep(*shape)),
+        lnamd=leaves_autocast(of.lnamd),
+        patch_to_image=leaves_autocast(of.patch_to_image),
+        interval_mean=leaves_autocast(of.interval_mean),
+        msm=leaves_autocast(of.msm),
+        msm_parts=steps_leave_autocast(of.msm_parts),
+        between=leaves_autocast(of.between),
+        nearest_images=leaves_autocast(of.nearest_images),
+        keep_references=lambda *shape: _OutsideAutocast(of.keep_references(*shape)),
     )
 
 
@@ -67,6 +89,10 @@ class _OutsideAutocast:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def images(self) -> Tensor:
+        return self._kept.images
 
     @leaves_autocast
     def put(self, slot: int, z: Tensor) -> None:
@@ -168,6 +194,10 @@ class _PlainReferences:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def images(self) -> Tensor:
+        return self._images[: self._count]
 
     def put(self, slot: int, z: Tensor) -> None:
         self._images[slot] = z

@@ -16,6 +16,14 @@ from ..settings import DEFAULT_OPTIONS, SearchOptions
 from .defaults import with_defaults
 
 
+def _allowed(z: Tensor, options: SearchOptions) -> Tensor | None:
+    """The pairs of patches within the window [P, P]; None where there is no window."""
+    window = options.window
+    if window is None:
+        return None
+    return reference.within_reach(window.grid, window.reach).to(z.device)
+
+
 def _working(tensor: Tensor, options: SearchOptions) -> Tensor:
     return tensor.double() if options.exact else tensor.float()
 
@@ -40,7 +48,9 @@ def patch_to_image(
 ) -> Tensor:
     """See `reference.patch_to_image`; results in fp32."""
     others = None if references is None else _working(references, options)
-    return reference.patch_to_image(_working(z, options), others, options.on_progress).float()
+    return reference.patch_to_image(
+        _working(z, options), others, options.on_progress, _allowed(z, options)
+    ).float()
 
 
 def interval_mean(distances: Tensor, k_min: int, k_max: int) -> Tensor:
@@ -61,5 +71,9 @@ def msm(
 
 
 OPERATORS = with_defaults(
-    lnamd=lnamd, patch_to_image=patch_to_image, interval_mean=interval_mean, msm=msm
+    lnamd=lnamd,
+    patch_to_image=patch_to_image,
+    interval_mean=interval_mean,
+    msm=msm,
+    local_patch_to_image=patch_to_image,
 )

@@ -25,17 +25,13 @@ def json_source(source: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(found)
 
 
-def check_like(layers: Sequence[Tensor], held: Sequence[Tensor]) -> None:
-    """Raise InputError unless the layers [N, P, C] of images are like those held by a bank."""
-    for index, (layer, stored) in enumerate(zip(layers, held, strict=False)):
-        same = layer.shape[1:] == stored.shape[1:] and layer.device == stored.device
-        if not same or layer.dtype != stored.dtype:
-            raise InputError(
-                f"tokens (layer {index}): found {describe(layer)} on {layer.device}, "
-                f"the bank holds {describe(stored[0])} an image on {stored.device}"
-            )
-    if len(layers) != len(held):
-        raise InputError(f"tokens: found {len(layers)} layers, the bank holds {len(held)}")
+def refuse_auto(place: object) -> None:
+    """Raise InputError for the place "auto": a bank's images share one window from the start."""
+    if place == "auto":
+        raise InputError(
+            'place: found "auto", but a bank keeps one window for all its images; give a number of '
+            'places or "off" (scoring its good images with "auto" tells which)'
+        )
 
 
 def check_ids(ids: Sequence[str] | None, images: int, number: int) -> list[str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from ..errors import BackendError, BankError, InputError
 from ..progress import Progress
 from ..scoring.arguments import Tokens, grid_of, map_size, same_layers, token_layers
+from ..scoring.place import check_all_count
 from ..scoring.scores import BatchScores
 from ..scoring.valid import Valid, valid_patches
-from ..settings import DegreeFusion, PoolingName, ScoringSettings, Switch, whole_number
+from ..settings import DegreeFusion, Place, PoolingName, ScoringSettings, Switch, whole_number
 from .alone import alone
 from .arguments import check_ids, check_like_held, finite_scores, json_source, refuse_twice
 from .eviction import EVICTIONS, Eviction, places_of
@@ -72,6 +73,7 @@ class ReferenceBank:
         precision: str = "exact",
         memory_limit: int | None = None,
         degree_fusion: DegreeFusion = "scores",
+        place: Place = "off",
         pooling: PoolingName = "lnamd",
         temperature: float = 1.0,
         copies: Switch = "off",
@@ -82,6 +84,7 @@ class ReferenceBank:
         self.scoring = replace(
             ScoringSettings(degrees, topmin, neighbors, backend, precision, memory_limit),
             degree_fusion=degree_fusion,
+            place=place,
             pooling=pooling,
             temperature=temperature,
             copies=copies,
@@ -97,8 +100,7 @@ class ReferenceBank:
         self.source = json_source(source)
         self.grid, self.prefix_tokens, self.image_size = grid, prefix_tokens, image_size
         self._lock = threading.RLock()
-        self._entries: list[Entry] = []  # by slot
-        self._added = 0
+        self._entries, self._added = list[Entry](), 0  # the entries by slot
         self._slots = Slots(capacity, grid, self.scoring)
         self._leave_one_out: LeaveOneOut | None = None  # of the images as they are
 
@@ -151,7 +153,7 @@ class ReferenceBank:
         Raises InputError where the bank is empty or its images have another shape.
         """
         layers = self._checked(tokens)
-        return self._held().score(layers, cls_tokens, valid_patches("valid", valid, layers[0]))[0]
+        return self._held().score(layers, cls_tokens, self._counted(valid, layers))[0]
 
     @alone
     def add(
@@ -172,7 +174,7 @@ class ReferenceBank:
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
-        counted = valid_patches("valid", valid, layers[0])
+        counted = self._counted(valid, layers)
         if scores is None and self.evict == "anomalous" and len(self):
             scores = self._held().score(layers, None, counted)[0].raw_image_scores
         return self._add(layers, ids, scores, None, counted, self._held().copies_in(layers))
@@ -190,7 +192,7 @@ class ReferenceBank:
         layers = self._checked(tokens)
         check_ids(ids, len(layers[0]), self._added)
         refuse_twice(ids, self.ids)
-        counted = valid_patches("valid", valid, layers[0])
+        counted = self._counted(valid, layers)
         found, pooled = self._held().score(layers, cls_tokens, counted)
         copies = self._held().copies_in(layers)
         self._add(layers, ids, found.raw_image_scores, pooled, counted, copies)
@@ -298,7 +300,7 @@ class ReferenceBank:
                 raise InputError(f"{len(entries)} images, room for {bank.capacity}")
             if entries:
                 checked = bank._checked(layers, prefix_tokens=0)
-                counted = valid_patches("valid", stored.valid, checked[0])
+                counted = bank._counted(stored.valid, checked)
                 bank._add(checked, [e.id for e in entries], None, None, counted)
                 bank._slots.take_distances([each.to(device) for each in stored.distances])
         except BackendError:
@@ -330,6 +332,12 @@ class ReferenceBank:
         self._slots.operators(layers[0])
         check_like_held(layers, self._slots.tokens)
         return layers
+
+    def _counted(self, valid: Valid | None, layers: list[Tensor]) -> Tensor | None:
+        """`valid` of layers [N, P, C], checked; None where all patches count."""
+        counted = valid_patches("valid", valid, layers[0])
+        check_all_count(self.scoring, all_count=counted is None)
+        return counted
 
     def _held(self) -> Held:
         """The images held, as new ones are scored against them."""

@@ -52,7 +52,7 @@ class Held:
         images, patches = layers[0].shape[:2]
         grid = grid_of(self.grid, patches, 0)
         size = map_size(self.image_size, grid, images)
-        search = BankSearch(self.settings, images, self.slots.references)
+        search = BankSearch(self.settings, grid, images, self.slots.references)
         pooling = self.slots.pooling(layers[0])
         means = mean_over_passes(
             layers, pooling, search, valid=valid, on_progress=lambda done, total: None
@@ -63,7 +63,8 @@ class Held:
             counted = self.slots.valid_of(self.order)
             scores_without(means, copies, layers, tokens, pooling, valid, counted)
         patch_scores = means.reshape(images, *grid)
-        scores = make_scores(patch_scores, size, classes, self.settings.neighbors, valid)
+        neighbors, reach = self.settings.neighbors, self.settings.reach
+        scores = make_scores(patch_scores, size, classes, neighbors, valid, reach)
         return replace(scores, copies=tuple(copies)), search.pooled
 
     def copies_of(self, layers: list[Tensor]) -> list[Copy]:

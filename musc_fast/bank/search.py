@@ -17,11 +17,15 @@ class BankSearch:
     """MSM of new images against the bank's; `pooled` holds their LNAMD by layer and degree."""
 
     def __init__(
-        self, settings: ScoringSettings, images: int, references: list[list[KeptReferences]]
+        self,
+        settings: ScoringSettings,
+        grid: tuple[int, int],
+        images: int,
+        references: list[list[KeptReferences]],
     ) -> None:
         self.parts: list[Part] = [(0, images)]
         self.pooled: list[list[Tensor]] = [[] for _ in references]
-        self._settings, self._references = settings, references
+        self._settings, self._grid, self._references = settings, grid, references
 
     def missing(self, absent: list[int]) -> list[int]:
         """The parts to search: all, for a bank has no checkpoint."""
@@ -34,4 +38,4 @@ class BankSearch:
         self.pooled[place.layer].append(z)
         references = self._references[place.layer][place.degree]
         bounds = reference.interval(self._settings.topmin, len(references))
-        yield references.msm(z, *bounds, self._settings.search(on_progress))
+        yield references.msm(z, *bounds, self._settings.search(self._grid, on_progress))

@@ -17,6 +17,7 @@ from ..scoring.layer_passes import Pooling
 from ..scoring.tiles import tiled
 from ..scoring.valid import without_ignored
 from ..settings import ScoringSettings
+from .arguments import refuse_auto
 from .own_distances import OwnDistances
 
 _POOLED_TOGETHER = 8  # images, so that the results of all that are put are never held
@@ -33,6 +34,7 @@ class Slots:
     def __init__(
         self, capacity: int, grid: tuple[int, int] | None, scoring: ScoringSettings
     ) -> None:
+        refuse_auto(scoring.place)
         self._capacity, self._grid, self._scoring = capacity, grid, scoring
         self.tokens: list[Tensor] = []
         self.references: list[list[KeptReferences]] = []
@@ -150,7 +152,8 @@ class Slots:
 
     def _no_distances(self) -> OwnDistances:
         operators = self.operators(self.tokens[0])
-        return OwnDistances(self._capacity, operators, self._scoring.search(), self._pooled)
+        options = self._scoring.search(grid_of(self._grid, self.tokens[0].shape[1], 0))
+        return OwnDistances(self._capacity, operators, options, self._pooled)
 
     def _pooled(self, slots: Sequence[int]) -> list[Tensor]:
         """LNAMD's results [n, P, C] of the images in slots, one a search."""

@@ -20,6 +20,7 @@ from ..features.batch_images import ImageLike, refuse_one_image
 from ..features.extraction import BatchFeatures, Extractor, join_valid
 from ..registration import Alignment, Frame, Frames, own_maps
 from ..scoring.batch import score_batch
+from ..scoring.place import check_all_count
 from ..settings import ScoringSettings
 from .arguments import free_id
 from .eviction import Eviction
@@ -132,7 +133,12 @@ def new_bank(
     *,
     evict: Eviction = "oldest",
 ) -> ReferenceBank:
-    """An empty bank for the tokens that `extractor` gives and these settings."""
+    """An empty bank for the tokens that `extractor` gives and these settings.
+
+    Raises InputError where images would be aligned and patches be compared near their own place.
+    """
+    all_count = extractor.align == "off" and extractor.ignored is None
+    check_all_count(settings, all_count=all_count)
     return ReferenceBank(
         capacity,
         evict=evict,

@@ -107,3 +107,13 @@ TileMarginOption = Annotated[
         rich_help_panel=BEYOND,
     ),
 ]
+PlaceOption = Annotated[
+    str,
+    typer.Option(
+        help="For parts that lie still in the picture: compare each spot with the other images' "
+        "spots at most this many patches away. off: with the whole picture. auto: by a few images, "
+        "where it costs little.",
+        metavar="off|auto|N",
+        rich_help_panel=BEYOND,
+    ),
+]

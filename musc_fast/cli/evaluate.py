@@ -79,6 +79,7 @@ def evaluate(
     batch_size: options.BatchSizeOption = 4,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
+    place: beyond.PlaceOption = "off",
     topmin: options.TopminOption = "0,0.3",
     neighbors: options.NeighborsOption = "1,2,3",
     rscin: options.RscinOption = None,

@@ -282,6 +282,15 @@ def pair(option: str, text: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
+def place(option: str, text: str) -> int | str:
+    """ "2" -> 2; "off" and "auto" stay."""
+    if text in ("off", "auto"):
+        return text
+    if not text.isascii() or not text.isdigit():
+        raise InputError(f"{option}: found {text!r}, wanted off, auto or a number of patches")
+    return int(text)
+
+
 def byte_count(option: str, text: str) -> int:
     """ "4GB", "500 MiB", "1e9" -> bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d)?)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
@@ -305,6 +314,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "topmin": pair,
     "neighbors": whole_numbers,
     "memory_limit": byte_count,
+    "place": place,
     "max_pixels": count,
 }
 _ARGUMENTS = {"size": "image_size", "rscin": "use_cls"}  # where the names differ
@@ -322,6 +332,7 @@ _MUSC_OPTIONS = (
     "precision",
     "memory_limit",
     "max_references",
+    "place",
     "copies",
     "repeats",
     "device",

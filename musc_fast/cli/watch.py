@@ -131,6 +131,7 @@ def watch(
     save_every: Annotated[int, typer.Option(help="Save the bank after so many images.")] = 50,
     recipe: options.RecipeOption = DEFAULT_RECIPE,
     degrees: options.DegreesOption = None,
+    place: beyond.PlaceOption = "off",
     copies: beyond.CopiesOption = None,
     repeats: beyond.WatchRepeatsOption = None,
     topmin: options.TopminOption = "0,0.3",

@@ -62,7 +62,9 @@ class Ring:
         name = settings.backend if len(shard.layers[0]) else "reference"
         operators = resolve(name, shard.layers[0].device).operators()
         self._operators = tiled(operators, shard.grid, settings)
-        self._options = SearchOptions(settings.precision, limit // 2)
+        self._options = SearchOptions(
+            settings.precision, limit // 2, window=settings.window(shard.grid)
+        )
         self._bounds = reference.interval(settings.topmin, sum(shard.counts) - 1)
         self._checkpointed = False
 

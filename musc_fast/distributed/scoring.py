@@ -18,7 +18,7 @@ from ..scoring.checkpoint import Checkpoint, digest, parts_of
 from ..scoring.scores import BatchScores, make_scores
 from ..scoring.valid import Valid
 from ..scratch import scratch_folder
-from ..settings import DegreeFusion, PoolingName, Similarity, Switch
+from ..settings import DegreeFusion, Place, PoolingName, Similarity, Switch
 from .ranks import TIMEOUT, Ranks, check_timeout, is_timeout
 from .ring import Ring
 from .shards import Given, Layout, agree_on_shard, collect_scores
@@ -44,6 +44,7 @@ def score_shard(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    place: Place = "off",
     pooling: PoolingName = "lnamd",
     temperature: float = 1.0,
     similarity: Similarity = "class",
@@ -68,7 +69,7 @@ def score_shard(
         what is free, divided among the ranks of a machine.
     checkpoint: a folder, the same for all ranks; it may be shared or local to each machine. Run
         again with as many ranks and the same images on each.
-    The others are as in `score_batch`. max_references needs references here, and
+    The others are as in `score_batch`. max_references and place="auto" need references here, and
         copies and repeats, for which one process must see all images, are "off".
 
     Returns the scores of the whole batch on rank 0, None on the others. With the backends cpu and
@@ -88,6 +89,7 @@ def score_shard(
         "memory_limit": memory_limit,
         "max_references": max_references,
         "degree_fusion": degree_fusion,
+        "place": place,
         "pooling": pooling,
         "temperature": temperature,
         "similarity": similarity,
@@ -144,8 +146,9 @@ def _score_ring(
     store = None if checkpoint is None else _checkpoint(checkpoint, ring)
     with scratch_folder(None if store is None else store.folder) as folder:
         means = ring.patch_scores(store, folder if in_file else None, on_progress)
+        shaped, settings = means.view(-1, *shard.grid), shard.settings
         return make_scores(
-            means.view(-1, *shard.grid), shard.size, None, shard.settings.neighbors, shard.valid
+            shaped, shard.size, None, settings.neighbors, shard.valid, settings.reach
         )
 
 

@@ -24,6 +24,7 @@ from ..scoring.arguments import (
     token_layers,
 )
 from ..scoring.checkpoint import digest
+from ..scoring.place import check_all_count
 from ..scoring.scores import BatchScores
 from ..scoring.valid import Valid, valid_patches, valid_references
 from ..settings import ScoringSettings
@@ -126,6 +127,12 @@ def agree_on_shard(
             others = token_layers("references", given.references, layout.prefix_tokens)
             check_layers(layers or others, others)
         counted = valid_references(given.reference_valid, others)
+        check_all_count(settings, all_count=valid is None and counted is None)
+        if settings.place == "auto" and others is not None and len(others[0]) < 2:
+            raise InputError(
+                'place: "auto" over several ranks wants two references or more to decide by; give '
+                'a number of places or "off"'
+            )
         if others is not None:
             decided = [*others, *(() if counted is None else (counted,))]
             digests = tuple(digest(each) for each in decided)
@@ -163,6 +170,11 @@ def _check_settings(keywords: Mapping[str, Any], with_references: bool) -> Scori
         raise InputError(
             "max_references: over several ranks every image is scored against all others; "
             "leave it out, or score in one process"
+        )
+    if keywords["place"] == "auto" and not with_references:
+        raise InputError(
+            'place: "auto" looks at images of the whole batch, of which each rank has a share; '
+            'give a number of places or "off"'
         )
     if keywords["similarity"] != "class":
         raise InputError(
@@ -228,6 +240,7 @@ def collect_scores(ranks: Ranks, shard: Shard, own: BatchScores | None) -> Batch
             like.new_empty(0, *shard.grid, dtype=torch.float32),
             like.new_empty(0, *shard.size, dtype=torch.float32),
             *(like.new_empty(0, dtype=torch.float32) for _ in range(2)),
+            place=shard.settings.reach,
         )
     patches = ranks.collect(own.patch_scores, counts)
     maps = ranks.collect(own.anomaly_maps, counts)
@@ -236,4 +249,4 @@ def collect_scores(ranks: Ranks, shard: Shard, own: BatchScores | None) -> Batch
     if patches is None or maps is None or raw is None:
         return None
     scores = raw.clone() if classes is None else ops.rscin(raw, classes, shard.settings.neighbors)
-    return BatchScores(patches, maps, raw, scores)
+    return BatchScores(patches, maps, raw, scores, place=own.place)

@@ -49,7 +49,7 @@ def run_settings(
     """Versions, settings and counts of a run, with which it can be repeated.
 
     features, references: of the images scored and of their references; the tokens are not read.
-    scores: with the copies and repeats that were found.
+    scores: with the copies and repeats that were found, and how far patches were compared.
     seconds: what each stage took.
     """
     backbone, ignored = musc.backbone, musc.extractor.ignored
@@ -60,6 +60,12 @@ def run_settings(
     names = features.names, () if references is None else references.names
     bad = [*features.bad, *(references.bad if references else ())]
     notes = [*musc.notes, *features.notes, *(references.notes if references else ())]
+    place = scores.place
+    if place is not None:
+        notes.append(
+            "Each patch was compared with the patches of the other images at its own place"
+            + (f" and at most {place} from it." if place else " alone.")
+        )
     return {
         "musc_fast": __version__,
         "torch": torch.__version__,
@@ -88,5 +94,6 @@ def run_settings(
         **scoring,
         "findings": list(sentences(scores, *names)),
         **record(scores, *names),
+        "chosen_place": "off" if place is None else place,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

@@ -148,7 +148,7 @@ class ScoreJob:
             return None
         if ranks is not None:  # rank 0 alone knows where all images lie
             scores = in_own_frames(scores, features)
-        scale = musc.scale_for(self._judge, references, progress=on_progress)
+        scale = musc.scale_for(self._judge, references, scores, progress=on_progress)
         threshold = self._judge(scores, scale)
         seconds["scoring"] = perf_counter() - start
         settings = run_settings(musc, features, references, scores=scores, seconds=seconds)

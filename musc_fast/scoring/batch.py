@@ -18,13 +18,14 @@ from ..backends.registry import resolve
 from ..errors import InputError
 from ..progress import Progress, scoring_progress
 from ..scratch import require_room, scratch_folder
-from ..settings import DegreeFusion, PoolingName, ScoringSettings, Similarity, Switch
+from ..settings import DegreeFusion, Place, PoolingName, ScoringSettings, Similarity, Switch
 from .all_distances import AllDistances
 from .arguments import Tokens, check_layers, class_tokens, grid_of, in_files, map_size, token_layers
 from .checkpoint import Checkpoint, checkpoint_folder, digest, parts_of
 from .copies import find_copies
 from .distinct import Distinct
 from .layer_passes import Part, Pass, Pooling, mean_over_passes
+from .place import decide_place
 from .repeats import Repeat, merged, scores_without_links
 from .salient import salient_features
 from .sampling import sample_others, sample_references
@@ -53,6 +54,7 @@ def score_batch(
     memory_limit: int | None = None,
     max_references: int | None = None,
     degree_fusion: DegreeFusion = "scores",
+    place: Place = "off",
     pooling: PoolingName = "lnamd",
     temperature: float = 1.0,
     similarity: Similarity = "class",
@@ -90,6 +92,9 @@ def score_batch(
         content with a fixed seed; N K work instead of N^2. None: all.
     degree_fusion: "scores" averages the scores of the degrees (the paper); "features" averages
         LNAMD's results over the degrees, normalises them again and searches once a layer.
+    place: compare patches with those of the other images within so many places (patches) of their
+        own alone, for parts that lie still; "off": with all; "auto": within a window where a few
+        images show that it costs little, see `scoring.place`. Not where some patches do not count.
     pooling, temperature, similarity: parts of MuSc-V2, see `settings.ScoringSettings`; with
         similarity "salient" scores are smoothed (RsCon) without class tokens.
     copies: "auto" finds images that are there twice, exactly or nearly (as JPEG saved again; not
@@ -120,6 +125,7 @@ def score_batch(
         memory_limit,
         max_references,
         degree_fusion,
+        place,
         pooling,
         temperature,
         similarity,
@@ -144,7 +150,10 @@ def score_batch(
         shape = grid_of(grid, layers[0].shape[1], prefix_tokens)
         size = map_size(image_size, shape, layers[0].shape[0])
         classes = None if cls_tokens is None else class_tokens(cls_tokens, layers[0])
-        operators = tiled(resolve(backend, layers[0].device).operators(), shape, settings)
+        operators = resolve(backend, layers[0].device).operators()
+        all_count = counted is None and others_counted is None
+        settings = decide_place(settings, layers, others, operators, shape, all_count=all_count)
+        operators = tiled(operators, shape, settings)
         mapped = folder if in_files(tokens) else None
         twice = [] if copies == "off" else find_copies(layers, others, near=mapped is None)
         if mapped is not None:  # LNAMD's results of one pass and of the next
@@ -167,7 +176,8 @@ def score_batch(
             means, found = batch.scores(run)
         if similarity == "salient":
             classes = salient_features(layers, pools, means, counted)
-        scores = make_scores(means.reshape(-1, *shape), size, classes, settings.neighbors, counted)
+        shaped, reach = means.reshape(-1, *shape), settings.reach
+        scores = make_scores(shaped, size, classes, settings.neighbors, counted, reach)
         return replace(scores, copies=tuple(twice), repeats=found)
 
 
@@ -305,14 +315,15 @@ class _BatchSearch:
             others,
             *reference.interval(self._settings.topmin, count),
             [self.parts[part] for part in todo],
-            self._settings.search(on_progress),
+            self._settings.search(self._pooling.grid, on_progress),
             self._lists,
         )
 
     def _without_links(self, z: Tensor, todo: list[int], on_progress: Progress) -> Iterator[Tensor]:
         """`scores` without links between images that share a defect."""
         operators, topmin = self._pooling.operators, self._settings.topmin
-        distances = AllDistances(z, operators, self._settings.search(on_progress))
+        options = self._settings.search(self._pooling.grid, on_progress)
+        distances = AllDistances(z, operators, options)
         bounds = reference.interval(topmin, len(z) - 1)
         scores, found = scores_without_links(
             distances.rows, len(z), self._pooling.grid, operators, topmin, bounds

@@ -25,6 +25,7 @@ class BatchScores:
     raw_image_scores: [N], the maximum of each anomaly map.
     image_scores: [N], raw scores after RsCIN or RsCon (scaled to 0..1 over the batch) where class
         tokens were given or `similarity` is "salient", otherwise the raw scores.
+    place: how many places away patches were compared with; None: whole images.
     copies: the images that are there twice, where `copies` was "auto".
     repeats: the images that share a defect, where `repeats` was "auto".
     """
@@ -33,6 +34,7 @@ class BatchScores:
     anomaly_maps: Tensor
     raw_image_scores: Tensor
     image_scores: Tensor
+    place: int | None = field(default=None, kw_only=True)
     copies: tuple[Copy, ...] = field(default=(), kw_only=True)
     repeats: tuple[Repeat, ...] = field(default=(), kw_only=True)
 
@@ -102,10 +104,11 @@ def make_scores(
     cls_tokens: Tensor | None,
     neighbors: Sequence[int],
     valid: Tensor | None = None,
+    place: int | None = None,
 ) -> BatchScores:
     """Maps and image scores of patch scores [N, H, W] float64.
 
-    valid: [N, H W] bool, the patches that count; None: all.
+    valid: [N, H W] bool, the patches that count; None: all. place: see `BatchScores`.
     """
     counted = None if valid is None else valid.view(patch_scores.shape)
     count = patch_scores.shape[0]
@@ -114,4 +117,4 @@ def make_scores(
         maps[i] = anomaly_map(patch_scores[i], image_size, None if counted is None else counted[i])
     raw = maps.flatten(1).amax(dim=1)
     scores = raw.clone() if cls_tokens is None else ops.rscin(raw, cls_tokens, neighbors)
-    return BatchScores(patch_scores.float(), maps, raw, scores)
+    return BatchScores(patch_scores.float(), maps, raw, scores, place=place)

@@ -84,8 +84,11 @@ def _span(side: int, parts: int, part: int) -> tuple[int, int]:
 
 
 def tiled(operators: Operators, grid: tuple[int, int], settings: ScoringSettings) -> Operators:
-    """The operators that compare patches of about the same place alone; the same without tiles."""
-    if settings.tiles is None:
+    """The operators that compare patches of about the same place alone; the same without tiles.
+
+    With `place`, which is narrower, tiles do not narrow the search.
+    """
+    if settings.tiles is None or settings.place != "off":
         return operators
     search = _TiledSearch(operators, windows_of(grid, margin_of(grid, settings)))
     return replace(
@@ -216,6 +219,19 @@ class _TiledReferences:
 
     def __len__(self) -> int:
         return len(self._kept[0])
+
+    @property
+    def images(self) -> Tensor:
+        """The images of the slots, [len, P, C], put together from their blocks."""
+        parts = [kept.images for kept in self._kept]
+        windows = [
+            window for window, _ in self._search.each_window(SearchOptions(), parts[0].device)
+        ]
+        patches = sum(len(window.block) for window in windows)
+        found = parts[0].new_empty(len(self), patches, parts[0].shape[2])
+        for part, window in zip(parts, windows, strict=True):
+            found[:, window.around] = part
+        return found
 
     def put(self, slot: int, z: Tensor) -> None:
         windows = self._search.each_window(SearchOptions(), z.device)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from musc_fast.cli.app import app
 from musc_fast.cli.console import warnings_printed
-from musc_fast.errors import MuscFastWarning
+from musc_fast.errors import InputError, MuscFastWarning
 from musc_fast.features.engines import resolve_engine
 
 
@@ -62,6 +62,21 @@ def test_score_writes_everything(tmp_path: Path, weights: Path) -> None:
     assert run["feature_precision"] == "fp32"
     assert {"features", "scoring", "pictures", "loading"} <= set(run["seconds"])
     assert "part4.png" in result.output
+
+
+def test_place_is_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images")
+    out = tmp_path / "out"
+    how = ("--backbone", TINY, "--weights", weights, "--no-maps", "--out", out)
+    result = musc("score", tmp_path / "images", *how, "--place", "1")
+    assert result.exit_code == 0, result.output
+    run = json.loads((out / "run.json").read_text())
+    assert (run["place"], run["chosen_place"]) == (1, 1)
+    assert "at most 1 from it" in " ".join(run["notes"])
+    result = musc("score", tmp_path / "images", *how, "--place", "near")
+    assert result.exit_code != 0
+    with pytest.raises(InputError, match="--place: found 'near', wanted off, auto or a number"):
+        raise result.exception or AssertionError("no error")
 
 
 def test_engine_precision_and_recipe_are_chosen_and_recorded(tmp_path: Path, weights: Path) -> None:

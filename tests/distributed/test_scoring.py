@@ -18,6 +18,7 @@ from forked import CONTEXT
 from musc_fast import InputError, score_batch
 from musc_fast.distributed import score_shard
 from musc_fast.distributed.ring import ring_bytes
+from musc_fast.errors import MuscFastWarning
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available() and sys.platform == "linux"),
@@ -49,11 +50,12 @@ def run(counts: list[int], out: Path, layers: list[torch.Tensor], **how: Any) ->
 
 
 def same(found: dict[str, Any], expected: Any) -> bool:
-    return all(
+    equal = all(
         torch.equal(found[key], value)
         for key, value in vars(expected).items()
         if isinstance(value, torch.Tensor)
     )
+    return equal and found["place"] == expected.place
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -98,6 +100,39 @@ def test_rounds_of_fewer_queries_give_the_same_bits(tmp_path: Path, counts: list
     layers = batch(sum(counts))
     found = run(counts, tmp_path / "out", layers, queries=2)
     assert same(found, score_batch(layers))
+
+
+def test_patches_near_their_own_place(tmp_path: Path) -> None:
+    layers = batch(5)
+    found = run([2, 0, 3], tmp_path / "out", layers, place=1)
+    assert same(found, score_batch(layers, place=1))
+    others = [torch.randn(4, *t.shape[1:]) for t in layers]
+    how: dict[str, Any] = {"references": others, "place": "auto", "grid": (2, 8)}
+    found = run([2, 3], tmp_path / "referenced", layers, **how)
+    with pytest.warns(MuscFastWarning, match="place auto"):
+        assert same(found, score_batch(layers, **how))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"place": "auto"}, '"auto" looks at images of the whole batch'),
+        ({"place": "auto", "references": batch(1)}, "wants two references or more"),
+        ({"place": 1, "valid": torch.arange(64).view(4, 16) > 0}, "some patches do not count"),
+    ],
+)
+def test_windows_that_ranks_cannot_agree_on(tmp_path: Path, how: Any, message: str) -> None:
+    """The last one leaves out a patch of the first rank, and is told by both."""
+    children = started(
+        ranks_run.score,
+        [(r, [2, 2], tmp_path / "out", batch(4), how) for r in range(2)],
+    )
+    for child in children:
+        child.join(60)
+    for rank in range(2):
+        told = (tmp_path / f"out.error{rank}").read_text()
+        assert "place: " in told
+        assert message in told
 
 
 def test_too_little_memory_is_told(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_specialised_warps(dtype: torch.dtype) -> None:
 def test_the_rest(arch: int) -> None:
     for launch in (
         static_report.interval_launch(200),
+        *(static_report.local_launch(images) for images in (200, 32, 8)),
         *(static_report.lnamd_launch(c) for c in (384, 768, 1024)),
         *(static_report.refine_launch(c) for c in (384, 768, 1024)),
         *(static_report.refine_launch(c, fine=False) for c in (384, 1024)),
@@ -163,6 +164,7 @@ def test_arguments_of_one_are_constants() -> None:
         static_report.search_launch(90, torch.int8, 64, listing=True, N=1, ALL=1, FIRST=1, P=1),
         static_report.resident_launch(90, torch.int8, 64, N=1, M=1, P=1, Q=1, ALL=1),
         static_report.interval_launch(1, R=1, M=1, stride_b=1, stride_m=1),
+        static_report.local_launch(2, N=1, M=1, H=1, W=1),
         static_report.lnamd_launch(40, "*fp16", H=1, W=1),
         static_report.lnamd_launch(40, H=1, C=1, stride_n=1, stride_p=1),
         static_report.quantise_launch(64, torch.int8, "*fp64", R=1, C=1),

@@ -127,6 +127,15 @@ void compare_kernel(const Int* x, const Int* y, int64_t stride, const Picks& pic
   }
 }
 
+template <class Ops>
+void best_rows_kernel(const int32_t* scores, int64_t rows, int64_t columns, int32_t* best) {
+  for (int64_t c = 0; c < columns; c += kPanel) {
+    auto most = Ops::load(scores + c);
+    for (int64_t n = 1; n < rows; ++n) most = Ops::max(most, Ops::load(scores + n * columns + c));
+    Ops::store(best + c, most);
+  }
+}
+
 // `count` is whole panels.
 template <class Ops>
 int64_t largest_kernel(const int32_t* scores, int64_t count) {

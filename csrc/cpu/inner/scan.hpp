@@ -103,5 +103,61 @@ void scan_kernel(const ScanArgs& args) {
   scan_all<Ops, true>(a);
 }
 
+// kRows rows that lie side by side against PANELS panels, with the sums in registers.
+template <class Ops, int PANELS>
+MUSC_INLINE void score_tile(const ScanArgs& a, int64_t top, int64_t panel) {
+  constexpr int R = Ops::kRows;
+  typename Ops::Vector sums[R][PANELS];
+  const uint32_t* left = a.left[0] + top * a.words;
+  const uint32_t* right = a.right + panel * a.words * kPanel;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PANELS; ++v) {
+      sums[r][v] = Ops::add(Ops::broadcast(a.left_init[top + r]),
+                            Ops::load(a.right_init + (panel + v) * kPanel));
+    }
+  }
+  for (int64_t k = 0; k < a.words; ++k) {
+    typename Ops::Words columns[PANELS];
+    for (int v = 0; v < PANELS; ++v) {
+      columns[v] = Ops::load_words(right + (v * a.words + k) * kPanel);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto row = Ops::broadcast_word(left[r * a.words + k]);
+      for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::dot(sums[r][v], row, columns[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PANELS; ++v) {
+      Ops::store(a.out + (top + r) * a.stride + (panel + v) * kPanel, sums[r][v]);
+    }
+  }
+}
+
+template <class Ops>
+void score_kernel(const ScanArgs& args) {
+  ScanArgs a = args;
+  int64_t top = 0;
+  for (; top + Ops::kRows <= a.rows; top += Ops::kRows) {
+    int64_t panel = 0;
+    for (; panel + Ops::kPanels <= a.panels; panel += Ops::kPanels) {
+      score_tile<Ops, Ops::kPanels>(a, top, panel);
+    }
+    for (; panel < a.panels; ++panel) score_tile<Ops, 1>(a, top, panel);
+  }
+  if (top == a.rows) return;
+  for (int64_t r = top; r < a.rows; ++r) {
+    a.left[r - top] = args.left[0] + r * a.words;
+    a.left_init[r - top] = args.left_init[r];
+  }
+  a.rows -= top;
+  a.out += top * a.stride;
+  scan_kernel<Ops>(a);
+}
+
 }  // namespace
 }  // namespace musc

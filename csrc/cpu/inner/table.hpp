@@ -24,6 +24,7 @@ constexpr KernelTable make_table() {
   table.int8.pair = pair_kernel<Int>;
   table.int8.round_panel = round_panel_kernel<Int::kElements>;
   table.int8.scan = scan_kernel<Int>;
+  table.int8.score = score_kernel<Int>;
   table.project = project_kernel<Float>;
   table.squared_distances = squared_distances_kernel;
   table.subtract = subtract_kernel;
@@ -34,6 +35,7 @@ constexpr KernelTable make_table() {
   table.rest_bias = 0;
   table.keep_fine = keep_fine_kernel<Int>;
   table.keep_rest = keep_rest_kernel<Int>;
+  table.best_rows = best_rows_kernel<Int>;
   table.largest = largest_kernel<Int>;
   table.summarise = summarise_kernel<Int>;
   table.smallest = smallest_kernel<Int>;

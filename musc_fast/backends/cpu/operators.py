@@ -17,6 +17,7 @@ from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
 from .both_ways import between
 from .kept_references import KeptReferences
+from .local import LocalSearch
 from .options import Outputs, SearchSettings
 from .rounded_images import as_float32, default_isa
 from .scratch import release as release_memory
@@ -171,6 +172,38 @@ def nearest_images(
     return found
 
 
+def local_patch_to_image(z: Tensor, references: Tensor | None, options: SearchOptions) -> Tensor:
+    """`patch_to_image` within the window of `options`: see `local`."""
+    z = as_float32(z)
+    others = None if references is None else as_float32(references)
+    count = len(z) if others is None else len(others)
+    out = torch.empty(*z.shape[:2], count, dtype=torch.float32, device="cpu")
+    if others is None and count == 1:
+        return out.fill_(torch.inf)
+    k_max = count - 1 if others is None else count
+    search = LocalSearch(z, others, options)
+    search.run(0, len(z), 0, k_max, Outputs(distances=out))
+    return out
+
+
+def local_msm_parts(
+    z: Tensor,
+    references: Tensor | None,
+    k_min: int,
+    k_max: int,
+    parts: Sequence[tuple[int, int]],
+    options: SearchOptions,
+    lists: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """`msm_parts` within the window of `options`."""
+    z = as_float32(z)
+    search = LocalSearch(z, None if references is None else as_float32(references), options, lists)
+    for first, last in parts:
+        out = torch.empty((last - first, z.shape[1]), dtype=torch.float32, device="cpu")
+        search.run(first, last, k_min, k_max, Outputs(means=out))
+        yield out
+
+
 def _keep_references(
     capacity: int, patches: int, channels: int, device: torch.device
 ) -> KeptReferences:
@@ -186,4 +219,6 @@ OPERATORS = with_defaults(
     between=between,
     nearest_images=nearest_images,
     keep_references=_keep_references,
+    local_patch_to_image=local_patch_to_image,
+    local_msm_parts=local_msm_parts,
 )

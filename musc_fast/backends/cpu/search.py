@@ -47,7 +47,7 @@ class Search:
         count = len(others.x) if reference_count is None else reference_count
         self.symmetric = references is None
         self.settings, self.plan = settings, plan
-        self.sides = Sides(queries, others, _shape(queries, others, plan.segment, count))
+        self.sides = Sides(queries, others, shape_of(queries, others, plan.segment, count))
         self.reference_lists, self.columns = None, count
         if reference_lists is not None:
             self.reference_lists = reference_lists.to(torch.int32).contiguous()
@@ -160,7 +160,7 @@ class Search:
             self.settings.on_progress(int(done * 100 / total), 100)
 
 
-def _shape(
+def shape_of(
     queries: RoundedImages, references: RoundedImages, segment: int, count: int
 ) -> _C.SearchShape:
     """The sizes and scales of a search; the first `count` images are the references."""

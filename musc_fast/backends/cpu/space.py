@@ -17,7 +17,15 @@ from ... import _C
 from ..torch_state import one_thread
 from .costs import FEW_REFERENCES, PREFIXES, Workload, estimate_costs
 from .directions import Products, left_over, panels_of, principal_directions
-from .steps import LEVELS, NearRows, best_step, clipped_distances, distance_ratio, safe_step
+from .steps import (
+    LEVELS,
+    NearRows,
+    best_step,
+    clipped_distances,
+    distance_ratio,
+    most_fine_levels,
+    safe_step,
+)
 
 UNIT = 2.0**-24  # the rounding unit of float32
 _SAMPLE = (1024, 4096)  # rows the basis is fitted to: a 32nd of all, within these bounds
@@ -219,8 +227,7 @@ def make_space(
     scale = best_step(x, y)
     true = torch.sub(*near(subset)).norm(dim=1)
     ratio = distance_ratio(true, clipped_distances(x, y, LEVELS * scale))
-    # Sums of squared differences of the fine rows must fit int32.
-    fine_levels = min(math.isqrt((1 << 31) // inside.shape[1]) // 2 - 1, (1 << 14) - 1)
+    fine_levels = most_fine_levels(inside.shape[1])
     return SearchSpace(
         mean=mean,
         prefix=basis.shape[1],

@@ -66,6 +66,11 @@ def safe_step(rows: Tensor, levels: int = LEVELS) -> float:
     return max(1.12 * float(rows.abs().max()), _LEAST) / levels
 
 
+def most_fine_levels(channels: int) -> int:
+    """The largest level of a fine row, to either side: squared differences must sum in int32."""
+    return min(math.isqrt((1 << 31) // channels) // 2 - 1, (1 << 14) - 1)
+
+
 def best_step(x: Tensor, y: Tensor) -> float:
     """The int8 step with the largest lower bounds for the distances of rows x to y [n, m].
 

@@ -48,6 +48,11 @@ class KeptReferences:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def images(self) -> Tensor:
+        """The images [len, P, C] float32."""
+        return self._x[: self._count]
+
     def put(self, slot: int, z: Tensor) -> None:
         """Make z [P, C] the image of `slot`: a filled slot, or the next."""
         self._x[slot] = z

@@ -17,6 +17,7 @@ from ..defaults import with_defaults
 from . import planning
 from .device import launching_on, search_device, with_retry
 from .kept_references import KeptReferences
+from .local import local_patch_to_image
 from .search import References, Search
 from .streaming import aggregate_neighbourhoods, average_interval
 
@@ -118,4 +119,5 @@ OPERATORS = with_defaults(
     interval_mean=interval_mean,
     msm=msm,
     keep_references=partial(KeptReferences, msm),
+    local_patch_to_image=local_patch_to_image,
 )
