@@ -159,17 +159,8 @@ def score_batch(
         if mapped is not None:  # LNAMD's results of one pass and of the next
             require_room(mapped, 8 * max(layer.numel() for layer in layers))
         pools = Pooling(operators, shape, settings, mapped)
-        store = (
-            None
-            if checkpoint is None
-            else _checkpoint(
-                checkpoint,
-                [*layers, *(others or ())],
-                {"valid": counted, "reference_valid": others_counted},
-                shape,
-                settings,
-            )
-        )
+        counts = {"valid": counted, "reference_valid": others_counted}
+        store = _checkpoint(checkpoint, [*layers, *(others or ())], counts, shape, settings)
         with scoring_progress(progress) as on_progress:
             run = partial(run_passes, pools, settings, store, on_progress)
             batch = Distinct(layers, others, twice, max_references, mapped, counted, others_counted)
@@ -246,13 +237,15 @@ def _sample_references(
 
 
 def _checkpoint(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     layers: list[Tensor],
     valid: dict[str, Tensor | None],
     grid: tuple[int, int],
     settings: ScoringSettings,
-) -> Checkpoint:
-    """The checkpoint of a run on these layers, references included."""
+) -> Checkpoint | None:
+    """The checkpoint of a run on these layers, references included; None without a folder."""
+    if folder is None:
+        return None
     decisive: dict[str, Any] = {
         "grid": list(grid),
         "degrees": list(settings.degrees),

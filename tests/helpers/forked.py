@@ -9,5 +9,13 @@ import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["killed_run", "ranks_run", "musc_fast.backends.cpu.operators", "timm"]
+    # Python 3.11's server does not know the folder of the helpers; what they import it can find.
+    [
+        "killed_run",
+        "ranks_run",
+        "musc_fast.backends.cpu.operators",
+        "musc_fast.runs.watch",
+        "musc_fast.musc",
+        "timm",
+    ]
 )
