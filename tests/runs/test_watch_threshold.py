@@ -85,10 +85,14 @@ def test_what_a_batch_ignores_and_how_it_pools_goes_into_the_command() -> None:
         "topmin": (0.0, 0.3),
         "pooling": "snamd-unit",
         "temperature": 0.5,
+        "copies": "auto",
+        "repeats": "off",
         "precision": "exact",
+        "chosen_place": 2,
         "feature_precision": "fp32",
         "white": None,
         "max_pixels": ReadSettings.max_pixels,
+        "align": "off",
         "ignore": ["my mask.png", "0,0,30,7%"],
     }
     command = watch_command(settings, 0.5)
@@ -100,4 +104,5 @@ def test_what_a_batch_ignores_and_how_it_pools_goes_into_the_command() -> None:
     ]
     assert words[words.index("--pooling") + 1] == "snamd-unit"
     assert words[words.index("--temperature") + 1] == "0.5"
+    assert words[words.index("--place") + 1] == "2"
     assert watch_command({**settings, "ignore": ["an array"]}, 0.5) is None
