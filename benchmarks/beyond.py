@@ -1,4 +1,4 @@
-"""What the stages beyond MuSc find and cost, each alone and all together, on sets of many kinds.
+"""What the stages beyond MuSc find and cost, each alone, on sets of many kinds.
 
     python benchmarks/beyond.py                                   # every set and every stage
     python benchmarks/beyond.py --sets boards "boards moved" --stages off align
@@ -32,6 +32,11 @@ from musc_fast.metrics import image_metrics, pixel_metrics
 
 STAGES: dict[str, dict[str, Any]] = {
     "off": {},
+    "align": {"align": "auto"},
+    "place": {"place": "auto"},
+    "size": {"image_size": "auto"},
+    "copies": {"copies": "auto"},
+    "repeats": {"repeats": "auto"},
 }
 METRICS = ("I-AUROC", "I-AUROC raw", "P-AP", "PRO", "peak on defect")
 SECONDS = ("features", "scoring")
@@ -48,7 +53,8 @@ def main() -> None:
             for backbone in arguments.backbones if sets else ():
                 size = arguments.size or SIZES[backbone]
                 for stage in arguments.stages:
-                    options = {"image_size": size, "recipe": arguments.recipe, **STAGES[stage]}
+                    options = {"image_size": size, "recipe": arguments.recipe}
+                    options |= {"copies": "off", **STAGES[stage]}
                     measured = [measure(MuSc(backbone, **options), samples) for samples in sets]
                     rows.append(
                         {
