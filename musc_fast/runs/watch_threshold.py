@@ -70,7 +70,7 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
         return None
     words = ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
     for name, option in _OPTIONS.items():
-        value = settings[name]
+        value = settings.get(name, _USUAL.get(name))
         if name in _USUAL and value == _USUAL[name]:
             continue
         words += [option, _text(value)]

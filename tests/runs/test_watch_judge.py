@@ -142,7 +142,8 @@ def test_references_begin_a_bank(musc: MuSc, tmp_path: Path) -> None:
     good, folder, bank = tmp_path / "good", tmp_path / "images", tmp_path / "bank"
     references = tuple(parts(good, 18, {7: 1}))
     paths = parts(folder, 2, {0: 2})
-    settings = WatchSettings(references=references)
+    # The drawn parts are those of the references.
+    settings = WatchSettings(references=references, copies="off")
     assert len(run(musc, folder, bank, settings)) == 20
     found = said(bank)
     assert [place for _, _, place in found[:18]].count("reference") == 17
@@ -216,7 +217,7 @@ def test_the_command_says_what_it_does(weights: Path, tmp_path: Path) -> None:
     parts(good, 18, {})
     parts(folder, 4, {1: 1})
     line = [*command_line(folder, bank, weights), "--once", "--interval", "0.1"]
-    line += ["--references", str(good)]
+    line += ["--references", str(good), "--copies", "off"]  # the parts are drawn alike
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
