@@ -37,7 +37,7 @@ def at_least(level: float) -> Tensor:
     near = np.float32(level)
     if float(near) < level:
         near = np.nextafter(near, np.float32(np.inf))
-    return torch.tensor(float(near), dtype=torch.float32)
+    return torch.tensor(float(near), dtype=torch.float32, device="cpu")
 
 
 def at_sensitivity(threshold: Tensor, sensitivity: float) -> Tensor:

@@ -194,7 +194,7 @@ class MuSc(MemoryBankMixin, AnomalibModule):
         """Begin a new bank."""
         self.model.scorer.begin()
         self._nameless = 0
-        self._is_fitted = torch.tensor([False], device=self.device)
+        self._is_fitted = torch.tensor([False], dtype=torch.bool, device=self.device)
 
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Collect a batch of training images for the bank."""
@@ -203,7 +203,7 @@ class MuSc(MemoryBankMixin, AnomalibModule):
             names = [f"image {self._nameless + k}" for k in range(len(batch.image))]
             self._nameless += len(names)
         self.model.scorer.collect(batch.image, [str(name) for name in names])
-        return torch.tensor(0.0, requires_grad=True, device=self.device)
+        return torch.zeros((), dtype=torch.float32, device=self.device, requires_grad=True)
 
     def fit(self) -> None:
         """Make the bank, and with "auto" the threshold that it gives."""

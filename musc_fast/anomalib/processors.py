@@ -81,9 +81,9 @@ class MuScPostProcessor(PostProcessor):
         self.threshold = check_threshold(threshold)
         self.false_alarms = false_alarms
         for sensitivity in (image_sensitivity, pixel_sensitivity):
-            at_sensitivity(torch.tensor(1.0), sensitivity)
+            at_sensitivity(at_least(1.0), sensitivity)
         # What is shown as 0.5; the threshold, wherever there is one.
-        self.register_buffer("middle", torch.tensor(float("nan")))
+        self.register_buffer("middle", torch.tensor(math.nan, dtype=torch.float32, device="cpu"))
         self._smoothed = False  # whether image scores are in 0..1 already, by RsCIN
         if isinstance(self.threshold, float):
             self.set_level(self.threshold, self.threshold)
@@ -103,7 +103,7 @@ class MuScPostProcessor(PostProcessor):
         level: at or above it images and pixels are flagged; None flags none.
         middle: what is shown as 0.5.
         """
-        threshold = torch.tensor(math.inf) if level is None else at_least(level)
+        threshold = at_least(math.inf if level is None else level)
         self._image_threshold.copy_(threshold)
         self._pixel_threshold.copy_(threshold)
         self.middle.copy_(at_least(middle))

@@ -176,7 +176,8 @@ def _is_near(image: Tensor, other: Tensor, spread: Tensor) -> bool:
 def _places(layer: Tensor) -> Tensor:
     """Some patches, evenly spread."""
     patches = layer.shape[1]
-    return torch.arange(0, patches, max(1, patches // _PLACES), device=layer.device)
+    step = max(1, patches // _PLACES)
+    return torch.arange(0, patches, step, dtype=torch.int64, device=layer.device)
 
 
 def _bytes(image: Tensor, places: Tensor) -> bytes:

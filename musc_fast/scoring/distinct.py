@@ -138,7 +138,8 @@ class Distinct:
             order = content_order(references[0])[: self.most + 1]
         rows = [[place for place in order if place != own] for own in left_out]
         most = min(len(row) for row in rows)
-        return torch.tensor([sorted(row[:most]) for row in rows], dtype=torch.int64)
+        chosen = [sorted(row[:most]) for row in rows]
+        return torch.tensor(chosen, dtype=torch.int64, device="cpu")
 
     def _chosen(self, layers: list[Tensor], places: list[int], name: str) -> list[Tensor]:
         """Some images of layers, in a mapped file where the layers are mapped."""

@@ -110,17 +110,19 @@ def _jumps(
         return _no_evidence(others + 1)
     ordered = distances.double().sort(dim=1)
     sums = F.pad(ordered.values[:, :others].cumsum(dim=1), (1, 0))  # [P, N]
-    ranks = torch.arange(fewest, most + 1, device=distances.device)
+    device = distances.device
+    ranks = torch.arange(fewest, most + 1, dtype=torch.int64, device=device)
     jumps = ordered.values[:, ranks] / ordered.values[:, ranks - 1].clamp_min(1e-12)
     jump, place = jumps.max(dim=1)
     ends = [reference.interval(topmin, others - links) for links in range(fewest, most + 1)]
-    low, high = torch.tensor(ends, device=distances.device)[place].T + ranks[place]
+    low, high = torch.tensor(ends, dtype=torch.int64, device=device)[place].T + ranks[place]
     without = (sums.gather(1, high[:, None]) - sums.gather(1, low[:, None]))[:, 0] / (high - low)
     excess = without - scores
     strong = excess.masked_fill(jump < _JUMP, -1.0).topk(max(1, len(excess) // _KEPT))
     chosen = strong.indices[strong.values > 0]
-    before = torch.arange(others + 1, device=distances.device) < ranks[place[chosen], None]
-    sets = torch.zeros(len(chosen), others + 1, dtype=torch.bool, device=distances.device)
+    every = torch.arange(others + 1, dtype=torch.int64, device=device)
+    before = every < ranks[place[chosen], None]
+    sets = torch.zeros(len(chosen), others + 1, dtype=torch.bool, device=device)
     sets.scatter_(1, ordered.indices[chosen], before)
     sets[:, image] = True
     return _Evidence(
@@ -229,7 +231,7 @@ def _one_side(repeats: Sequence[Repeat], count: int, grid: tuple[int, int]) -> l
 
 def widened(patches: Sequence[int], grid: tuple[int, int]) -> list[int]:
     """The patches of a grid and those beside them, ascending."""
-    area = torch.zeros(1, 1, *grid)
+    area = torch.zeros(1, 1, *grid, dtype=torch.float32, device="cpu")
     area.view(-1)[list(patches)] = 1
     wide: list[int] = F.max_pool2d(area, 3, stride=1, padding=1).flatten().nonzero()[:, 0].tolist()
     return wide
@@ -249,7 +251,7 @@ def _leave_out(
         some = distances[list(repeat.patches)].clone()
         some[:, members] = torch.inf
         found = operators.interval_mean(some[None], *bounds)[0]
-        places = torch.tensor(repeat.patches, device=scores.device)
+        places = torch.tensor(repeat.patches, dtype=torch.int64, device=scores.device)
         scores[image, places] = torch.maximum(scores[image, places], found)
 
 

@@ -92,7 +92,8 @@ def anomaly_map(patch_scores: Tensor, size: tuple[int, int], valid: Tensor | Non
     sums = reference.upsample(torch.stack([patch_scores * weights, weights]), size)
     shown = valid
     for axis, (pixels, patches) in enumerate(zip(size, valid.shape, strict=True)):
-        middles = 2 * torch.arange(pixels, device=valid.device) + 1  # of pixels, in half pixels
+        places = torch.arange(pixels, dtype=torch.int64, device=valid.device)
+        middles = 2 * places + 1  # of pixels, in half pixels
         shown = shown.index_select(axis, middles * patches // (2 * pixels))
     # A map smaller than the grid may have a pixel of a patch that counts among none that do.
     return torch.where(shown & (sums[1] > 0), sums[0] / sums[1], 0.0)

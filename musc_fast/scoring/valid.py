@@ -93,7 +93,8 @@ def overwrite(z: Tensor, valid: Tensor | None) -> None:
     for image, counts in zip(z, valid, strict=True):
         sources, ignored = (each.nonzero().flatten() for each in (counts, ~counts))
         if len(ignored):
-            turns = torch.arange(len(ignored), device=ignored.device) % len(sources)
+            places = torch.arange(len(ignored), dtype=torch.int64, device=ignored.device)
+            turns = places % len(sources)
             image[ignored] = image[sources[turns]]
 
 
