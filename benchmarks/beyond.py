@@ -3,11 +3,11 @@
     python benchmarks/beyond.py                                   # every set and every stage
     python benchmarks/beyond.py --sets boards "boards moved" --stages off align
 
-A stage is an option of `MuSc`; "off" has none of them. Image AUROC of the scores that rank the
-images and of the raw ones; pixel AP and PRO by the official definitions at the size of the maps; of
-the defective images, the share whose map is highest on the defect. Seconds are of the features and
-of the scoring.
-Sets that are drawn with several seeds are given by their means.
+A stage is an option of `MuSc`; "off" has none of them, "tiles" takes none where pictures are not
+large. Image AUROC of the scores that rank the images and of the raw ones; pixel AP and PRO by the
+official definitions at the size of the maps; of the defective images, the share whose map is
+highest on the defect. Seconds are of the features and of the scoring. Sets that are drawn with
+several seeds are given by their means.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "align": {"align": "auto"},
     "place": {"place": "auto"},
     "size": {"image_size": "auto"},
+    "tiles": {"tiles": "auto"},
     "copies": {"copies": "auto"},
     "repeats": {"repeats": "auto"},
 }

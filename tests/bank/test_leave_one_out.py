@@ -42,11 +42,11 @@ def as_a_batch(bank: ReferenceBank, **options: Any) -> bool:
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
 def test_they_are_the_scores_of_a_batch(backend: str, fusion: Any) -> None:
     options: dict[str, Any] = {"backend": backend, "image_size": 20, "degree_fusion": fusion}
-    everything = batch(9)
+    everything = batch(7)
     bank = ReferenceBank(5, **options)
     bank.add(pick(everything, [0, 1, 2]))
     assert as_a_batch(bank, **options)
-    for image in range(3, 9):
+    for image in range(3, 7):
         bank.score_and_add(pick(everything, [image]))
         assert as_a_batch(bank, **options)
 

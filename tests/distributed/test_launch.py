@@ -84,7 +84,7 @@ def test_torchrun_writes_what_the_plain_command_writes(tmp_path: Path) -> None:
     weights = tiny_weights(tmp_path)
     moved_boards(tmp_path / "images", count=7)
     line = ["-m", "musc_fast", "score", str(tmp_path / "images"), "--align", "auto"]
-    line += ["--size", "96", "--backbone", TINY, "--weights", str(weights)]
+    line += ["--size", "96", "--backbone", TINY, "--weights", str(weights), "--engine", "torch"]
     subprocess.run([sys.executable, *line, "--out", str(tmp_path / "one")], check=True)
     ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(

@@ -28,12 +28,12 @@ PAGES = {
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/ (24 parts, 2 with defects) and good/ (5 others)."""
+    """A folder with photos/ (12 parts, 2 with defects) and good/ (5 others)."""
     root = tmp_path_factory.mktemp("parts")
-    sample = draw_sample(root / "drawn", count=29, defects=2, size=128)
+    sample = draw_sample(root / "drawn", count=17, defects=2, size=128)
     good = [part.path for part in sample if part.mask is None]
     defective = [part.path for part in sample if part.mask is not None]
-    for folder, files in (("photos", [*good[:22], *defective]), ("good", good[22:])):
+    for folder, files in (("photos", [*good[:10], *defective]), ("good", good[10:])):
         (root / folder).mkdir()
         for number, file in enumerate(files):
             shutil.copy(file, root / folder / f"{number:03d}.png")

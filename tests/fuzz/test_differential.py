@@ -30,7 +30,7 @@ from musc_fast.backends.cpu.search import run_search  # noqa: E402
 CPU = torch.device("cpu")
 EXACT = [each.name for each in BACKENDS if each.name != "triton" and each.why_not(CPU) is None]
 LAW = settings(
-    max_examples=int(os.environ.get("MUSC_FAST_FUZZ_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("MUSC_FAST_FUZZ_EXAMPLES", "8")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -202,9 +202,6 @@ def test_score_tells_what_it_took(weights: Path, tmp_path: Path) -> None:
         weights,
         "--engine",
         "torch",
-        "--recipe",
-        "paper",
-        "--no-rscin",
         "--no-maps",
     ]
     with pytest.warns(MuscFastWarning, match="the tiles keep the shape"):

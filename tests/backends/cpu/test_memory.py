@@ -26,8 +26,8 @@ def peak():  # VmHWM: ru_maxrss starts at the size of the parent
 limit, images, mode = (int(value) for value in sys.argv[1:])
 torch.set_num_threads(2)
 z = torch.nn.functional.normalize(
-    torch.randn(images, 400, 256, generator=torch.Generator().manual_seed(0))
-    * torch.arange(1, 257).float().pow(-0.7), dim=2)
+    torch.randn(images, 100, 1024, generator=torch.Generator().manual_seed(0))
+    * torch.arange(1, 1025).float().pow(-0.7), dim=2)
 others = z[:10].clone() if mode else None
 native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew

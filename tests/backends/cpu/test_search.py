@@ -31,8 +31,8 @@ def close(found: Tensor, truth: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("channels", [40, 384, 768, 1024])
-@pytest.mark.parametrize("patches", [1, 37, 256])
-@pytest.mark.parametrize("images", [2, 5, 11])
+@pytest.mark.parametrize("patches", [1, 37, 150])
+@pytest.mark.parametrize("images", [2, 5, 9])
 def test_all_distances_and_means(images: int, patches: int, channels: int) -> None:
     z = cases.features(images, patches, channels)
     truth = cases.distances(z)

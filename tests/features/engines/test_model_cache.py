@@ -167,15 +167,12 @@ def test_two_processes_that_convert_at_once(weights: Path, tmp_path: Path) -> No
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "helpers"), *sys.path]),
     }
-    files = [tmp_path / f"{k}.pt" for k in range(3)]
+    files = [tmp_path / f"{k}.pt" for k in range(2)]
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment)
-        for file in files[:2]
+        subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment) for file in files
     ]
     assert [process.wait() for process in running] == [0, 0]
-    subprocess.run([sys.executable, "-c", code, str(files[2])], env=environment, check=True)
-    first, second, third = (torch.load(file) for file in files)
+    first, second = (torch.load(file) for file in files)
     assert all(map(torch.equal, first, second))
-    assert all(map(torch.equal, first, third))
     (kept,) = (tmp_path / "cache" / "musc_fast" / "openvino").iterdir()
     assert (kept / "sha256").is_file()

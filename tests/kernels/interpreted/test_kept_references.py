@@ -29,8 +29,8 @@ def test_replaced_and_grown(
         return fit_space(z, references, torch.int8, components)
 
     monkeypatch.setattr(kept_references, "space_of", space_of)
-    every, query = hot_rows(9, 6, 40), hot_rows(1, 5, 40, seed=3)
-    kept = OPERATORS.keep_references(4, 6, 40, torch.device("cpu"))
+    every, query = hot_rows(8, 3, 40), hot_rows(1, 2, 40, seed=3)
+    kept = OPERATORS.keep_references(4, 3, 40, torch.device("cpu"))
     held: dict[int, int] = {}
     for step, slot in enumerate((0, 1, 2, 3, 1, 0, 2, 3)):
         kept.put(slot, every[step])

@@ -59,13 +59,13 @@ def test_msm() -> None:
 
 
 def test_several_tiles_of_many_channels() -> None:
-    z = torch.nn.functional.normalize(torch.randn(2, 256, 768), dim=2)
+    z = torch.nn.functional.normalize(torch.randn(2, 150, 768), dim=2)
     wanted = reference.patch_to_image(z.double())
     assert largest_error(patch_to_image(z), wanted) < 1e-5
 
 
 def test_many_patches_on_one_side() -> None:
-    z, few = hot_rows(1, 1369, 40), hot_rows(1, 37, 40, seed=1)
+    z, few = hot_rows(1, 523, 40), hot_rows(1, 21, 40, seed=1)
     for x, y in ((z, few), (few, z)):
         wanted = reference.patch_to_image(x.double(), y.double())
         assert largest_error(patch_to_image(x, y), wanted) < 1e-5
