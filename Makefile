@@ -58,7 +58,7 @@ lint: $(STAMP)
 # The pages are built from the sources alone, in an environment of their own: nothing is imported.
 docs: build/docs-venv/.installed
 	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/python -m mkdocs build --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; its search needs a server: $(PYTHON) -m http.server -d build/site"
 
 build/docs-venv/.installed: docs/requirements.txt
 	@$(PYTHON) -m venv build/docs-venv
