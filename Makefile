@@ -20,7 +20,8 @@ help:
 	@echo "make gpu-check  parity and speed of every operator on this machine's GPU"
 	@echo "make gpu-pack FOR=python3.12  gpu_pack/: what a GPU machine without a network lacks"
 	@echo "make dist  sdist and wheel in dist/; AARCH64=1: a wheel for 64-bit ARM Linux, too"
-	@echo "make dist-check  both installed in a clean environment, where the demo is run"
+	@echo "make dist-check  both installed in a clean environment, where the demo is run;"
+	@echo "           AARCH64=1: both wheels in emulators, too"
 	@echo "make clean  remove $(VENV), build products, demo/ and gpu_pack/"
 
 # Rebuilt when what is installed changes; Python sources are live (editable install).
@@ -58,7 +59,7 @@ lint: $(STAMP)
 # The pages are built from the sources alone, in an environment of their own: nothing is imported.
 docs: build/docs-venv/.installed
 	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/python -m mkdocs build --quiet
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; its search needs a server: $(PYTHON) -m http.server -d build/site"
 
 build/docs-venv/.installed: docs/requirements.txt
 	@$(PYTHON) -m venv build/docs-venv
@@ -101,8 +102,9 @@ dist:
 	  'pybind11>=2.13' $(if $(AARCH64),'cmake>=4.1' ziglang,'cmake>=3.25') ninja wheel
 	@$(DIST)/bin/python packaging/make_dist.py $(if $(AARCH64),--aarch64)
 
-dist-check:
+dist-check: $(if $(AARCH64),$(STAMP))
 	@$(PYTHON) packaging/try_dist.py
+	@$(if $(AARCH64),$(BIN)/python packaging/try_emulated.py)
 
 clean:
 	rm -rf $(VENV) build dist demo gpu_pack *.egg-info musc_fast/_C*.so .pytest_cache .mypy_cache .ruff_cache

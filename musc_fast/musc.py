@@ -169,9 +169,8 @@ class MuSc(FitsImages):
         else:
             resolve(backend, checked_device(device))  # before the model is loaded
             chosen_blocks = chosen.blocks(backbone) if blocks is None else blocks
-            file = None if weights is None else Path(weights)
             how: dict[str, Any] = {"device": device, "offline": offline, "progress": notify}
-            load = partial(load_backbone, backbone, blocks=chosen_blocks, weights=file, **how)
+            load = partial(load_backbone, backbone, blocks=chosen_blocks, weights=weights, **how)
             self._load = partial(load, engine=engine, feature_precision=feature_precision)
             size = None if isinstance(image_size, str) else image_size
             self.backbone = self._load(image_size=size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,7 +152,7 @@ def load_backbone(
     name: str,
     *,
     image_size: int | tuple[int, int] | None = None,
-    weights: str | Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
     blocks: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
@@ -190,6 +191,8 @@ def load_backbone(
         _check_size(image_size, spec, tower)
         _check_blocks(blocks, spec, tower)
 
+    if weights is not None and not isinstance(weights, str | os.PathLike):
+        raise InputError(f"weights: found {weights!r}, wanted the path of a file")
     local = None if weights is None else Path(weights)
     load = partial(_load_tower, spec, check, local, offline, progress)
     # OpenVINO needs no torch module once its converted model is cached.

@@ -243,7 +243,11 @@ class MuScDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _judge(self) -> Judge:
         """What decides; InputError where an option is wrong, or idle beside another."""
-        share, auto = self.contamination, self.contamination == "auto"
+        for name in ("novelty", "offline"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise InputError(f"{name}: found {getattr(self, name)!r}, wanted True or False")
+        share = self.contamination
+        auto = isinstance(share, str) and share == "auto"
         number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
         if not auto and not (number and 0 < float(share) <= 0.5):
             raise InputError(f"contamination: found {share!r}, wanted 'auto' or one in (0, 0.5]")

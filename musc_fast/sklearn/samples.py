@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor
 
-from ..errors import ImageError, InputError
+from ..errors import BackendError, ImageError, InputError, WeightsError
 from ..features.batch_images import SKIP_HINT, ImageLike
 
 
@@ -34,6 +34,10 @@ def images_among(samples: Any) -> Sequence[ImageLike] | None:
         )
     if isinstance(samples, Tensor):
         return None
+    if isinstance(samples, Iterator | Mapping | set):
+        raise InputError(
+            f"X: found {type(samples).__name__}, wanted an array, or a list of paths or images"
+        )
     if not isinstance(samples, list | tuple):
         if not hasattr(samples, "__array__") or hasattr(samples, "toarray"):
             return None
@@ -123,8 +127,10 @@ def digests(layers: Sequence[Tensor]) -> list[bytes]:
 
 @contextmanager
 def value_errors() -> Iterator[None]:
-    """Raise an unreadable image as a ValueError, which scikit-learn's users expect."""
+    """Raise what is wrong with images and arguments as a ValueError, as scikit-learn does."""
     try:
         yield
+    except (BackendError, WeightsError) as error:
+        raise InputError(str(error)) from error
     except ImageError as error:
         raise InputError(f"X: {str(error).replace(SKIP_HINT, '')}") from None

@@ -194,11 +194,16 @@ def _check(
     check_scores("scores", x)
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r}; known are {', '.join(RULES)}")
-    if not 0 < alpha <= 0.5:
-        raise InputError(f"alpha must be in (0, 0.5], but is {alpha}")
+    if not (_is_number(alpha) and 0 < alpha <= 0.5):
+        raise InputError(f"alpha must be in (0, 0.5], but is {alpha!r}")
     if value is not None and expected_defect_rate is not None:
         raise InputError("give a threshold or an expected defect rate, not both")
-    if value is not None and not value >= 0:
-        raise InputError(f"threshold: found {value}, wanted a distance, 0 or more")
-    if expected_defect_rate is not None and not 0 <= expected_defect_rate <= 1:
-        raise InputError(f"expected defect rate: found {expected_defect_rate}, wanted 0 to 1")
+    if value is not None and not (_is_number(value) and value >= 0):
+        raise InputError(f"threshold: found {value!r}, wanted a distance, 0 or more")
+    rate = expected_defect_rate
+    if rate is not None and not (_is_number(rate) and 0 <= rate <= 1):
+        raise InputError(f"expected defect rate: found {rate!r}, wanted 0 to 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -239,6 +239,16 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({}, ["a.png", "b.png"], "a.png: no such file"),
     ({}, np.zeros((4, 8, 8, 7), np.uint8), "array image"),
     ({}, np.zeros((4, 16, 8), np.uint8), "found whole numbers .* grey images in a list"),
+    ({}, iter(["a.png", "b.png"]), "X: found list_iterator, wanted an array, or a list"),
+    ({}, {"image": "a.png"}, "X: found dict, wanted an array, or a list"),
+    ({"backend": "gpu"}, features(), "unknown backend 'gpu'"),
+    ({"device": "tpu"}, features(), "device 'tpu'"),
+    ({"threshold": "auto"}, features(), "threshold: found 'auto', wanted a distance"),
+    ({"contamination": np.array([0.1, 0.2])}, features(), "contamination: found array"),
+    ({"novelty": "yes"}, features(), "novelty: found 'yes', wanted True or False"),
+    ({"offline": None}, features(), "offline: found None, wanted True or False"),
+    ({"weights": 3}, ["a.png", "b.png"], "weights: found 3, wanted the path of a file"),
+    ({"weights": "gone.pt"}, ["a.png", "b.png"], "weights file gone.pt does not exist"),
     ({"backbone": None}, ["a.png", "b.png"], "backbone: found NoneType"),
     ({"backbone": "resnet"}, ["a.png", "b.png"], "resnet"),
 ]
@@ -247,7 +257,7 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
 @pytest.mark.parametrize(("options", "samples", "told"), BAD)
 def test_bad_input_is_a_value_error(options: dict[str, Any], samples: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        MuScDetector(offline=True, **options).fit(samples)
+        MuScDetector(**{"offline": True, **options}).fit(samples)
 
 
 def test_methods_are_there_when_they_mean_something() -> None:

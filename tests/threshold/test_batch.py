@@ -339,6 +339,10 @@ def test_a_rate_that_falls_among_equal_scores_flags_them_all() -> None:
         ([0.1], {"alpha": 0.0}, "alpha must be in"),
         ([0.1], {"value": np.nan}, "threshold: found nan"),
         ([0.1], {"expected_defect_rate": 1.5}, "expected defect rate: found 1.5"),
+        ([0.1], {"expected_defect_rate": "5%"}, "expected defect rate: found '5%'"),
+        ([0.1], {"value": "auto"}, "threshold: found 'auto'"),
+        ([0.1], {"value": True}, "threshold: found True"),
+        ([0.1], {"alpha": "1%"}, "alpha must be in .* but is '1%'"),
         ([0.1], {"value": 0.5, "expected_defect_rate": 0.1}, "not both"),
     ],
 )
