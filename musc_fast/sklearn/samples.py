@@ -34,12 +34,14 @@ def images_among(samples: Any) -> Sequence[ImageLike] | None:
         )
     if isinstance(samples, Tensor):
         return None
+    if hasattr(samples, "toarray"):  # sparse; SciPy's dictionary of keys is a mapping, too
+        return None
     if isinstance(samples, Iterator | Mapping | set):
         raise InputError(
             f"X: found {type(samples).__name__}, wanted an array, or a list of paths or images"
         )
     if not isinstance(samples, list | tuple):
-        if not hasattr(samples, "__array__") or hasattr(samples, "toarray"):
+        if not hasattr(samples, "__array__"):
             return None
         array = np.asarray(samples)
         if array.ndim == 4:
