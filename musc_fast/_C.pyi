@@ -7,6 +7,8 @@ MAX_SEGMENT: int
 BOUNDS: int
 FINE_UNIT: int
 REST_UNIT: int
+PLACE_LEVELS: int
+MOST_SLOTS: int
 
 class InstructionSet:
     @property
@@ -25,6 +27,9 @@ class SearchShape:
 
 class Summaries:
     def __init__(self, *, data: Tensor, first: int, columns: int) -> None: ...
+
+class PlacedRows:
+    def __init__(self, **values: Tensor | int) -> None: ...
 
 class Counters:
     def __init__(self) -> None: ...
@@ -71,12 +76,13 @@ def refine(
     counters: Counters,
     **arguments: Tensor | int | None,
 ) -> None: ...
+def place_rows(*, isa: str, rows: PlacedRows, **arguments: Tensor | float) -> float: ...
+def place_bytes(**arguments: int) -> int: ...
 def match_places(
     *,
     isa: str,
-    queries: RoundedImages,
-    references: RoundedImages,
-    shape: SearchShape,
+    queries: PlacedRows,
+    references: PlacedRows,
     **arguments: Tensor | float | None,
 ) -> int: ...
 def match_directly(

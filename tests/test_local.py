@@ -13,6 +13,7 @@ from torch import Tensor
 
 from musc_fast import ReferenceBank, ops, reference, score_batch
 from musc_fast.backends.cpu.local import LocalSearch
+from musc_fast.backends.cpu.operators import interval_mean
 from musc_fast.backends.cpu.options import Outputs
 from musc_fast.errors import BankError, InputError, MuscFastWarning
 from musc_fast.scoring.leave_one_out import leave_one_out
@@ -102,6 +103,76 @@ def test_bands_sets_and_ways_give_the_same_bits(
         found = torch.full((n, height * width, 3), math.nan)
         search.run(0, n, 0, 3, Outputs(distances=found))
         assert torch.equal(found, torch.cat(direct))
+
+
+def ties(n: int, grid: tuple[int, int], c: int, seed: int) -> Tensor:
+    """Rows that are few different ones, off by less or more than they are rounded by."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.nn.functional.normalize(torch.randn(3, c, generator=generator), dim=1)
+    drawn = torch.randint(0, 3, (n, grid[0] * grid[1]), generator=generator)
+    off = torch.randn(n, grid[0] * grid[1], c, generator=generator)
+    return base[drawn] + torch.tensor([0.0, 1e-5, 1e-3])[drawn, None] * off
+
+
+@given(
+    n=strategies.integers(2, 19),
+    height=strategies.integers(1, 9),
+    width=strategies.integers(1, 9),
+    channels=strategies.sampled_from([1, 7, 33, 130]),
+    reach=strategies.integers(0, 9),
+    threads=strategies.integers(1, 5),
+    band=strategies.sampled_from([None, 1, 3]),
+    tied=strategies.booleans(),
+    seed=strategies.integers(0, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_batch_in_itself_has_the_bits_of_its_images_one_by_one(
+    n: int,
+    height: int,
+    width: int,
+    channels: int,
+    reach: int,
+    threads: int,
+    band: int | None,
+    tied: bool,
+    seed: int,
+) -> None:
+    """A product serves both of its places, in parts of the grid that depend on the threads."""
+    grid, places = (height, width), height * width
+    z = (ties if tied else rows)(n, grid, channels, seed)
+    options = SearchOptions(window=Window(grid, reach))
+    direct = LocalSearch(z, z, options)  # one by one
+    wanted = torch.empty(n, places, n)
+    for i in range(n):
+        direct.run(i, i + 1, 0, n, Outputs(distances=wanted[i : i + 1]))
+    wanted[torch.arange(n), :, torch.arange(n)] = math.inf
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        search = LocalSearch(z, None, options, rows=band or height)
+        found, part = torch.full_like(wanted, math.nan), torch.full_like(wanted[1:], math.nan)
+        search.run(0, n, 0, n - 1, Outputs(distances=found))
+        search.run(1, n, 0, n - 1, Outputs(distances=part))  # a product serves one place
+        means, k_max = torch.full((n, places), math.nan), max(1, (n - 1) // 3)
+        search.run(0, n, 0, k_max, Outputs(means=means))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, wanted)
+    assert torch.equal(part, wanted[1:])
+    assert torch.equal(means, interval_mean(wanted, 0, k_max))
+
+
+def test_rows_longer_than_the_sample_tells() -> None:
+    """The sample that decides how rows are rounded misses the longest one."""
+    z = rows(40, (6, 5), 24)
+    z[13, 7] *= 50
+    window = Window((6, 5), 1)
+    truth = plain(z, (6, 5), 1)
+    found = ops.patch_to_image(z, backend="cpu", window=window)
+    off = (found - truth).abs() / truth.clamp_min(1)
+    assert off.nan_to_num(0).max() < 1e-6
+    tiny = ops.patch_to_image(z * 1e-20, backend="cpu", window=window)
+    assert torch.equal(torch.isinf(tiny), torch.isinf(found))
 
 
 def test_more_references_than_a_scan_takes_at_once() -> None:

@@ -6,6 +6,7 @@
 namespace musc {
 
 void bind_lnamd(pybind11::module_& module);
+void bind_local(pybind11::module_& module);
 void bind_search(pybind11::module_& module);
 
 }  // namespace musc

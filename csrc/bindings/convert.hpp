@@ -30,6 +30,8 @@ inline int64_t times(int64_t a, int64_t b) {
   return a * b;
 }
 
+inline int64_t whole(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
+
 // What a tensor's elements must be to hold values of T.
 template <class T>
 struct Elements {

@@ -83,6 +83,7 @@ PYBIND11_MODULE(_C, module) {
   musc::bind_instruction_sets(module);
   musc::bind_layout(module);
   musc::bind_lnamd(module);
+  musc::bind_local(module);
   musc::bind_search(module);
   module.def(
       "advise_huge_pages", musc::advise_huge_pages,

@@ -1,11 +1,10 @@
-// The search: rounding, first pass, second pass.
+// The search of whole images: rounding, first pass, second pass.
 #include <pybind11/pybind11.h>
 
 #include <string>
 
 #include "bindings/bind.hpp"
 #include "bindings/convert.hpp"
-#include "cpu/search/local.hpp"
 #include "cpu/search/search.hpp"
 #include "cpu/search/summary.hpp"
 
@@ -22,8 +21,6 @@ struct HeldImages : RoundedImages {
 struct HeldSummaries : Summaries {
   int64_t values = 0;  // 16-bit words from `data` on
 };
-
-int64_t whole(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
 
 // The query images that summaries of queries against references have room for.
 int64_t images_in(const HeldSummaries& summaries, const HeldImages& queries,
@@ -259,86 +256,6 @@ void call_refine(const std::string& isa, const HeldImages& queries, const HeldIm
   refine(kernels, queries, references, shape, args);
 }
 
-// What both ways of local matching read, of queries and references of these numbers of images.
-LocalArgs local_args(Arguments& arguments, int64_t queries, int64_t references) {
-  LocalArgs args;
-  arguments.read("height", args.grid.height);
-  arguments.read("width", args.grid.width);
-  arguments.read("reach", args.grid.reach);
-  require(args.grid.height > 0 && args.grid.width > 0 && args.grid.reach >= 0, "a grid");
-  arguments.read("first_row", args.first_row);
-  arguments.read("last_row", args.last_row);
-  require(0 <= args.first_row && args.first_row <= args.last_row &&
-              args.last_row <= args.grid.height,
-          "rows of the grid");
-  arguments.read("begin", args.begin);
-  arguments.read("end", args.end);
-  require(0 <= args.begin && args.begin <= args.end && args.end <= queries, "queries to finish");
-  arguments.read("columns", args.columns);
-  arguments.read("symmetric", args.symmetric);
-  arguments.read("k_min", args.k_min);
-  arguments.read("k_max", args.k_max);
-  arguments.read("threads", args.threads);
-  const int64_t count = args.end - args.begin;
-  const int64_t rows = times(count, times(args.grid.height, args.grid.width));
-  arguments.optional("reference_lists", args.reference_lists, times(count, args.columns));
-  arguments.optional("means", args.means, rows);
-  arguments.optional("distances", args.distances, times(rows, args.columns));
-  const bool listed = args.reference_lists != nullptr;
-  require(!args.symmetric || queries == references, "a batch is its own reference");
-  require(args.columns > 0 && (listed || args.columns == references), "columns");
-  const int64_t own = args.symmetric && !listed ? 1 : 0;
-  require(0 <= args.k_min && args.k_min < args.k_max && args.k_max <= args.columns - own,
-          "0 <= k_min < k_max <= images to compare with");
-  require(!listed || args.distances == nullptr, "lists go with means");
-  for (int64_t at = 0; listed && at < count * args.columns; ++at) {
-    require(args.reference_lists[at] >= 0 && args.reference_lists[at] < references,
-            "reference_lists");
-  }
-  return args;
-}
-
-int64_t call_match_places(const std::string& isa, const HeldImages& queries,
-                          const HeldImages& references, const SearchShape& shape,
-                          const py::kwargs& named) {
-  const KernelTable& kernels = kernels_named(isa);
-  Arguments arguments(named);
-  LocalArgs args = local_args(arguments, queries.rows, references.rows);
-  int64_t query_row = 0, reference_row = 0;
-  arguments.read("query_row", query_row);
-  arguments.read("reference_row", reference_row);
-  arguments.read("certified", args.certified);
-  arguments.finish();
-  require_same_sizes(queries, shape);
-  require_same_sizes(references, shape);
-  const LocalGrid& grid = args.grid;
-  const auto covers = [&](const HeldImages& placed, int64_t row, int64_t first, int64_t last) {
-    return 0 <= row && row <= first && times(last - row, grid.width) <= placed.images;
-  };
-  require(args.first_row == args.last_row ||
-              (covers(queries, query_row, args.first_row, args.last_row) &&
-               covers(references, reference_row, grid.first(args.first_row),
-                      grid.last(args.last_row - 1, grid.height) + 1)),
-          "rows of the grid that are there");
-  const py::gil_scoped_release release;
-  return match_places(kernels, {queries, query_row}, {references, reference_row}, shape, args);
-}
-
-void call_match_directly(const std::string& isa, int64_t images, int64_t others,
-                         int64_t channels, const py::kwargs& named) {
-  const KernelTable& kernels = kernels_named(isa);
-  Arguments arguments(named);
-  const LocalArgs args = local_args(arguments, images, others);
-  const int64_t row = times(times(args.grid.height, args.grid.width), channels);
-  const float *x = nullptr, *y = nullptr;
-  arguments.tensor("x", x, times(images, row));
-  arguments.tensor("y", y, times(others, row));
-  arguments.finish();
-  require(channels > 0, "channels");
-  const py::gil_scoped_release release;
-  match_directly(kernels, x, y, channels, args);
-}
-
 }  // namespace
 
 void bind_search(py::module_& module) {
@@ -363,10 +280,6 @@ void bind_search(py::module_& module) {
              py::arg("references"), py::arg("shape"), py::arg("best"), py::arg("mirrored"));
   module.def("refine", call_refine, py::arg("isa"), py::arg("queries"), py::arg("references"),
              py::arg("shape"), py::arg("best"), py::arg("counters"));
-  module.def("match_places", call_match_places, py::arg("isa"), py::arg("queries"),
-             py::arg("references"), py::arg("shape"));
-  module.def("match_directly", call_match_directly, py::arg("isa"), py::arg("images"),
-             py::arg("others"), py::arg("channels"));
 }
 
 }  // namespace musc

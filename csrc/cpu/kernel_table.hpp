@@ -180,12 +180,43 @@ struct Int8Kernels {
   void (*pair)(const PairInt&) = nullptr;
   void (*round_panel)(RotatedPanel&) = nullptr;
   void (*scan)(const ScanArgs&) = nullptr;
-  // As `scan` to `out`, of rows that lie side by side from left[0] on: quicker for many panels.
-  void (*score)(const ScanArgs&) = nullptr;
+};
+
+// Scores of rows of `left` with panels of `right`, words of two int16. A score becomes a key, of
+// whose low bits a slot takes the place: (score & clear) | slot. The three largest keys of every
+// row and column of all calls so far are kept as blocks [rows / 8][panels][8][3][16], the largest
+// first. `back` keeps the same scores with another slot, for the rows of `right`; null: not wanted.
+constexpr int64_t kBest = 3;
+struct BestArgs {
+  const uint32_t *left, *right;
+  const int32_t *left_init, *right_init;
+  int64_t words, rows, panels;  // rows: whole tiles of kTileRows
+  int32_t clear, slot, back_slot;
+  int32_t *best, *back;
+};
+
+// A row to round to int16: q = round((x - mean) / scale).
+struct RowOfPairs {
+  const float *x, *mean;  // [channels]
+  int64_t channels, words;
+  float scale, inverse;
+  uint32_t* out;  // [words]
+  // Results: |x - mean|^2, the squared rounding error, and |q|^2.
+  float norm, lost;
+  uint32_t square;
+};
+
+// The kernels of local matching, of words of two int16 on every instruction set.
+struct PlaceKernels {
+  void (*round_row)(RowOfPairs&) = nullptr;
+  // Lays the 16 rows of left [16][words] side by side: right [words][16].
+  void (*interleave)(const uint32_t* left, int64_t words, uint32_t* right) = nullptr;
+  void (*best)(const BestArgs&) = nullptr;
 };
 
 struct KernelTable {
   Int8Kernels int8;
+  PlaceKernels place;
   // out [8][panels * 16] = (x - mean) . basis for 8 rows `stride` apart; basis
   // [panels][channels][16]. centred [channels][8]: scratch memory.
   void (*project)(const float* x, int64_t stride, const float* mean, int64_t channels,
@@ -212,10 +243,6 @@ struct KernelTable {
   // Drop the candidates that the look excludes; return how many remain.
   int64_t (*keep_fine)(const CloserLookArgs&) = nullptr;
   int64_t (*keep_rest)(const CloserLookArgs&) = nullptr;
-  // best[c] = the largest of scores[n][c] over the rows n; scores [rows][columns], columns in whole
-  // panels.
-  void (*best_rows)(const int32_t* scores, int64_t rows, int64_t columns,
-                    int32_t* best) = nullptr;
   // The index of the largest score, the first of equal ones.
   int64_t (*largest)(const int32_t* scores, int64_t count) = nullptr;
   void (*summarise)(const SummaryArgs&) = nullptr;

@@ -3,6 +3,7 @@
 
 #include "cpu/inner/closer_looks.hpp"
 #include "cpu/inner/lnamd_loops.hpp"
+#include "cpu/inner/place.hpp"
 #include "cpu/inner/project.hpp"
 #include "cpu/inner/rotate_and_round.hpp"
 #include "cpu/inner/rows.hpp"
@@ -14,8 +15,9 @@
 namespace musc {
 namespace {
 
-// The table of kernels written with the operations of `Int` (scores in int32) and `Float`; loops
-// without `Ops` are plain C++ that the compiler vectorises for the flags of the including file.
+// The table of kernels written with the operations of `Int` (scores in int32; Int::Pairs are those
+// of words of two int16) and `Float`; loops without `Ops` are plain C++ that the compiler vectorises
+// for the flags of the including file.
 template <class Int, class Float>
 constexpr KernelTable make_table() {
   KernelTable table;
@@ -24,7 +26,9 @@ constexpr KernelTable make_table() {
   table.int8.pair = pair_kernel<Int>;
   table.int8.round_panel = round_panel_kernel<Int::kElements>;
   table.int8.scan = scan_kernel<Int>;
-  table.int8.score = score_kernel<Int>;
+  table.place.round_row = round_row_kernel;
+  table.place.interleave = interleave_kernel;
+  table.place.best = best_kernel<typename Int::Pairs>;
   table.project = project_kernel<Float>;
   table.squared_distances = squared_distances_kernel;
   table.subtract = subtract_kernel;
@@ -35,7 +39,6 @@ constexpr KernelTable make_table() {
   table.rest_bias = 0;
   table.keep_fine = keep_fine_kernel<Int>;
   table.keep_rest = keep_rest_kernel<Int>;
-  table.best_rows = best_rows_kernel<Int>;
   table.largest = largest_kernel<Int>;
   table.summarise = summarise_kernel<Int>;
   table.smallest = smallest_kernel<Int>;

@@ -16,6 +16,7 @@ struct Two {
 };
 
 struct Avx2Int : PortableInt {
+  using Pairs = Avx2Int;
   using Vector = Two<__m256i>;
   using Words = Two<__m256i>;
   static constexpr int kRows = 4;
@@ -38,6 +39,14 @@ struct Avx2Int : PortableInt {
   }
   static MUSC_INLINE Vector max(Vector a, Vector b) {
     return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)};
+  }
+  static MUSC_INLINE Vector min(Vector a, Vector b) {
+    return {_mm256_min_epi32(a.low, b.low), _mm256_min_epi32(a.high, b.high)};
+  }
+  static MUSC_INLINE Vector key(Vector scores, int32_t clear, int32_t slot) {
+    const __m256i kept = _mm256_set1_epi32(clear), low = _mm256_set1_epi32(slot);
+    return {_mm256_or_si256(_mm256_and_si256(scores.low, kept), low),
+            _mm256_or_si256(_mm256_and_si256(scores.high, kept), low)};
   }
   static MUSC_INLINE Vector lowest() { return broadcast(-(1 << 30)); }
   static MUSC_INLINE Words load_words(const uint32_t* from) {

@@ -25,6 +25,11 @@ struct Avx512Score : Avx512Base {
   static MUSC_INLINE Vector broadcast(Score value) { return _mm512_set1_epi32(value); }
   static MUSC_INLINE Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
   static MUSC_INLINE Vector max(Vector a, Vector b) { return _mm512_max_epi32(a, b); }
+  static MUSC_INLINE Vector min(Vector a, Vector b) { return _mm512_min_epi32(a, b); }
+  static MUSC_INLINE Vector key(Vector scores, int32_t clear, int32_t slot) {
+    return _mm512_or_si512(_mm512_and_si512(scores, _mm512_set1_epi32(clear)),
+                           _mm512_set1_epi32(slot));
+  }
   static MUSC_INLINE Vector lowest() { return _mm512_set1_epi32(-(1 << 30)); }
   static MUSC_INLINE Words load_words(const uint32_t* from) { return _mm512_loadu_si512(from); }
   static MUSC_INLINE Words broadcast_word(uint32_t word) {
@@ -97,6 +102,7 @@ struct Avx512Score : Avx512Base {
 };
 
 struct Avx512Int16 : Avx512Score {
+  using Pairs = Avx512Int16;
   static constexpr int kElements = 2;
   static MUSC_INLINE Vector dot(Vector sums, Words row, Words columns) {
     return _mm512_add_epi32(sums, _mm512_madd_epi16(row, columns));

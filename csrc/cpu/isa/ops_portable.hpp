@@ -48,6 +48,7 @@ struct PortableBase {
 
 // Words of two int16.
 struct PortableInt : PortableBase<int32_t> {
+  using Pairs = PortableInt;
   static constexpr int kElements = 2;
   using Best = uint16_t;
   using Words = Lanes<uint32_t>;
@@ -106,6 +107,15 @@ struct PortableInt : PortableBase<int32_t> {
     uint32_t bits = 0;
     for (int i = 0; i < kPanel; ++i) bits |= (scores.at[i] >= least ? 1u : 0u) << i;
     return bits;
+  }
+  static MUSC_INLINE Vector min(Vector a, const Vector& b) {
+    for (int i = 0; i < kPanel; ++i) a.at[i] = a.at[i] < b.at[i] ? a.at[i] : b.at[i];
+    return a;
+  }
+  // See BestArgs.
+  static MUSC_INLINE Vector key(Vector scores, int32_t clear, int32_t slot) {
+    for (int i = 0; i < kPanel; ++i) scores.at[i] = (scores.at[i] & clear) | slot;
+    return scores;
   }
   static MUSC_INLINE Score largest(const Vector& scores) {
     Score best = scores.at[0];

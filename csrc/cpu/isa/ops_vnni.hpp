@@ -9,7 +9,15 @@
 namespace musc {
 namespace {
 
+struct VnniInt16 : Avx512Score {
+  static MUSC_INLINE Vector dot(Vector sums, Words row, Words columns) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(columns), "v"(row));
+    return sums;
+  }
+};
+
 struct Vnni : Avx512Score {
+  using Pairs = VnniInt16;
   static constexpr int kElements = 4;
   static MUSC_INLINE Vector dot(Vector sums, Words row, Words columns) {
     // Assembly, because GCC 12 copies the accumulator around the intrinsic, at half the speed.

@@ -8,138 +8,218 @@
 
 #include "cpu/interval.hpp"
 #include "cpu/parallel.hpp"
-#include "cpu/search/summary.hpp"
 
 namespace musc {
 namespace {
 
-constexpr int64_t kTogether = 8;  // query rows of a scan
-constexpr int64_t kChosen = kMaxSegment / kPanel;  // panels whose scores are chosen at a time
+constexpr int64_t kTogether = 64;  // rows of a product, where it serves one side alone
+constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
 constexpr float kFar = std::numeric_limits<float>::infinity();
-constexpr int32_t kOut = std::numeric_limits<int32_t>::min();  // of a column that does not count
+constexpr int32_t kOut = std::numeric_limits<int32_t>::min();  // below every key
 
-// Pairs of rows whose distances are wanted, and the columns that these belong to.
+// Pairs of rows whose distances are wanted, and where the least of them goes.
 struct Pairs {
-  std::vector<int32_t> rows, others, columns;
+  std::vector<int32_t> rows, others, places;
   std::vector<float> squares;
 
-  void clear() {
-    rows.clear();
-    others.clear();
-    columns.clear();
-  }
+  void clear() { resize(0); }
   void resize(size_t count) {
     rows.resize(count);
     others.resize(count);
-    columns.resize(count);
+    places.resize(count);
   }
-  void add(int64_t row, int64_t other, int64_t column) {
+  void add(int64_t row, int64_t other, int64_t place) {
     rows.push_back(static_cast<int32_t>(row));
     others.push_back(static_cast<int32_t>(other));
-    columns.push_back(static_cast<int32_t>(column));
+    places.push_back(static_cast<int32_t>(place));
   }
-  // Lowers nearest[column] to the squared distances of the pairs.
+  // Lowers nearest[place] to the squared distances of the pairs.
   void compute(const KernelTable& kernels, const float* x, const float* y, int64_t channels,
                float* nearest) {
     const auto count = static_cast<int64_t>(rows.size());
     squares.resize(rows.size());
     kernels.squared_distances(x, y, channels, {rows.data(), others.data(), count}, squares.data());
     for (int64_t n = 0; n < count; ++n) {
-      float& least = nearest[columns[sized(n)]];
+      float& least = nearest[places[sized(n)]];
       least = squares[sized(n)] < least ? squares[sized(n)] : least;
+    }
+  }
+  // Sorts the pairs by the image of `others`, of `each` rows, into `to`: rows of one image are then
+  // used while they are in a cache.
+  void sort_by_image(int64_t images, int64_t each, std::vector<int64_t>& ends, Pairs& to) const {
+    ends.assign(sized(images + 1), 0);
+    for (const int32_t other : others) ++ends[sized(other / each + 1)];
+    for (int64_t image = 0; image < images; ++image) ends[sized(image + 1)] += ends[sized(image)];
+    to.resize(rows.size());
+    for (size_t n = 0; n < rows.size(); ++n) {
+      const size_t at = sized(ends[sized(others[n] / each)]++);
+      to.rows[at] = rows[n];
+      to.others[at] = others[n];
+      to.places[at] = places[n];
     }
   }
 };
 
-// Writes the results of one patch of one image, of whose squared distances roots are taken in
-// place.
-void put_results(const LocalArgs& args, int64_t image, int64_t place, float* squares) {
-  const int64_t places = args.grid.height * args.grid.width;
-  const int64_t at = (image - args.begin) * places + place;
-  for (int64_t c = 0; c < args.columns; ++c) squares[c] = std::sqrt(squares[c]);
+// Writes the results of one patch of one image: the `count` squared distances to the images of
+// `columns` (null: to all), which are all that can enter the mean. Roots are taken in place.
+void put_results(const LocalArgs& args, int64_t image, int64_t place, float* squares,
+                 const int32_t* columns, int64_t count) {
+  const int64_t at = (image - args.begin) * args.grid.places() + place;
+  for (int64_t n = 0; n < count; ++n) squares[n] = std::sqrt(squares[n]);
   if (args.means != nullptr) {
-    args.means[at] = interval_mean_row(squares, args.columns, args.k_min, args.k_max);
+    args.means[at] = interval_mean_row(squares, count, args.k_min, args.k_max);
   }
-  if (args.distances != nullptr) {
-    std::copy_n(squares, args.columns, args.distances + at * args.columns);
-  }
+  if (args.distances == nullptr) return;
+  float* out = args.distances + at * args.columns;
+  std::fill_n(out, args.columns, kFar);
+  for (int64_t n = 0; n < count; ++n) out[columns == nullptr ? n : columns[n]] = squares[n];
 }
 
-// Finishes the patches at one place after another, with memory of its own.
+// A part of the grid: rows [top, bottom), columns [left, right).
+struct Part {
+  int64_t top, bottom, left, right;
+
+  bool holds(int64_t row, int64_t column) const {
+    return top <= row && row < bottom && left <= column && column < right;
+  }
+};
+
+// How the grid is cut: into `rows` x `columns` parts. A product of two places of one part serves
+// both; so parts are few, and at least so high and wide that most products do.
+struct Cut {
+  int64_t rows, columns, height;
+
+  Cut(const LocalGrid& grid, int64_t first_row, int64_t last_row, int threads) {
+    const int64_t all = last_row - first_row, least = std::max<int64_t>(4, grid.reach);
+    const auto within = [](int64_t most, int64_t count) {
+      return std::max<int64_t>(1, std::min(most, count));
+    };
+    rows = within(threads, all / least);
+    columns = within((threads + rows - 1) / rows, grid.width / least);
+    height = (all + rows - 1) / rows;
+  }
+};
+
+// Finishes the patches of a part of the grid, with memory of its own.
 class Matcher {
  public:
   Matcher(const KernelTable& kernels, const PlacedRows& queries, const PlacedRows& references,
-          const SearchShape& shape, const LocalArgs& args)
-      : kernels_(kernels), q_(queries), r_(references), shape_(shape), args_(args),
-        inverse_(1.0 / shape.scale), images_(references.rounded.rows),
-        padded_(references.rounded.padded),
-        best_(sized(padded_)), order_(sized(padded_)), which_(sized(padded_)),
-        known_(sized(padded_)),
-        masks_(sized(padded_ / kPanel)), block_(sized(kTogether * shape.words)),
-        nearest_(sized(padded_)), limits_(sized(padded_)), listed_(sized(args.columns)) {}
-
-  void match(int64_t place) {
-    near_.clear();
-    const LocalGrid& grid = args_.grid;
-    const int64_t row = place / grid.width, column = place % grid.width;
-    for (int64_t y = grid.first(row); y <= grid.last(row, grid.height); ++y) {
-      for (int64_t x = grid.first(column); x <= grid.last(column, grid.width); ++x) {
-        near_.push_back((y - r_.row) * grid.width + x);
-      }
+          const PlaceScale& scale, const LocalArgs& args, int64_t height)
+      : kernels_(kernels), q_(queries), r_(references), scale_(scale), args_(args),
+        inverse_(1.0 / scale.scale),
+        stretch_(1.0 + (static_cast<double>(references.channels) / 8 + 64) * 0x1p-24),
+        across_(2 * args.grid.reach_of(args.grid.width) + 1), height_(height),
+        panels_(references.padded / kPanel),
+        together_(scale.both_ways ? queries.padded : std::min(queries.padded, kTogether)),
+        best_(sized(references.padded)), order_(sized(references.padded)),
+        listed_(sized(args.columns)), keys_(sized(block_at(together_))) {
+    while ((int64_t{1} << bits_) < args.grid.slots()) ++bits_;
+    if (scale.both_ways) {
+      const int64_t turns = args.grid.reach_of(args.grid.width) + 1;
+      waiting_.resize(sized(turns * height * block_at(together_)));
     }
-    const auto count = static_cast<int64_t>(near_.size());
-    scores_.resize(sized(kTogether * count * padded_));
-    const int64_t own = place - q_.row * grid.width;
-    for (int64_t top = args_.begin; top < args_.end; top += kTogether) {
-      const int64_t rows = std::min(kTogether, args_.end - top);
-      scan(own, top, rows);
-      for (int64_t r = 0; r < rows; ++r) finish(own, place, top + r, row_scores(r));
+  }
+
+  // One column of the part after another. A place whose turn comes has met all those of its part
+  // before it, and now meets itself, those after it, and those outside.
+  void match(const Part& part) {
+    part_ = part;
+    std::fill(waiting_.begin(), waiting_.end(), kOut);
+    for (int64_t column = part.left; column < part.right; ++column) {
+      for (int64_t row = part.top; row < part.bottom; ++row) {
+        for (int64_t top = args_.begin / kTileRows * kTileRows; top < args_.end; top += together_) {
+          begin(row, column);
+          meet_all(row, column, top);
+          finish(row, column, top);
+        }
+      }
     }
   }
 
   int64_t computed = 0;
 
  private:
-  int32_t* row_scores(int64_t r) {
-    return scores_.data() + r * static_cast<int64_t>(near_.size()) * padded_;
+  // Where the keys of rows from `row` on, a multiple of kTileRows, begin.
+  int64_t block_at(int64_t row) const { return row / kTileRows * panels_ * kBlock; }
+  // The keys of all rows at a place of this part for which its turn has not come.
+  int32_t* waiting(int64_t row, int64_t column) {
+    const int64_t turn = column % (args_.grid.reach_of(args_.grid.width) + 1);
+    return waiting_.data() + (turn * height_ + row - part_.top) * block_at(together_);
+  }
+  int64_t slot(int64_t row, int64_t column, int64_t v, int64_t u) const {
+    return (v - row + args_.grid.reach_of(args_.grid.height)) * across_ + u - column + across_ / 2;
   }
 
-  // The scores of some rows at place `own` with the rows of all images at the places near it.
-  void scan(int64_t own, int64_t top, int64_t rows) {
-    const RoundedImages &q = q_.rounded, &r = r_.rounded;
-    ScanArgs scan{};
-    scan.block = block_.data();
-    scan.words = shape_.words;
-    scan.rows = rows;
-    scan.panels = padded_ / kPanel;
-    scan.stride = static_cast<int64_t>(near_.size()) * padded_;
-    const int64_t row = own * q.padded + top;
-    scan.left[0] = q.left + row * shape_.words;
-    std::copy_n(q.left_init + row, rows, scan.left_init);
-    for (size_t n = 0; n < near_.size(); ++n) {
-      const int64_t column = near_[n] * padded_;
-      scan.right = r.right + column * shape_.words;
-      scan.right_init = r.right_init + column;
-      scan.out = scores_.data() + static_cast<int64_t>(n) * padded_;
-      kernels_.int8.score(scan);
+  // Sets keys_ to what the rows of a place have met so far: in waiting(), rows and columns are
+  // exchanged.
+  void begin(int64_t row, int64_t column) {
+    if (!scale_.both_ways) {
+      std::fill(keys_.begin(), keys_.end(), kOut);
+      return;
+    }
+    int32_t* from = waiting(row, column);
+    for (int64_t r = 0; r < together_; ++r) {
+      for (int64_t c = 0; c < together_; c += kPanel) {
+        const int32_t* line =
+            from + block_at(r) + (c / kPanel * kTileRows + r % kTileRows) * kBest * kPanel;
+        for (int64_t i = 0; i < kPanel; ++i) {
+          int32_t* to = keys_.data() + block_at(c + i) +
+                        (r / kPanel * kTileRows + i % kTileRows) * kBest * kPanel + r % kPanel;
+          for (int64_t n = 0; n < kBest; ++n) to[n * kPanel] = line[n * kPanel + i];
+        }
+      }
+    }
+    std::fill_n(from, block_at(together_), kOut);
+  }
+
+  void meet_all(int64_t row, int64_t column, int64_t top) {
+    const LocalGrid& grid = args_.grid;
+    for (int64_t u = grid.first(column); u <= grid.last(column, grid.width); ++u) {
+      for (int64_t v = grid.first(row); v <= grid.last(row, grid.height); ++v) {
+        const bool mine = scale_.both_ways && part_.holds(v, u);
+        const bool before = u < column || (u == column && v < row);
+        const bool self = u == column && v == row;
+        if (mine && before) continue;
+        meet(row, column, top, v, u, mine && !self ? waiting(v, u) : nullptr);
+      }
     }
   }
 
-  // Columns that do not count get the score kOut: the image itself, those that are not listed, and
+  // The scores of rows from `top` on at one place with those of all images at the place (v, u).
+  void meet(int64_t row, int64_t column, int64_t top, int64_t v, int64_t u, int32_t* back) {
+    const int64_t own = ((row - q_.row) * args_.grid.width + column) * q_.padded + top;
+    const int64_t other = ((v - r_.row) * args_.grid.width + u) * r_.padded;
+    BestArgs best{};
+    best.left = q_.left + own * q_.words;
+    best.right = r_.right + other * r_.words;
+    best.left_init = q_.init + own;
+    best.right_init = r_.init + other;
+    best.words = r_.words;
+    best.rows = std::min(together_, (args_.end + kTileRows - 1) / kTileRows * kTileRows - top);
+    best.panels = panels_;
+    best.clear = -(1 << bits_);
+    best.slot = static_cast<int32_t>(slot(row, column, v, u));
+    best.back_slot = static_cast<int32_t>(slot(v, u, row, column));
+    best.best = keys_.data();
+    best.back = back;
+    kernels_.place.best(best);
+  }
+
+  // Columns that do not count get the key kOut: the image itself, those that are not listed, and
   // padding.
   void leave_out(int64_t image) {
-    std::fill(best_.begin() + images_, best_.end(), kOut);
+    std::fill(best_.begin() + r_.images, best_.end(), kOut);
     if (args_.reference_lists != nullptr) {
       const int32_t* list = args_.reference_lists + (image - args_.begin) * args_.columns;
       for (int64_t c = 0; c < args_.columns; ++c) listed_[sized(c)] = best_[sized(list[c])];
-      std::fill(best_.begin(), best_.begin() + images_, kOut);
+      std::fill(best_.begin(), best_.begin() + r_.images, kOut);
       for (int64_t c = 0; c < args_.columns; ++c) best_[sized(list[c])] = listed_[sized(c)];
     } else if (args_.symmetric) {
       best_[sized(image)] = kOut;
     }
   }
 
-  // The score of the k_max-th best column.
+  // The key of the k_max-th best column.
   int32_t kth_best() {
     std::copy(best_.begin(), best_.end(), order_.begin());
     const auto kth = order_.begin() + (args_.k_max - 1);
@@ -147,142 +227,136 @@ class Matcher {
     return *kth;
   }
 
-  void finish(int64_t own, int64_t place, int64_t image, const int32_t* scores) {
-    const RoundedImages &q = q_.rounded, &r = r_.rounded;
-    const int64_t row = own * q.rows + image;
-    kernels_.best_rows(scores, static_cast<int64_t>(near_.size()), padded_, best_.data());
+  // A candidate's score lies between its key without the slot, and less than 1 << bits_ above; half
+  // the square of the distance of the rounded rows lies between -score and 1 - score.
+  // No candidate of a larger true distance has a smaller computed one than a candidate of this key:
+  // in steps. `errors`: of both rows.
+  double limit_of(int32_t key, double errors) const {
+    const double half = 1.0 - static_cast<double>(key & -(1 << bits_));
+    return (std::sqrt(2.0 * half) + errors) * stretch_ + 1e-18 * inverse_;
+  }
+  // The least key of a candidate within a limit.
+  int32_t least_key(double limit, double errors) const {
+    const double reach = limit + errors, half = reach * reach * (0.5 + 1e-9);
+    return half < 2e9 ? -static_cast<int32_t>(half) - (1 << bits_) : kOut + 1;
+  }
+
+  // Adds the pair of a row with the candidate of a key; returns the candidate.
+  void add(int64_t row, int64_t column, int64_t image, int32_t key) {
+    const int64_t slot = key & ((1 << bits_) - 1);
+    const int64_t v = row_ + slot / across_ - args_.grid.reach_of(args_.grid.height);
+    const int64_t u = column_ + slot % across_ - across_ / 2;
+    pairs_.add(row, image * args_.grid.places() + v * args_.grid.width + u, column);
+  }
+  void add_all(int64_t row, int64_t column, int64_t image) {
+    const LocalGrid& grid = args_.grid;
+    for (int64_t v = grid.first(row_); v <= grid.last(row_, grid.height); ++v) {
+      for (int64_t u = grid.first(column_); u <= grid.last(column_, grid.width); ++u) {
+        pairs_.add(row, image * grid.places() + v * grid.width + u, column);
+      }
+    }
+  }
+
+  // Chooses the images that may be among the k_max nearest of a patch, and of each of these the
+  // candidates that may be the nearest.
+  void choose(int64_t r, int64_t image, double rho) {
+    const int32_t* keys = keys_.data() + block_at(r) + r % kTileRows * kBest * kPanel;
+    for (int64_t panel = 0; panel < panels_; ++panel) {
+      std::copy_n(keys + panel * kBlock, kPanel, best_.data() + panel * kPanel);
+    }
     leave_out(image);
-    std::fill(nearest_.begin(), nearest_.end(), kFar);
-    // The candidates of best score of the k_max best images, or of more where scores tie: the
-    // largest of their distances bounds the k_max-th smallest.
     const int32_t enough = kth_best();
-    pairs_.clear();
-    for (int64_t c = 0; c < images_; ++c) {
-      if (best_[sized(c)] < enough || best_[sized(c)] == kOut) continue;
-      int32_t n = 0;
-      while (scores[n * padded_ + c] != best_[sized(c)]) ++n;
-      which_[sized(c)] = n;
-      pairs_.add(row, near_[sized(n)] * r.rows + c, c);
+    const double errors = (rho + scale_.largest_rho) * inverse_;
+    const double farthest = limit_of(enough, errors);
+    const int32_t least = args_.certified ? least_key(farthest, errors) : enough;
+    const int64_t row = image * args_.grid.places() + row_ * args_.grid.width + column_;
+    for (int64_t c = 0; c < r_.images; ++c) {
+      const int32_t best = best_[sized(c)];
+      if (best < least) continue;
+      const auto column = static_cast<int64_t>(kept_.size());
+      kept_.push_back(static_cast<int32_t>(c));
+      const int32_t* others = keys + c / kPanel * kBlock + c % kPanel;
+      const int32_t near = least_key(std::min(farthest, limit_of(best, errors)), errors);
+      if (args_.certified && others[2 * kPanel] >= near) {
+        add_all(row, column, c);
+        continue;
+      }
+      add(row, column, c, best);
+      if (args_.certified && others[kPanel] >= near) add(row, column, c, others[kPanel]);
     }
-    compute();
-    if (args_.certified) {
-      float worst = 0.0f;
-      for (const int32_t c : pairs_.columns) worst = std::max(worst, nearest_[sized(c)]);
-      collect(row, worst, scores);
-      look_closer(row, worst);
-      compute();
-    }
-    if (args_.reference_lists != nullptr) {
-      const int32_t* list = args_.reference_lists + (image - args_.begin) * args_.columns;
-      std::vector<float>& squares = gathered_;
-      squares.resize(sized(args_.columns));
-      for (int64_t c = 0; c < args_.columns; ++c) squares[sized(c)] = nearest_[sized(list[c])];
-      put_results(args_, image, place, squares.data());
-    } else {
-      put_results(args_, image, place, nearest_.data());
-    }
+    ends_.push_back(static_cast<int64_t>(kept_.size()));
   }
 
-  void compute() {
-    pairs_.compute(kernels_, q_.rounded.x, r_.rounded.x, shape_.channels, nearest_.data());
+  void finish(int64_t row, int64_t column, int64_t top) {
+    row_ = row;
+    column_ = column;
+    pairs_.clear();
+    kept_.clear();
+    ends_.assign(1, 0);
+    const int64_t first = std::max(top, args_.begin), last = std::min(top + together_, args_.end);
+    const int64_t place = row * args_.grid.width + column;
+    const float* rho = q_.rho + (place - q_.row * args_.grid.width) * q_.padded;
+    for (int64_t image = first; image < last; ++image) {
+      choose(image - top, image, static_cast<double>(rho[image]));
+    }
+    nearest_.assign(kept_.size(), kFar);
+    pairs_.sort_by_image(r_.images, args_.grid.places(), starts_, sorted_);
+    sorted_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
     computed += static_cast<int64_t>(pairs_.rows.size());
-  }
-
-  // The limit of true distances for a computed squared distance, plus the row's rounding error, in
-  // steps: of a candidate beyond it, the computed squared distance is larger too. 1e-7 covers the
-  // rounding to float.
-  float limit_of(float square, float rho) const {
-    return square == kFar ? kFarthest : steps_of(true_distance(square) + rho, inverse_);
-  }
-  double true_distance(float square) const {
-    const double distance = std::sqrt(static_cast<double>(square)) * shape_.stretch;
-    return distance * (1.0 + 2e-7) + 1e-18;
-  }
-
-  // Collects all other candidates that may be nearer than what is known of their image, and not
-  // farther than `worst`, squared.
-  void collect(int64_t row, float worst, const int32_t* scores) {
-    const RoundedImages& r = r_.rounded;
-    const float rho = q_.rounded.bounds[row].rho;
-    const float most = limit_of(worst, rho);
-    std::fill(limits_.begin(), limits_.end(), most);
-    std::fill(known_.begin(), known_.end(), -1);
-    for (const int32_t c : pairs_.columns) {
-      limits_[sized(c)] = limit_of(nearest_[sized(c)], rho);
-      known_[sized(c)] = which_[sized(c)];
+    for (int64_t image = first; image < last; ++image) {
+      const int64_t from = ends_[sized(image - first)], to = ends_[sized(image - first + 1)];
+      put_results(args_, image, place, nearest_.data() + from, kept_.data() + from, to - from);
     }
-    pairs_.clear();
-    const int64_t panels = padded_ / kPanel;
-    for (size_t n = 0; n < near_.size(); ++n, scores += padded_) {
-      const float* errors = r.panel_errors + near_[n] * panels;
-      for (int64_t at = 0; at < panels; at += kChosen) {
-        kernels_.choose({scores + at * kPanel, std::min(kChosen, panels - at), most, errors + at,
-                         masks_.data() + at});
-      }
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        for_bits(masks_[sized(panel)], panel * kPanel, [&](int64_t c) {
-          if (best_[sized(c)] == kOut || known_[sized(c)] == static_cast<int32_t>(n) ||
-              scores[c] < least_score(limits_[sized(c)], errors[panel])) {
-            return;
-          }
-          pairs_.add(row, near_[n] * r.rows + c, c);
-        });
-      }
-    }
-  }
-
-  // Drops the candidates whose rows in about 12 bits exclude them: those in 8 bits leave three times
-  // as many as the directions do.
-  void look_closer(int64_t row, float worst) {
-    const RoundedImages &q = q_.rounded, &r = r_.rounded;
-    if (q.fine == nullptr || pairs_.rows.empty()) return;
-    const auto count = static_cast<int64_t>(pairs_.rows.size());
-    squares_.resize(pairs_.rows.size());
-    kernels_.fine_squares(q.fine, r.fine, shape_.fine_stride,
-                          {pairs_.rows.data(), pairs_.others.data(), count}, squares_.data());
-    size_t kept = 0;
-    for (size_t n = 0; n < squares_.size(); ++n) {
-      const int32_t column = pairs_.columns[n], other = pairs_.others[n];
-      const double limit = true_distance(std::min(nearest_[sized(column)], worst)) +
-                           static_cast<double>(q.bounds[row].fine) +
-                           static_cast<double>(r.bounds[other].fine);
-      const double steps = limit / shape_.fine_scale;
-      if (static_cast<double>(squares_[n]) > steps * steps * (1.0 + 1e-9)) continue;
-      pairs_.rows[kept] = pairs_.rows[n];
-      pairs_.others[kept] = other;
-      pairs_.columns[kept++] = column;
-    }
-    pairs_.resize(kept);
   }
 
   const KernelTable& kernels_;
   const PlacedRows& q_;
   const PlacedRows& r_;
-  const SearchShape& shape_;
+  const PlaceScale& scale_;
   const LocalArgs& args_;
-  const double inverse_;
-  const int64_t images_, padded_;    // reference images, and those in whole panels
-  std::vector<int64_t> near_;        // places of the references, counted from their first
-  std::vector<int32_t> scores_;      // [kTogether][near][padded]
-  std::vector<int32_t> best_, order_;   // of a column
-  std::vector<int32_t> which_, known_;  // the place in near_ of its best score; and once computed
-  std::vector<uint16_t> masks_;
-  std::vector<uint32_t> block_;
-  std::vector<float> nearest_, limits_, gathered_;
-  std::vector<int32_t> listed_, squares_;
-  Pairs pairs_;
+  const double inverse_, stretch_;
+  const int64_t across_;             // slots of a row of the window
+  const int64_t height_, panels_;    // of a part; of the references
+  const int64_t together_;           // rows of a product
+  int bits_ = 0;                     // of a slot
+  Part part_{};
+  int64_t row_ = 0, column_ = 0;     // of the place to finish
+  std::vector<int32_t> best_, order_, listed_;  // keys of a row, by column
+  std::vector<int32_t> keys_, waiting_;  // BestArgs::best, of a place, and of those that wait
+  std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean
+  std::vector<int64_t> ends_;        // of each row's, in kept_
+  std::vector<float> nearest_;       // squared distances to the images in kept_
+  Pairs pairs_, sorted_;
+  std::vector<int64_t> starts_;      // of an image's, in sorted_
 };
 
 }  // namespace
 
+int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int threads,
+                    bool both_ways) {
+  const int64_t each = 4 * kBest * (both_ways ? images : std::min(images, kTogether)) * references;
+  if (!both_ways) return each;
+  // Of a call for fewer rows of the grid the parts may be higher than of one for all.
+  const int64_t height = std::max(Cut(grid, 0, grid.height, threads).height,
+                                  std::min(grid.height, 2 * std::max<int64_t>(4, grid.reach)));
+  return each * (1 + height * (grid.reach_of(grid.width) + 1));
+}
+
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
-                     const PlacedRows& references, const SearchShape& shape,
+                     const PlacedRows& references, const PlaceScale& scale,
                      const LocalArgs& args) {
-  const int64_t width = args.grid.width, first = args.first_row * width;
-  std::vector<Matcher> matchers(sized(std::max(1, args.threads)),
-                                Matcher(kernels, queries, references, shape, args));
-  parallel_for(args.last_row * width - first, args.threads, [&](int64_t task, int worker) {
-    matchers[sized(worker)].match(first + task);
+  const Cut cut(args.grid, args.first_row, args.last_row, args.threads);
+  std::vector<Matcher> matchers;
+  for (int worker = 0; worker < std::max(1, args.threads); ++worker) {
+    matchers.emplace_back(kernels, queries, references, scale, args, cut.height);
+  }
+  parallel_for(cut.rows * cut.columns, args.threads, [&](int64_t task, int worker) {
+    const int64_t row = task / cut.columns, column = task % cut.columns;
+    const int64_t rows = args.last_row - args.first_row, width = args.grid.width;
+    matchers[sized(worker)].match({args.first_row + rows * row / cut.rows,
+                                   args.first_row + rows * (row + 1) / cut.rows,
+                                   width * column / cut.columns,
+                                   width * (column + 1) / cut.columns});
   });
   int64_t computed = 0;
   for (const Matcher& matcher : matchers) computed += matcher.computed;
@@ -292,7 +366,7 @@ int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
 void match_directly(const KernelTable& kernels, const float* x, const float* y, int64_t channels,
                     const LocalArgs& args) {
   const LocalGrid& grid = args.grid;
-  const int64_t rows = args.last_row - args.first_row, places = grid.height * grid.width;
+  const int64_t rows = args.last_row - args.first_row, places = grid.places();
   parallel_for((args.end - args.begin) * rows, args.threads, [&](int64_t task, int) {
     const int64_t image = args.begin + task / rows, row = args.first_row + task % rows;
     std::vector<float> squares(sized(grid.width * args.columns), kFar);
@@ -314,8 +388,8 @@ void match_directly(const KernelTable& kernels, const float* x, const float* y, 
                     channels, squares.data());
     }
     for (int64_t column = 0; column < grid.width; ++column) {
-      put_results(args, image, row * grid.width + column,
-                  squares.data() + column * args.columns);
+      put_results(args, image, row * grid.width + column, squares.data() + column * args.columns,
+                  nullptr, args.columns);
     }
   });
 }

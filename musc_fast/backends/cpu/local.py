@@ -1,10 +1,9 @@
 """Local matching on the CPU: patches against those near their own place in the other images.
 
-The rows of a band of the grid are copied by place, [places, N, C], and rounded in the first
-principal directions of the batch, so that all images at one place against all images at another
-are one small product. A certificate leaves the few distances that are computed exactly
-(csrc/cpu/search/local.hpp). Few queries are compared without any of that, exactly from the start.
-Both ways give the same bits, for any height of the bands.
+The rows of a band of the grid are rounded to 16 bits and lie by place, so that all images at one
+place against all images at another are one small product. A certificate leaves the few distances
+that are computed exactly (csrc/cpu/search/local.hpp). Few queries are compared without any of that,
+exactly from the start. Both ways give the same bits, for any height of the bands.
 """
 
 from __future__ import annotations
@@ -16,85 +15,17 @@ from ... import _C
 from ...errors import InputError
 from ...settings import SearchOptions
 from ..memory import free_memory
-from ..torch_state import one_thread
 from . import planning, scratch
-from .directions import Products, panels_of, principal_directions
 from .options import Outputs
-from .rounded_images import RoundedImages, default_isa, words_of
-from .search import shape_of
-from .space import SearchSpace, full_space, sample_rows, spreading_rotation
-from .steps import (
-    LEVELS,
-    NearRows,
-    best_step,
-    clipped_distances,
-    distance_ratio,
-    most_fine_levels,
-    safe_step,
-)
+from .placed_rows import PlacedRows, PlaceRounding, placed_bytes
+from .rounded_images import default_isa
 
 _FEW = 2  # queries up to which rounding the references costs more than it saves
 _SHORT = 10  # lists up to this fraction of all images are compared one by one
 _SHARE = 0.25  # of the free memory, where no limit is given
-_BATCH = 2e6  # (patch, image) pairs of one C++ call for each thread, after which Python looks up
-_SAMPLE = 2048  # rows that the directions are fitted to
-
-
-def local_space(
-    z: Tensor, references: Tensor | None, isa: str, prefix: int | None = None
-) -> SearchSpace:
-    """The space of the rows of z and references: about a quarter of the channels, or all of few.
-
-    Measured on real features of 384 channels, reach 2, 48 images: of 1100 candidates a patch 64
-    directions leave 30 to 80 to compute exactly, 96 leave 25 to 55, and 128 leave 20 to 40.
-    """
-    channels = z.shape[2]
-    with one_thread():
-        sample = sample_rows([z] if references is None else [z, references], _SAMPLE)
-        mean = sample.mean(0)
-        centred = sample - mean
-        prefix = prefix or 128
-        if prefix > 2 * channels // 3:
-            return full_space(centred, mean)
-        products = Products(isa, torch.get_num_threads())
-        count = min(prefix + 16, len(sample))
-        directions = principal_directions(products, centred, count, 1)[:, :prefix]
-        return _space(products, centred, mean, directions)
-
-
-def _space(products: Products, centred: Tensor, mean: Tensor, directions: Tensor) -> SearchSpace:
-    stored = (directions @ spreading_rotation(directions.shape[1])).float()  # for a finer step
-    gram = stored.double().T @ stored.double()
-    error = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm())
-    inside = products(centred[:512], stored)
-    x, y = NearRows.of(inside)(inside)
-    scale = best_step(x, y)
-    levels = most_fine_levels(inside.shape[1])
-    return SearchSpace(
-        mean=mean,
-        prefix=stored.shape[1],
-        scale=scale,
-        basis_error=error,
-        ratio=distance_ratio((x - y).norm(dim=1), clipped_distances(x, y, LEVELS * scale)),
-        basis=panels_of(stored),
-        fine_scale=safe_step(inside, levels),
-        fine_levels=levels,
-    )
-
-
-class _Rows:
-    """Rows [first, last) of the grid of images [N, P, C], copied by place and rounded."""
-
-    def __init__(
-        self, images: Tensor, width: int, first: int, last: int, space: SearchSpace, isa: str
-    ) -> None:
-        self.first, self.last = first, last
-        count, _, channels = images.shape
-        by_row = images.view(count, -1, width, channels)[:, first:last]
-        places = (last - first) * width
-        x = scratch.take(self, places * count * channels, torch.float32)
-        x.view(last - first, width, count, channels).copy_(by_row.permute(1, 2, 0, 3))
-        self.rounded = RoundedImages(x.view(places, count, channels), space, isa).fill()
+# (patch, image) pairs of one C++ call for each thread, after which Python looks up: by the bound,
+# where larger calls spare work at their edges, and directly.
+_BATCH, _DIRECT_BATCH = 1e7, 2e6
 
 
 class LocalSearch:
@@ -122,17 +53,17 @@ class LocalSearch:
         others = z if references is None else references
         self.columns = len(others) if lists is None else lists.shape[1]
         self.computed = 0  # exact distances, of what was searched by the bound
-        self._space: SearchSpace | None = None
+        self._rounding: PlaceRounding | None = None
         self._rows, self._forced = 0, rows
-        self._band: tuple[_Rows, _Rows] | None = None
+        self._band: tuple[PlacedRows, PlacedRows] | None = None
 
     def run(self, begin: int, end: int, k_min: int, k_max: int, outputs: Outputs) -> None:
         """Fill `outputs`, whose row 0 is query `begin`, for the queries [begin, end)."""
         height, _ = self.window.grid
         others = self.z if self.references is None else self.references
         few = end - begin <= _FEW or self.columns * _SHORT <= len(others)
-        if few and self._forced is None and self.options.exact:
-            step = self._stride(end - begin)
+        if (few and self._forced is None and self.options.exact) or self._slots() > _C.MOST_SLOTS:
+            step = self._stride(end - begin, _DIRECT_BATCH)
             for first in range(0, height, step):  # Python notices Ctrl-C between two calls
                 last = min(first + step, height)
                 _C.match_directly(
@@ -146,27 +77,25 @@ class LocalSearch:
                 )
                 self._tell(last)
             return
-        if self._space is None:
+        if self._rounding is None:
             if self.options.memory_limit is not None:
                 scratch.release()  # its memory would come on top of the limit
-            self._space = local_space(self.z, self.references, self.isa)
+            images = [self.z] if self.references is None else [self.z, self.references]
+            self._rounding = PlaceRounding.of(images)
             self._rows = self._forced or self._rows_of_a_band()
         for top in range(0, height, self._rows):
             bottom = min(top + self._rows, height)
             queries, references = self._round(top, bottom)
-            sides = queries.rounded, references.rounded
-            with one_thread():  # torch's other threads would spin where C++ works next
-                shape = shape_of(*sides, planning.PANEL, len(references.rounded.x))
-            step = self._stride(end - begin)
+            step = self._stride(end - begin, _BATCH)
             for first in range(top, bottom, step):
                 last = min(first + step, bottom)
                 self.computed += _C.match_places(
                     isa=self.isa,
-                    queries=queries.rounded.handle,
-                    references=references.rounded.handle,
-                    shape=shape,
-                    query_row=queries.first,
-                    reference_row=references.first,
+                    queries=queries.handle,
+                    references=references.handle,
+                    scale=self._rounding.scale,
+                    largest_rho=max(queries.largest_rho, references.largest_rho),
+                    both_ways=self._both_ways(begin, end),
                     certified=self.options.exact,
                     **self._arguments(begin, end, first, last, k_min, k_max, outputs),
                 )
@@ -205,57 +134,73 @@ class LocalSearch:
         if self.options.on_progress is not None:
             self.options.on_progress(rows, self.window.grid[0])
 
-    def _stride(self, queries: int) -> int:
-        """Rows of the grid of one C++ call."""
+    def _stride(self, queries: int, batch: float) -> int:
+        """Rows of the grid of one C++ call of `batch` pairs a thread."""
         pairs = max(1, self.window.grid[1] * queries * self.columns)
-        return max(1, int(_BATCH * torch.get_num_threads() / pairs))
+        return max(1, int(batch * torch.get_num_threads() / pairs))
+
+    def _slots(self) -> int:
+        """Places of a window, at most."""
+        height, width = (2 * min(self.window.reach, side - 1) + 1 for side in self.window.grid)
+        return height * width
+
+    def _both_ways(self, begin: int, end: int) -> bool:
+        """Whether a product of two places serves both, where memory suffices."""
+        whole = self.references is None and (begin, end) == (0, len(self.z))
+        return whole and self._needed(self._rows, both_ways=True) <= self._limit()
+
+    def _limit(self) -> int:
+        """Bytes that the search may take."""
+        if self.options.memory_limit is not None:
+            return self.options.memory_limit
+        return max(int(free_memory() * _SHARE), self._needed(1))
+
+    def _needed(self, rows: int, both_ways: bool = False) -> int:
+        """Bytes for bands of some rows of the grid."""
+        height, width = self.window.grid
+        others = self.z if self.references is None else self.references
+        threads = torch.get_num_threads()
+        needed = threads * _C.place_bytes(
+            height=height,
+            width=width,
+            reach=self.window.reach,
+            images=planning.padded(len(self.z)),
+            references=planning.padded(len(others)),
+            threads=threads,
+            both_ways=both_ways,
+        )
+
+        def bytes_of(images: Tensor, rows: int) -> int:
+            return placed_bytes(len(images), min(rows, height) * width, images.shape[2])
+
+        needed += bytes_of(others, rows + 2 * self.window.reach)
+        return needed if self.references is None else needed + bytes_of(self.z, rows)
 
     def _rows_of_a_band(self) -> int:
         """Rows of the grid that are held at a time; InputError where not even one fits."""
-        assert self._space is not None
-        height, width = self.window.grid
-        words, extra = words_of(self._space, self.isa), self._space.closer_bytes
-        share = self.options.memory_limit is None
-        limit = int(free_memory() * _SHARE) if share else self.options.memory_limit or 0
-
-        def bytes_of(images: Tensor, rows: int) -> int:
-            count = min(rows, height) * width
-            copied = 4 * count * len(images) * images.shape[2]
-            return copied + planning.operand_bytes(count, len(images), words, extra)
-
-        across = 2 * self.window.reach + 1
-        others = self.z if self.references is None else self.references
-        scores = 32 * min(across, height) * min(across, width) * planning.padded(len(others))
-        fixed = torch.get_num_threads() * scores  # of eight rows with those near
-
-        def needed(rows: int) -> int:
-            halo = bytes_of(others, rows + 2 * self.window.reach) + fixed
-            return halo if self.references is None else halo + bytes_of(self.z, rows)
-
-        if share:
-            limit = max(limit, needed(1))
-        rows = max((rows for rows in range(1, height + 1) if needed(rows) <= limit), default=0)
-        if rows == 0:
+        height, limit, least = self.window.grid[0], self._limit(), self._needed(1)
+        if least > limit:
             raise InputError(
-                f"memory_limit: this search needs at least {needed(1) / 2**20:.0f} MiB beyond "
-                f"input and output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer "
-                "images"
+                f"memory_limit: this search needs at least {least / 2**20:.0f} MiB beyond input "
+                f"and output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"
             )
+        rows = max(rows for rows in range(1, height + 1) if self._needed(rows) <= limit)
         bands = -(-height // rows)
         return -(-height // bands)  # bands of nearly the same height
 
-    def _round(self, top: int, bottom: int) -> tuple[_Rows, _Rows]:
+    def _round(self, top: int, bottom: int) -> tuple[PlacedRows, PlacedRows]:
         """The rows [top, bottom) of the queries, and those within reach of the references."""
-        assert self._space is not None
+        assert self._rounding is not None
         if self._band is not None and (self._band[0].first, self._band[0].last) == (top, bottom):
             return self._band
         self._band = None  # its memory is free before the next is made
-        reach, height = self.window.reach, self.window.grid[0]
-        first, last = max(0, top - reach), min(height, bottom + reach)
+        grid, reach = self.window.grid, self.window.reach
+        first, last = max(0, top - reach), min(grid[0], bottom + reach)
         others = self.z if self.references is None else self.references
-        references = _Rows(others, self.window.grid[1], first, last, self._space, self.isa)
-        queries = references
+        sides = [PlacedRows(others, grid, first, last)]
         if self.references is not None:
-            queries = _Rows(self.z, self.window.grid[1], top, bottom, self._space, self.isa)
-        self._band = queries, references
+            sides.append(PlacedRows(self.z, grid, top, bottom))
+        while not all(side.fill(self._rounding, self.isa) for side in sides):
+            pass  # once more with the radius that has grown
+        self._band = sides[-1], sides[0]
         return self._band

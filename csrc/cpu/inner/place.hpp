@@ -1,0 +1,150 @@
+// Local matching: rounding rows to int16, and the scores of the images at one place with those at a
+// place nearby, of which every row keeps the three best. Included by the isa/*.cpp files alone, see
+// tile.hpp.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/inner/tile.hpp"
+#include "cpu/inner/transpose.hpp"
+#include "cpu/kernel_table.hpp"
+
+namespace musc {
+namespace {
+
+// Values beyond int16 and sums of squares beyond 32 bits wrap: see place_rows(). Eight lanes, which
+// compilers keep in registers, where they move 16 through memory on processors with AVX2.
+void round_row_kernel(RowOfPairs& row) {
+  constexpr int64_t kEight = 8;
+  typedef float Values __attribute__((vector_size(4 * kEight)));
+  typedef uint32_t Bits __attribute__((vector_size(4 * kEight)));
+  constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer,
+  constexpr uint32_t kItsBits = 0x4b400000;  // which the low bits of the sum then hold
+  const float scale = row.scale, inverse = row.inverse;
+  const int64_t whole = row.channels / kEight * kEight, left_over = row.channels - whole;
+  Values norm{}, lost{};
+  Bits square{};
+  const auto round = [&](const float* x, const float* mean) __attribute__((always_inline)) {
+    Values value, centre;
+    __builtin_memcpy(&value, x, sizeof value);
+    __builtin_memcpy(&centre, mean, sizeof centre);
+    value -= centre;
+    norm += value * value;
+    const Values sum = value * inverse + kToInteger;
+    const Values rest = value - scale * (sum - kToInteger);
+    lost += rest * rest;
+    const Bits bits = reinterpret_cast<Bits>(sum) - kItsBits;
+    square += bits * bits;
+    return bits;
+  };
+  uint32_t* out = row.out;
+  for (int64_t c = 0; c < whole; c += kEight, out += kEight / 2) {
+    const Bits bits = round(row.x + c, row.mean + c);
+    typedef int16_t Levels __attribute__((vector_size(2 * kEight)));
+    const Levels levels = __builtin_convertvector(bits, Levels);
+    __builtin_memcpy(out, &levels, sizeof levels);
+  }
+  if (left_over > 0) {
+    float x[kEight] = {}, mean[kEight] = {};
+    for (int64_t i = 0; i < left_over; ++i) {
+      x[i] = row.x[whole + i];
+      mean[i] = row.mean[whole + i];
+    }
+    const Bits bits = round(x, mean);
+    for (int64_t k = 0; k < row.words - whole / 2; ++k) {
+      out[k] = (bits[2 * k] & 0xffffu) | bits[2 * k + 1] << 16;
+    }
+  }
+  row.norm = row.lost = 0.0f;
+  row.square = 0;
+  for (int i = 0; i < kEight; ++i) {
+    row.norm += norm[i];
+    row.lost += lost[i];
+    row.square += square[i];
+  }
+}
+
+void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
+  for (int64_t k = 0; k < words; ++k) {
+    for (int64_t r = 0; r < kPanel; ++r) right[k * kPanel + r] = left[r * words + k];
+  }
+}
+
+// Puts a panel of keys among the three largest so far, at `best` [3][16].
+template <class Ops>
+MUSC_INLINE void keep_best(typename Ops::Vector key, int32_t* best) {
+  const auto first = Ops::load(best), second = Ops::load(best + kPanel),
+             third = Ops::load(best + 2 * kPanel);
+  Ops::store(best, Ops::max(first, key));
+  key = Ops::min(first, key);
+  Ops::store(best + kPanel, Ops::max(second, key));
+  key = Ops::min(second, key);
+  Ops::store(best + 2 * kPanel, Ops::max(third, key));
+}
+
+// kRows rows against PANELS panels, with the sums in registers.
+template <class Ops, int PANELS, bool BACK>
+MUSC_INLINE void best_tile(const BestArgs& a, int64_t top, int64_t panel) {
+  constexpr int R = Ops::kRows;
+  typename Ops::Vector sums[R][PANELS];
+  const uint32_t* left = a.left + top * a.words;
+  const uint32_t* right = a.right + panel * a.words * kPanel;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PANELS; ++v) {
+      sums[r][v] = Ops::add(Ops::broadcast(a.left_init[top + r]),
+                            Ops::load(a.right_init + (panel + v) * kPanel));
+    }
+  }
+  for (int64_t k = 0; k < a.words; ++k) {
+    typename Ops::Words columns[PANELS];
+    for (int v = 0; v < PANELS; ++v) {
+      columns[v] = Ops::load_words(right + (v * a.words + k) * kPanel);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto row = Ops::broadcast_word(left[r * a.words + k]);
+      for (int v = 0; v < PANELS; ++v) sums[r][v] = Ops::dot(sums[r][v], row, columns[v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PANELS; ++v) {
+      const int64_t block = top / kTileRows * a.panels + panel + v;
+      const int64_t at = (block * kTileRows + top % kTileRows + r) * kBest * kPanel;
+      keep_best<Ops>(Ops::key(sums[r][v], a.clear, a.slot), a.best + at);
+      if (BACK) keep_best<Ops>(Ops::key(sums[r][v], a.clear, a.back_slot), a.back + at);
+    }
+  }
+}
+
+template <class Ops, int PANELS, bool BACK>
+MUSC_INLINE void best_panels(const BestArgs& a, int64_t& panel) {
+  for (; panel + PANELS <= a.panels; panel += PANELS) {
+    for (int64_t top = 0; top < a.rows; top += Ops::kRows) {
+      best_tile<Ops, PANELS, BACK>(a, top, panel);
+    }
+  }
+}
+
+template <class Ops, bool BACK>
+MUSC_INLINE void best_all(const BestArgs& a) {
+  int64_t panel = 0;
+  best_panels<Ops, Ops::kPanels, BACK>(a, panel);
+  best_panels<Ops, 1, BACK>(a, panel);
+}
+
+template <class Ops>
+void best_kernel(const BestArgs& args) {
+  const BestArgs a = args;  // a copy, which no store can change
+  if (a.back != nullptr) {
+    best_all<Ops, true>(a);
+  } else {
+    best_all<Ops, false>(a);
+  }
+}
+
+}  // namespace
+}  // namespace musc

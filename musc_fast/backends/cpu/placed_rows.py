@@ -1,0 +1,120 @@
+"""Rows by place, rounded to 16 bits in all channels, for local matching.
+
+csrc/cpu/search/local.hpp has the layout and the bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ... import _C
+from ..torch_state import one_thread
+from . import planning, scratch
+
+_SAMPLE = 512  # rows that decide how all are rounded
+_LEAST = 1e-23  # of a radius: above it no step vanishes in float32
+_ROUNDED = 1 << 20  # rows of one C++ call for each thread, after which Python looks up
+
+
+@dataclass
+class PlaceRounding:
+    """How rows are rounded: round((x - mean) / scale), where no row of x - mean exceeds `radius`.
+
+    mean: [C] float32. It is estimated, and the radius grows where a row proves longer; both decide
+    the speed of the search alone.
+    """
+
+    mean: Tensor
+    radius: float = _LEAST
+
+    @classmethod
+    def of(cls, images: list[Tensor]) -> PlaceRounding:
+        """The mean of a sample of images [N, P, C], or zero where rows are shorter without one."""
+        with one_thread():  # torch's other threads would spin where C++ works next
+            rows = torch.cat([_some_rows(z.view(-1, z.shape[2])) for z in images])
+            mean = rows.mean(0)
+            length, shorter = (float(each.norm(dim=1).max()) for each in (rows, rows - mean))
+        rounding = cls(mean if shorter < length else torch.zeros_like(mean))
+        rounding.reach(min(length, shorter))
+        return rounding
+
+    def reach(self, length: float) -> None:
+        """Let the radius grow to a length, with a little to spare."""
+        self.radius = max(self.radius, 1.001 * length)
+
+    @property
+    def scale(self) -> float:
+        """The step, a float32."""
+        levels = _C.PLACE_LEVELS - 0.5 * math.sqrt(len(self.mean))
+        return float(torch.tensor(self.radius / levels, dtype=torch.float32, device="cpu"))
+
+
+def _some_rows(rows: Tensor) -> Tensor:
+    """About `_SAMPLE` rows of [n, C], spread evenly."""
+    return rows[:: len(rows) // _SAMPLE | 1]
+
+
+def placed_bytes(images: int, places: int, channels: int) -> int:
+    """Bytes of the rounded rows of some places."""
+    words = -(-channels // 2)
+    return places * planning.padded(images) * (8 * words + 8)
+
+
+class PlacedRows:
+    """Rows [first, last) of the grid of images [N, P, C] float32, rounded, by place.
+
+    `handle` points into the tensors of this object, and into the images.
+    """
+
+    def __init__(self, images: Tensor, grid: tuple[int, int], first: int, last: int) -> None:
+        self.images, self.grid, self.first, self.last = images, grid, first, last
+        count, patches, channels = images.shape
+        places, padded = (last - first) * grid[1], planning.padded(count)
+        words = -(-channels // 2)
+        self.left = scratch.take(self, places * padded * words, torch.int32)
+        self.right = scratch.take(self, places * padded * words, torch.int32)
+        self.init = scratch.take(self, places * padded, torch.int32)
+        self.rho = scratch.take(self, places * padded, torch.float32)
+        self.handle = _C.PlacedRows(
+            images=count,
+            padded=padded,
+            channels=channels,
+            row=first,
+            places=places,
+            all=patches,
+            x=images,
+            left=self.left,
+            right=self.right,
+            init=self.init,
+            rho=self.rho,
+        )
+
+    def fill(self, rounding: PlaceRounding, isa: str) -> bool:
+        """Round the rows; False where one is longer than the radius, which then grows."""
+        step = max(1, _ROUNDED * torch.get_num_threads() // (self.grid[1] * len(self.images)))
+        for first in range(self.first, self.last, step):  # Python notices Ctrl-C between two calls
+            longest = _C.place_rows(
+                isa=isa,
+                rows=self.handle,
+                height=self.grid[0],
+                width=self.grid[1],
+                first_row=first,
+                last_row=min(first + step, self.last),
+                mean=rounding.mean,
+                scale=rounding.scale,
+                threads=torch.get_num_threads(),
+            )
+            if longest > rounding.radius:
+                rounding.reach(longest)
+                return False
+        return True
+
+    @property
+    def largest_rho(self) -> float:
+        """The largest rounding error of a row."""
+        with one_thread():
+            return float(self.rho.max())
