@@ -12,6 +12,12 @@ The highest scores, where they may be defects, count as "no lower than the other
 lowest fifth, where copies of one image score near 0, as "no higher" (censored observations). Of
 many scores only the 40 highest below those count by their value: by more of them the model would be
 fitted to the body, and two in five Gaussian batches of 500 looked odd.
+
+Where the patches' scores are known, an image's next peaks count, too: the r highest of independent
+values have a joint density under the same distribution (r largest order statistics, Weissman 1978;
+Coles 2001, section 3.5), and three peaks an image tell the tail better than one. Peaks of one image
+are alike where images differ as wholes, so that what the next peaks tell counts half (a composite
+likelihood; in full it would flag too many images of such batches).
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ _Floats = npt.NDArray[np.float64]
 SPREAD_FLOOR = 0.01
 _SHAPE_DEVIATION = 0.2
 _SHAPES = np.linspace(-0.6, 0.6, 13)
+_SHAPES[6] = 1e-6  # Gumbel's limit to ten digits, by the formula of the others
 _LOCATIONS = np.linspace(-1.4, 1.4, 17)  # from the median, in spreads
 _LOG_SCALES = np.linspace(-1.4, 1.4, 15)
 _XI, _MU, _LOG_SIGMA = (
@@ -34,6 +41,8 @@ _LOG_PRIOR = -0.5 * (_XI / _SHAPE_DEVIATION) ** 2
 _LEFT_OUT = 1e-7  # distributions whose weight is a smaller share of the greatest
 _SMALLEST_STEP = 0.1  # of the distance between the lower quartile and the median
 _MOST_SCORES = 40  # the highest, which count by their value: they tell the tail, not the body
+_NEXT_PEAKS_COUNT = 0.5  # of the weight that independent peaks of an image would have
+_RULED_OUT = 16.0  # by which log weight the scores alone rule out a distribution
 
 
 class TailModel:
@@ -41,9 +50,12 @@ class TailModel:
 
     ordered: [n] ascending scores, not all equal, n - suspects >= 3.
     suspects: so many of the highest may be no normal ones.
+    next_peaks: [n, r], the peaks of the same images below their scores, descending; None: unknown.
     """
 
-    def __init__(self, ordered: _Floats, suspects: int = 0) -> None:
+    def __init__(
+        self, ordered: _Floats, suspects: int = 0, next_peaks: _Floats | None = None
+    ) -> None:
         count = ordered.size - suspects
         known = ordered[:count]
         low = max(count // 5, count - _MOST_SCORES)
@@ -56,33 +68,47 @@ class TailModel:
             1e-9 * float(ordered[-1]),
         )
         self._xi, self._mu, self._sigma = _XI, _MU, _SIGMA
-        rate, log_density = self._rate(known[low:])
-        log_weight = _LOG_PRIOR + log_density.sum(axis=0)
+        rate, log_intensity = self._rate(known[low:])
+        log_weight = _LOG_PRIOR + (log_intensity - rate).sum(axis=0)
         if low:
             log_weight = log_weight - low * rate[0]
         if suspects:
             log_weight = log_weight + suspects * np.log(-np.expm1(-rate[-1]) + 1e-300)
+        if next_peaks is not None:
+            kept = log_weight > log_weight.max() - _RULED_OUT
+            self._keep(kept)
+            told = self._told_by_peaks(next_peaks[low:count], rate[:, kept])
+            log_weight = log_weight[kept] + _NEXT_PEAKS_COUNT * told
         weight = np.exp(log_weight - log_weight.max())
         kept = weight > _LEFT_OUT
         self.weights = weight[kept] / weight[kept].sum()
-        self._xi, self._mu, self._sigma = _XI[kept], _MU[kept], _SIGMA[kept]
+        self._keep(kept)
+
+    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
+        self._xi, self._mu, self._sigma = self._xi[kept], self._mu[kept], self._sigma[kept]
+
+    def _told_by_peaks(self, next_peaks: _Floats, rate: _Floats) -> _Floats:
+        """The log likelihood that the next peaks [M, r] add to that of the scores.
+
+        rate: of the scores, [M, distributions].
+        """
+        told = rate.sum(axis=0)
+        for column in next_peaks.T:
+            rate, log_intensity = self._rate(column)
+            told = told + log_intensity.sum(axis=0)
+        last: _Floats = told - rate.sum(axis=0)
+        return last
 
     def _rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
-        """-log P(score <= x) and the log density, [M, distributions] each."""
-        x = (scores[:, None] - self._middle) / self._unit
-        z = (x - self._mu) / self._sigma
-        shaped = np.abs(self._xi) > 1e-9
-        xi = np.where(shaped, self._xi, 1.0)
-        base = np.where(shaped, 1 + xi * z, 1.0)
-        inside = base > 0
-        log_base = np.log(np.where(inside, base, 1.0))
-        # Gumbel's limit, and beyond the end of a bounded tail 0, or 'all lie above' of a heavy one.
-        log_rate = np.where(shaped, -log_base / xi, -np.clip(z, -700, 700))
-        rate = np.where(inside, np.exp(np.minimum(log_rate, 700)), np.where(xi < 0, 0.0, np.inf))
-        with np.errstate(invalid="ignore"):
-            density = np.where(shaped, -(1 / xi + 1) * log_base, log_rate) - rate
-        density = np.where(inside, density - np.log(self._sigma), -np.inf)
-        return rate, density
+        """-log P(score <= x) and the logarithm of its slope, [M, distributions] each.
+
+        The log density is the second less the first.
+        """
+        z = ((scores[:, None] - self._middle) / self._unit - self._mu) / self._sigma
+        # Outside of a distribution's range the floor makes the rate 0, or huge, and the density 0.
+        log_base = np.log(np.maximum(1 + self._xi * z, 1e-300))
+        rate = np.exp(np.minimum(log_base * (-1 / self._xi), 700))
+        return rate, log_base * (-1 / self._xi - 1) - np.log(self._sigma)
 
     def survivals(self, scores: _Floats) -> _Floats:
         """The chance of a normal score above each of `scores` [M] -> [M, distributions]."""
@@ -117,7 +143,7 @@ class TailModel:
         return high
 
 
-def standing_out(ordered: _Floats) -> tuple[float, int]:
+def standing_out(ordered: _Floats, next_peaks: _Floats | None = None) -> tuple[float, int]:
     """How far the highest scores stand apart from the tail of the others: p-value, their number.
 
     For each m up to a quarter of the scores: given the others, what is the chance that all of the m
@@ -126,6 +152,7 @@ def standing_out(ordered: _Floats) -> tuple[float, int]:
     taken: the weights 1 / (m (m + 1)) sum to 1 over all m, which pays for the choice.
 
     ordered: [n] ascending scores, n >= 5, not all equal.
+    next_peaks: as of `TailModel`.
     """
     best = (1.0, 1)
     quarter, half = np.quantile(ordered, [0.25, 0.5])
@@ -134,7 +161,7 @@ def standing_out(ordered: _Floats) -> tuple[float, int]:
         # Over so small a step no tail falls far enough for the m to be called apart.
         if edge - below <= _SMALLEST_STEP * (half - quarter):
             continue
-        model = TailModel(ordered, suspects=m)
+        model = TailModel(ordered, m, next_peaks)
         above, next_lower = model.survivals(np.array([edge, below]))
         ratio = np.minimum(above / np.maximum(next_lower, 1e-300), 1.0)
         p_value = float((ratio**m) @ model.weights) * m * (m + 1)
