@@ -44,7 +44,7 @@ images; a defect that scores like normal images is not found.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,7 @@ MIN_IMAGES = 5
 LOOK_SHARE = 0.1
 SMALL = 20  # below so many images a batch is called too small to decide on one part
 _Floats = npt.NDArray[np.float64]
+_Patches = npt.NDArray[np.floating[Any]]
 
 
 def find_threshold(
@@ -97,9 +98,9 @@ def find_threshold(
     _check(x, rule, alpha, value, expected_defect_rate)
     if not 0 <= look_share <= 1:
         raise InputError(f"look_share: found {look_share}, wanted a share, 0 to 1")
-    patches = None if patch_scores is None else np.asarray(patch_scores, dtype=np.float64)
-    if patches is not None:
-        check_patch_scores("patch_scores", patches, x)
+    patches = None
+    if patch_scores is not None:
+        patches = check_patch_scores("patch_scores", patch_scores, x)
     if value is not None:
         flagged = x >= value
         return Threshold(
@@ -122,7 +123,7 @@ def find_threshold(
     return _undecided(x, patches, found, look_share)
 
 
-def _judged(x: _Floats, patches: _Floats | None, rule: Rule, alpha: float) -> Threshold:
+def _judged(x: _Floats, patches: _Patches | None, rule: Rule, alpha: float) -> Threshold:
     """Verdicts by a rule, and what stands apart with less certainty by the model of the tail."""
     cut: float | None = None
     look = np.zeros(x.shape, np.bool_)
@@ -166,7 +167,7 @@ def _odds(p_value: float) -> str:
 
 
 def _undecided(
-    x: _Floats, patches: _Floats | None, found: Threshold, look_share: float
+    x: _Floats, patches: _Patches | None, found: Threshold, look_share: float
 ) -> Threshold:
     """What to look at where nothing is flagged: what stands apart somewhat, and a share of all."""
     assert found.p_value is not None  # of a rule
@@ -189,7 +190,7 @@ def _undecided(
     return _flag_none(x, found.rule, f"none flagged: {small}{told}", found.p_value, look)
 
 
-def _most_suspect(x: _Floats, patches: _Floats | None, count: int) -> npt.NDArray[np.bool_]:
+def _most_suspect(x: _Floats, patches: _Patches | None, count: int) -> npt.NDArray[np.bool_]:
     """About `count` images [N]: the highest by score and, in turn, by relief."""
     if count == 0:
         return np.zeros(x.shape, np.bool_)

@@ -8,6 +8,9 @@ image that scores high all over has not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -17,48 +20,70 @@ from ..errors import InputError
 NEXT_PEAKS = 2  # of an image, below its highest
 _APART = 5  # side of the square of patches that has one peak
 _AROUND = 11  # side of the square of patches that a relief rises from
+_BLOCK = 64  # images at a time
 _Floats = npt.NDArray[np.float64]
+_Scores = npt.NDArray[np.floating[Any]]
 
 
-def next_peaks(patch_scores: _Floats, scores: _Floats) -> _Floats:
+def next_peaks(patch_scores: _Scores, scores: _Floats) -> _Floats:
     """The second highest peak of each image and so on, descending, [N, NEXT_PEAKS].
 
     None is above the image's score. Where an image has too few peaks, its last one is repeated.
 
     patch_scores: [N, H, W]. scores: [N], the raw scores of the images.
     """
-    highest = ndimage.maximum_filter(patch_scores, size=(1, _APART, _APART), mode="nearest")
-    found = np.where(patch_scores >= highest, patch_scores, -np.inf).reshape(len(scores), -1)
-    count = min(NEXT_PEAKS + 1, found.shape[1])
-    found = -np.sort(np.partition(-found, count - 1, axis=1)[:, :count], axis=1)
-    # The maximum of a map is at a peak, so that an image has one peak at least.
+    peaks = np.concatenate([_highest_peaks(block) for block in _blocks(patch_scores)])
+    lower: _Floats = np.minimum(peaks[:, 1:], scores[:, None])
+    return lower
+
+
+def _highest_peaks(block: _Floats) -> _Floats:
+    """The highest peaks of each image, descending, [M, NEXT_PEAKS + 1]."""
+    around = ndimage.maximum_filter(block, size=(1, _APART, _APART), mode="nearest")
+    peaks = np.where(block >= around, block, -np.inf).reshape(len(block), -1)
+    count = min(NEXT_PEAKS + 1, peaks.shape[1])
+    peaks = -np.sort(np.partition(-peaks, count - 1, axis=1)[:, :count], axis=1)
+    # The maximum of a map is a peak, so that an image has one at least.
     for column in range(1, count):
-        lacking = np.isneginf(found[:, column])
-        found[lacking, column] = found[lacking, column - 1]
-    short = np.repeat(found[:, -1:], NEXT_PEAKS + 1 - count, axis=1)
-    peaks: _Floats = np.minimum(np.concatenate([found, short], axis=1)[:, 1:], scores[:, None])
-    return peaks
+        lacking = np.isneginf(peaks[:, column])
+        peaks[lacking, column] = peaks[lacking, column - 1]
+    return np.concatenate([peaks, np.repeat(peaks[:, -1:], NEXT_PEAKS + 1 - count, axis=1)], axis=1)
 
 
-def reliefs(patch_scores: _Floats) -> _Floats:
+def reliefs(patch_scores: _Scores) -> _Floats:
     """How far the patch of each image that rises most stands above the mean around it, [N].
 
     patch_scores: [N, H, W]; patches with score 0 (ignored areas, exact copies) do not count.
     """
-    counted = (patch_scores > 0).astype(np.float64)
+    return np.concatenate([_reliefs(block) for block in _blocks(patch_scores)])
+
+
+def _reliefs(block: _Floats) -> _Floats:
+    counted = (block > 0).astype(np.float64)
     size = (1, _AROUND, _AROUND)
-    total = ndimage.uniform_filter(patch_scores, size, mode="constant")
+    total = ndimage.uniform_filter(block, size, mode="constant")
     share = ndimage.uniform_filter(counted, size, mode="constant")
-    rise = patch_scores - total / np.maximum(share, 1e-12)
-    rises: _Floats = np.where(counted > 0, rise, 0.0).max(axis=(1, 2))
-    return np.maximum(rises, 0.0)
+    rise = np.where(counted > 0, block - total / np.maximum(share, 1e-12), 0.0)
+    highest: _Floats = np.maximum(rise.max(axis=(1, 2)), 0.0)
+    return highest
 
 
-def check_patch_scores(name: str, patch_scores: _Floats, scores: _Floats) -> None:
-    """Raise InputError naming the argument unless it is [N, H, W], finite, of as many images."""
-    wanted = f"[{len(scores)}, H, W] with H, W > 0, as many as scores"
-    if patch_scores.ndim != 3 or len(patch_scores) != len(scores) or 0 in patch_scores.shape:
-        raise InputError(f"{name} must be {wanted}, but are {list(patch_scores.shape)}")
-    finite = np.isfinite(patch_scores).all(axis=(1, 2))
+def _blocks(patch_scores: _Scores) -> Iterator[_Floats]:
+    """The patch scores of some images at a time, as doubles: a copy of all may not fit."""
+    for first in range(0, len(patch_scores), _BLOCK):
+        yield patch_scores[first : first + _BLOCK].astype(np.float64)
+
+
+def check_patch_scores(name: str, patch_scores: npt.ArrayLike, scores: _Floats) -> _Scores:
+    """`patch_scores` as an array; InputError naming it unless [N, H, W], finite, one a score."""
+    found = np.asarray(patch_scores)
+    if found.ndim != 3 or len(found) != len(scores) or 0 in found.shape:
+        raise InputError(
+            f"{name} must be [{len(scores)}, H, W], one map a score, but are {list(found.shape)}"
+        )
+    if not np.issubdtype(found.dtype, np.floating):
+        raise InputError(f"{name}: found {found.dtype}, wanted floats")
+    finite = np.isfinite(found).all(axis=(1, 2))
     if not finite.all():
         raise InputError(f"{name}[{int(finite.argmin())}] has values that are not finite")
+    return found

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from .peaks import check_patch_scores, next_peaks
 from .result import Threshold, check_scores, verdicts_of
-from .tail import TailModel, standing_out
+from .tail import fit_tail, standing_out
 
 FALSE_ALARMS = 0.01
 FALSE_DISCOVERIES = 0.1
@@ -55,8 +55,7 @@ class ReferenceScale:
         ordered = given[order]
         peaks = None
         if patch_scores is not None:
-            patches = np.asarray(patch_scores, dtype=np.float64)
-            check_patch_scores("reference_patch_scores", patches, given)
+            patches = check_patch_scores("reference_patch_scores", patch_scores, given)
             peaks = next_peaks(patches, given)[order]
         apart = 0
         if given.size >= 2 * MIN_REFERENCES and ordered[0] < ordered[-1]:
@@ -65,7 +64,7 @@ class ReferenceScale:
         self.scores = ordered[: ordered.size - apart]
         self.suspects = np.flatnonzero(given > self.scores[-1])
         fits = self.scores.size >= MIN_REFERENCES and self.scores[-1] > 0
-        self._tail = TailModel(ordered, apart, peaks) if fits else None
+        self._tail = fit_tail(ordered, apart, peaks) if fits else None
 
     def p_values(self, scores: npt.ArrayLike) -> _Floats:
         """How often, at most, a good image scores as high as each of `scores` [N] -> [N]."""

@@ -22,6 +22,9 @@ likelihood; in full it would flag too many images of such batches).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,77 +45,63 @@ _LEFT_OUT = 1e-7  # distributions whose weight is a smaller share of the greates
 _SMALLEST_STEP = 0.1  # of the distance between the lower quartile and the median
 _MOST_SCORES = 40  # the highest, which count by their value: they tell the tail, not the body
 _NEXT_PEAKS_COUNT = 0.5  # of the weight that independent peaks of an image would have
+_IMPOSSIBLE = 1e6  # the negative log likelihood of a score outside of a distribution's range
 _RULED_OUT = 16.0  # by which log weight the scores alone rule out a distribution
 
 
-class TailModel:
-    """The distributions that may have made the scores, with their weights.
+@dataclass(frozen=True)
+class _Grid:
+    """Distributions: shapes xi, locations mu and scales sigma [D], the latter two in spreads.
 
-    ordered: [n] ascending scores, not all equal, n - suspects >= 3.
-    suspects: so many of the highest may be no normal ones.
-    next_peaks: [n, r], the peaks of the same images below their scores, descending; None: unknown.
+    middle, unit: the location that mu is from, and the spread.
     """
 
-    def __init__(
-        self, ordered: _Floats, suspects: int = 0, next_peaks: _Floats | None = None
-    ) -> None:
-        count = ordered.size - suspects
-        known = ordered[:count]
-        low = max(count // 5, count - _MOST_SCORES)
+    middle: float
+    unit: float
+    xi: _Floats
+    mu: _Floats
+    sigma: _Floats
+
+    @classmethod
+    def around(cls, known: _Floats, highest: float) -> _Grid:
+        """All that may have made `known` [n], ascending, of a batch that goes up to `highest`."""
         quarter, middle, three = np.quantile(known, [0.25, 0.5, 0.75])
-        self._middle = float(middle)
-        self._unit = max(
+        unit = max(
             float(three - quarter) / 1.35,
             0.5 * float(np.sqrt(np.mean((np.maximum(known, quarter) - middle) ** 2))),
-            SPREAD_FLOOR * abs(self._middle),
-            1e-9 * float(ordered[-1]),
+            SPREAD_FLOOR * abs(float(middle)),
+            1e-9 * highest,
         )
-        self._xi, self._mu, self._sigma = _XI, _MU, _SIGMA
-        rate, log_intensity = self._rate(known[low:])
-        log_weight = _LOG_PRIOR + (log_intensity - rate).sum(axis=0)
-        if low:
-            log_weight = log_weight - low * rate[0]
-        if suspects:
-            log_weight = log_weight + suspects * np.log(-np.expm1(-rate[-1]) + 1e-300)
-        if next_peaks is not None:
-            kept = log_weight > log_weight.max() - _RULED_OUT
-            self._keep(kept)
-            told = self._told_by_peaks(next_peaks[low:count], rate[:, kept])
-            log_weight = log_weight[kept] + _NEXT_PEAKS_COUNT * told
-        weight = np.exp(log_weight - log_weight.max())
-        kept = weight > _LEFT_OUT
-        self.weights = weight[kept] / weight[kept].sum()
-        self._keep(kept)
+        return cls(float(middle), unit, _XI, _MU, _SIGMA)
 
-    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        self._xi, self._mu, self._sigma = self._xi[kept], self._mu[kept], self._sigma[kept]
+    def of(self, kept: npt.NDArray[np.bool_]) -> _Grid:
+        """Those of the distributions that are kept, by [D] truth values."""
+        return replace(self, xi=self.xi[kept], mu=self.mu[kept], sigma=self.sigma[kept])
 
-    def _told_by_peaks(self, next_peaks: _Floats, rate: _Floats) -> _Floats:
-        """The log likelihood that the next peaks [M, r] add to that of the scores.
-
-        rate: of the scores, [M, distributions].
-        """
-        told = rate.sum(axis=0)
-        for column in next_peaks.T:
-            rate, log_intensity = self._rate(column)
-            told = told + log_intensity.sum(axis=0)
-        last: _Floats = told - rate.sum(axis=0)
-        return last
-
-    def _rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
-        """-log P(score <= x) and the logarithm of its slope, [M, distributions] each.
+    def rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
+        """-log P(score <= x) and the logarithm of its slope, [M, D] each.
 
         The log density is the second less the first.
         """
-        z = ((scores[:, None] - self._middle) / self._unit - self._mu) / self._sigma
+        z = ((scores[:, None] - self.middle) / self.unit - self.mu) / self.sigma
         # Outside of a distribution's range the floor makes the rate 0, or huge, and the density 0.
-        log_base = np.log(np.maximum(1 + self._xi * z, 1e-300))
-        rate = np.exp(np.minimum(log_base * (-1 / self._xi), 700))
-        return rate, log_base * (-1 / self._xi - 1) - np.log(self._sigma)
+        log_base = np.log(np.maximum(1 + self.xi * z, 1e-300))
+        rate = np.exp(np.minimum(log_base * (-1 / self.xi), 700))
+        return rate, log_base * (-1 / self.xi - 1) - np.log(self.sigma)
+
+
+class TailModel:
+    """Distributions that may have made the scores, with their weights: see `fit_tails`."""
+
+    def __init__(self, grid: _Grid, log_weight: _Floats) -> None:
+        weight = np.exp(log_weight - log_weight.max())
+        kept = weight > _LEFT_OUT
+        self.weights = weight[kept] / weight[kept].sum()
+        self._grid = grid.of(kept)
 
     def survivals(self, scores: _Floats) -> _Floats:
         """The chance of a normal score above each of `scores` [M] -> [M, distributions]."""
-        chance: _Floats = -np.expm1(-self._rate(scores)[0])
+        chance: _Floats = -np.expm1(-self._grid.rate(scores)[0])
         return chance
 
     def survival(self, scores: _Floats) -> _Floats:
@@ -131,9 +120,9 @@ class TailModel:
 
     def level(self, chance: float) -> float:
         """The lowest score whose mean survival is at most `chance`."""
-        low, high = self._middle, self._middle + self._unit
+        low, high = self._grid.middle, self._grid.middle + self._grid.unit
         while self.survival(np.array([high]))[0] > chance:
-            low, high = high, self._middle + 2 * (high - self._middle)
+            low, high = high, 2 * high - self._grid.middle
         for _ in range(60):
             middle = 0.5 * (low + high)
             if self.survival(np.array([middle]))[0] > chance:
@@ -141,6 +130,54 @@ class TailModel:
             else:
                 high = middle
         return high
+
+
+def fit_tail(ordered: _Floats, suspects: int = 0, next_peaks: _Floats | None = None) -> TailModel:
+    """The model of scores of which so many of the highest may be no normal ones; `fit_tails`."""
+    return fit_tails(ordered, [suspects], next_peaks)[0]
+
+
+def fit_tails(
+    ordered: _Floats, suspects: Sequence[int], next_peaks: _Floats | None = None
+) -> list[TailModel]:
+    """The models for several numbers of suspects: so many of the highest may be no normal ones.
+
+    ordered: [n] ascending scores, not all equal, n - suspects >= 3.
+    next_peaks: [n, r], the peaks of the same images below their scores, descending; None: unknown.
+    """
+    ends = [ordered.size - m for m in suspects]
+    starts = [max(end // 5, end - _MOST_SCORES) for end in ends]
+    first = min(starts)
+    grid = _Grid.around(ordered[: min(ends)], float(ordered[-1]))
+    rate, log_intensity = grid.rate(ordered[first : max(ends)])
+    spans = [(start - first, end - first) for start, end in zip(starts, ends, strict=True)]
+    weights = []
+    sums = _sums(log_intensity - rate)
+    for m, start, (low, high) in zip(suspects, starts, spans, strict=True):
+        log_weight = _LOG_PRIOR + sums[high] - sums[low] - start * rate[low]
+        if m:
+            log_weight = log_weight + m * np.log(-np.expm1(-rate[high - 1]) + 1e-300)
+        weights.append(log_weight)
+    if next_peaks is None:
+        return [TailModel(grid, log_weight) for log_weight in weights]
+    possible = [log_weight > log_weight.max() - _RULED_OUT for log_weight in weights]
+    any_ = np.logical_or.reduce(possible)
+    grid, told = grid.of(any_), rate[:, any_]
+    for column in next_peaks[first : max(ends)].T:
+        rate, log_intensity = grid.rate(column)
+        told = told + log_intensity
+    sums = _sums(_NEXT_PEAKS_COUNT * (told - rate))
+    models = []
+    for log_weight, own, (low, high) in zip(weights, possible, spans, strict=True):
+        both = log_weight[any_] + sums[high] - sums[low]
+        models.append(TailModel(grid, np.where(own[any_], both, -np.inf)))
+    return models
+
+
+def _sums(values: _Floats) -> _Floats:
+    """The sums of the first 0, 1, ... rows of [n, D], [n + 1, D]."""
+    bounded = np.maximum(values, -_IMPOSSIBLE)  # so that differences of the sums tell parts
+    return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(bounded, axis=0)])
 
 
 def standing_out(ordered: _Floats, next_peaks: _Floats | None = None) -> tuple[float, int]:
@@ -152,17 +189,18 @@ def standing_out(ordered: _Floats, next_peaks: _Floats | None = None) -> tuple[f
     taken: the weights 1 / (m (m + 1)) sum to 1 over all m, which pays for the choice.
 
     ordered: [n] ascending scores, n >= 5, not all equal.
-    next_peaks: as of `TailModel`.
+    next_peaks: as of `fit_tails`.
     """
     best = (1.0, 1)
     quarter, half = np.quantile(ordered, [0.25, 0.5])
-    for m in _group_sizes(ordered.size // 4 or 1):
-        edge, below = ordered[-m], ordered[-m - 1]
-        # Over so small a step no tail falls far enough for the m to be called apart.
-        if edge - below <= _SMALLEST_STEP * (half - quarter):
-            continue
-        model = TailModel(ordered, m, next_peaks)
-        above, next_lower = model.survivals(np.array([edge, below]))
+    # Over a smaller step no tail falls far enough for the m to be called apart.
+    least = _SMALLEST_STEP * (half - quarter)
+    sizes = _group_sizes(ordered.size // 4 or 1)
+    sizes = [m for m in sizes if ordered[-m] - ordered[-m - 1] > least]
+    if not sizes:
+        return best
+    for m, model in zip(sizes, fit_tails(ordered, sizes, next_peaks), strict=True):
+        above, next_lower = model.survivals(ordered[[-m, -m - 1]])
         ratio = np.minimum(above / np.maximum(next_lower, 1e-300), 1.0)
         p_value = float((ratio**m) @ model.weights) * m * (m + 1)
         best = min(best, (p_value, m))
