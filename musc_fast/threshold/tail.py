@@ -163,9 +163,10 @@ def fit_tails(
     possible = [log_weight > log_weight.max() - _RULED_OUT for log_weight in weights]
     any_ = np.logical_or.reduce(possible)
     grid, told = grid.of(any_), rate[:, any_]
+    floor = ordered[first]
     for column in next_peaks[first : max(ends)].T:
-        rate, log_intensity = grid.rate(column)
-        told = told + log_intensity
+        rate, log_intensity = grid.rate(np.maximum(column, floor))
+        told = told + np.where(column[:, None] > floor, log_intensity, 0.0)
     sums = _sums(_NEXT_PEAKS_COUNT * (told - rate))
     models = []
     for log_weight, own, (low, high) in zip(weights, possible, spans, strict=True):
