@@ -6,7 +6,8 @@ Of each set the distances of all patches to all images are computed once (the de
 search) and kept in the folder --distances; a batch's scores are interval means over the columns of
 its images, so that forty draws of a cell take seconds. A cell has N images, some of them defective,
 and no references or 10 or 20 good ones that are not in the batch; cells for which a set has too few
-good images are left out. "before" is the rule "split" alone, which judged all batches once.
+good images are left out. "before" is the rule "split" alone, which judged all batches once;
+"scores" the rule by raw scores alone, without the patches' scores.
 
 Labels are used to draw and to count, never to judge. The plate train_00021 is left out, whose glare
 outshines every defect though its label is good, and of exact copies all but one.
@@ -15,6 +16,8 @@ outshines every defect though its label is good, and of exact copies all but one
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,9 +29,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from lib.beyond_sets import BOARDS as DRAW_BOARDS
 from lib.labelled_sets import SETS, SIZES
 from lib.program import add_data, add_json, make_parser
 from lib.results import write_results
+from lib.verdict_tables import markdown
 from musc_fast import MuSc, ops, reference
 from musc_fast.backends.registry import resolve
 from musc_fast.datasets.layouts import load_mvtec
@@ -37,7 +42,7 @@ from musc_fast.files import replacing
 from musc_fast.scoring.layer_passes import Pooling
 from musc_fast.threshold import find_threshold, judge_by_references
 
-SAMPLE = "sample"
+SAMPLE, BOARDS = "sample", "boards"
 COUNTS, DEFECTS, REFERENCES = (10, 15, 20, 30, 48), (0, 1, 2, 5), (0, 10, 20)
 LEFT_OUT = ("train_00021.png", "train_00086.png", "val_00019.png", "kos26_Part5", "kos34_Part0")
 Floats = NDArray[np.float32]
@@ -54,38 +59,39 @@ class Distances:
     rows: Floats
     columns: Floats
 
-    def scores(self, images: Indices, others: Indices, k: int) -> Floats:
-        """Raw scores of images against `others`, the mean of the k lowest of each patch."""
+    def scores(self, images: Indices, others: Indices, k: int) -> tuple[Floats, Floats]:
+        """Raw scores of images against `others`, and patch scores, means of the k lowest."""
         part = self.distances[np.ix_(images, range(self.distances.shape[1]), others)]
         for row, image in enumerate(images):
             part[row][:, others == image] = np.inf
         means = np.partition(part, k - 1, axis=-1)[..., :k].mean(axis=-1)
         maps = means.reshape(len(images), self.rows.shape[1], self.columns.shape[1])
         peaks: Floats = (self.rows @ maps @ self.columns.T).max(axis=(1, 2))
-        return peaks
+        return peaks, maps
 
-    def batch(self, images: Indices) -> Floats:
-        """Raw scores of a batch, each image against the others."""
+    def batch(self, images: Indices) -> tuple[Floats, Floats]:
+        """Raw and patch scores of a batch, each image against the others."""
         return self.scores(images, images, _ranks(len(images) - 1))
 
-    def by_references(self, images: Indices, references: Indices) -> tuple[Floats, Floats]:
-        """Raw scores of images against references, and the references' leave-one-out scores."""
+    def by_references(self, images: Indices, references: Indices) -> tuple[Floats, Floats, Floats]:
+        """Raw scores of images against references; the references' leave-one-out scores."""
         k = _ranks(len(references))
-        return self.scores(images, references, k), self.scores(references, references, k)
+        return self.scores(images, references, k)[0], *self.scores(references, references, k)
 
 
 def main() -> None:
     """Judge the draws of every set and backbone, print a row a cell, write them as JSON."""
     parser = make_parser(__doc__)
-    add_data(parser, [*SETS, SAMPLE])
+    add_data(parser, [*SETS, SAMPLE, BOARDS])
     parser.add_argument("--backbones", nargs="+", default=list(SIZES))
     parser.add_argument("--draws", type=int, default=40, help="batches a cell")
     parser.add_argument(
         "--distances", type=Path, help="keep distances here, and take them from here"
     )
+    parser.add_argument("--markdown", action="store_true", help="print docs/verdict.md's tables")
     add_json(parser)
     arguments = parser.parse_args()
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for backbone in arguments.backbones:
             for name in arguments.sets:
@@ -96,6 +102,8 @@ def main() -> None:
                 ]
                 print(f"{name}, {backbone}: done", flush=True)
     show(results)
+    if arguments.markdown:
+        print(markdown(results))
     write_results(arguments.json, {"draws": arguments.draws}, results)
 
 
@@ -105,10 +113,7 @@ def load(arguments: argparse.Namespace, scratch: Path, name: str, backbone: str)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}_{backbone}.npz"
     if not file.exists():
-        if name == SAMPLE and not (scratch / SAMPLE).exists():
-            draw_sample(scratch / SAMPLE, count=140, defects=40, seed=3)
-        root = (scratch if name == SAMPLE else arguments.data) / name
-        compute(file, root, backbone)
+        compute(file, _root(arguments.data, scratch, name), backbone)
     with np.load(file) as stored:
         grid, size = stored["grid"], stored["size"]
         names = [str(each) for each in stored["names"]]
@@ -119,6 +124,20 @@ def load(arguments: argparse.Namespace, scratch: Path, name: str, backbone: str)
             _corners(int(grid[0]), int(size[0])),
             _corners(int(grid[1]), int(size[1])),
         )
+
+
+def _root(data: Path, scratch: Path, name: str) -> Path:
+    """The folder of a set, drawn where it is no real one."""
+    if name == SAMPLE:
+        if not (scratch / name).exists():
+            draw_sample(scratch / name, count=140, defects=40, seed=3)
+        return scratch / name
+    if name == BOARDS:
+        if not (scratch / name).exists():
+            command = [sys.executable, str(DRAW_BOARDS), str(scratch / name)]
+            subprocess.run([*command, "--good=70", "--bad=30"], check=True)
+        return scratch / name / "board"
+    return data / name
 
 
 def compute(file: Path, root: Path, backbone: str) -> None:
@@ -193,11 +212,14 @@ _COUNTED = (
     "defects_flagged_before",
     "good_flagged_before",
     "any_flagged_before",
+    "defects_flagged_scores",
+    "any_flagged_scores",
     "defects_flagged",
     "defects_look",
     "good_flagged",
     "good_look",
     "any_flagged",
+    "any_look",
 )
 
 
@@ -205,21 +227,26 @@ def judged(found: Distances, images: Indices, references: Indices, defects: int)
     """Counts of one batch; its last images are the defective ones."""
     faulty = np.arange(len(images)) >= len(images) - defects
     if len(references):
-        scores, scale = found.by_references(images, references)
-        now = judge_by_references(scores, scale)
+        scores, scale, patches = found.by_references(images, references)
+        now = judge_by_references(scores, scale, reference_patch_scores=patches)
+        by_scores = judge_by_references(scores, scale)
     else:
-        scores = found.batch(images)
-        now = find_threshold(scores)
+        scores, patches = found.batch(images)
+        now = find_threshold(scores, patch_scores=patches)
+        by_scores = find_threshold(scores)
     before = find_threshold(scores, rule="split").flagged
     values = (
         (before & faulty).sum(),
         (before & ~faulty).sum(),
         before.any(),
+        (by_scores.flagged & faulty).sum(),
+        by_scores.flagged.any(),
         (now.flagged & faulty).sum(),
         (now.look & faulty).sum(),
         (now.flagged & ~faulty).sum(),
         (now.look & ~faulty).sum(),
         now.flagged.any(),
+        now.look.any(),
     )
     return {key: int(value) for key, value in zip(_COUNTED, values, strict=True)}
 
@@ -229,7 +256,16 @@ def show(results: list[dict[str, Any]]) -> None:
     table = Table(title="per cent of defects (d) and of good images (g)")
     for heading in (
         *("set", "backbone", "N", "defects", "references"),
-        *("d before", "g before", "d flagged", "d look", "g flagged", "g look", "any flag"),
+        *(
+            "d before",
+            "g before",
+            "d flagged",
+            "d look",
+            "g flagged",
+            "g look",
+            "any flag",
+            "any look",
+        ),
     ):
         table.add_column(heading)
     for row in results:
@@ -244,6 +280,7 @@ def show(results: list[dict[str, Any]]) -> None:
             _per_cent(row["good_flagged"], fine),
             _per_cent(row["good_look"], fine),
             _per_cent(row["any_flagged"], row["batches"]),
+            _per_cent(row["any_look"], row["batches"]),
         )
     Console(width=150).print(table)
 

@@ -33,6 +33,8 @@ class Judge:
         0.01), by a rule, the share of good batches of which images may be flagged (None: 0.1).
     value: flag raw scores >= this value instead.
     expected_defect_rate: flag this share of the batch instead.
+    look_share: in [0, 1], the share to look at of a batch without references in which nothing is
+        flagged (None: 0.1).
 
     Raises InputError where an option is out of range, or would be idle beside another.
     """
@@ -41,6 +43,7 @@ class Judge:
     false_alarms: float | None = None
     value: float | None = None
     expected_defect_rate: float | None = None
+    look_share: float | None = None
 
     def __post_init__(self) -> None:
         rate = self.false_alarms
@@ -49,12 +52,18 @@ class Judge:
             raise InputError(f"false_alarms: found {rate!r}, wanted a share in (0, 0.5]")
         self._by_batch(np.zeros(1))
         if not self.asks_references:
-            for name, idle in (("rule", self.rule), ("false_alarms", rate)):
+            named = (("rule", self.rule), ("false_alarms", rate), ("look_share", self.look_share))
+            for name, idle in named:
                 if idle is not None:
                     raise InputError(
                         f"{name}: has no say where a threshold or an expected defect rate is "
                         "given; leave one of them out"
                     )
+
+        if self.look_share is not None and self.rule not in (None, "auto", "tail"):
+            raise InputError(
+                f"look_share: the rule {self.rule} leaves nothing to look at; leave one of them out"
+            )
 
     @property
     def asks_references(self) -> bool:
@@ -62,11 +71,13 @@ class Judge:
         return self.value is None and self.expected_defect_rate is None
 
     def check_references(self) -> None:
-        """Raise InputError where references would leave the rule idle."""
-        if self.rule is not None:
-            raise InputError(
-                "rule: has no say where references decide; leave out the rule or the references"
-            )
+        """Raise InputError where references would leave an option idle."""
+        for name, idle in (("rule", self.rule), ("look_share", self.look_share)):
+            if idle is not None:
+                raise InputError(
+                    f"{name}: has no say where references decide; leave out the "
+                    f"{name.replace('_', ' ')} or the references"
+                )
 
     def __call__(self, scores: BatchScores, references: BatchScores | None = None) -> Threshold:
         """Decide on the images of `scores`.
@@ -75,17 +86,27 @@ class Judge:
         """
         raw = scores.raw_image_scores.cpu().numpy()
         if references is None or not self.asks_references:
-            return self._by_batch(raw)
+            return self._by_batch(raw, scores.patch_scores.cpu().numpy())
         return judge_by_references(
             raw,
             references.raw_image_scores.cpu().numpy(),
+            reference_patch_scores=references.patch_scores.cpu().numpy(),
             false_alarms=FALSE_ALARMS if self.false_alarms is None else self.false_alarms,
         )
 
-    def _by_batch(self, raw: NDArray[np.floating[Any]]) -> Threshold:
-        given: dict[str, Any] = {"rule": self.rule, "alpha": self.false_alarms}
+    def _by_batch(
+        self,
+        raw: NDArray[np.floating[Any]],
+        patch_scores: NDArray[np.floating[Any]] | None = None,
+    ) -> Threshold:
+        given: dict[str, Any] = {
+            "rule": self.rule,
+            "alpha": self.false_alarms,
+            "look_share": self.look_share,
+        }
         return find_threshold(
             raw,
+            patch_scores=patch_scores,
             value=self.value,
             expected_defect_rate=self.expected_defect_rate,
             **{name: value for name, value in given.items() if value is not None},
@@ -226,16 +247,17 @@ def judge_batch(
     expected_defect_rate: float | None = None,
     false_alarms: float | None = None,
     rule: Rule | None = None,
+    look_share: float | None = None,
 ) -> ImageScores:
     """Give scores of `score_batch` names and verdicts, so that they show themselves in a notebook.
 
     names: [N], of image files, whose pictures are shown; None: "image 0" and so on.
     references: leave-one-out scores of the images that these were scored against.
-    threshold, expected_defect_rate, false_alarms, rule: how to decide, see `Judge`.
+    threshold, expected_defect_rate, false_alarms, rule, look_share: how to decide, see `Judge`.
 
     Raises InputError where there is not one name an image, or an option is wrong.
     """
-    judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+    judge = Judge(rule, false_alarms, threshold, expected_defect_rate, look_share)
     if references is not None:
         judge.check_references()
     count = len(scores.raw_image_scores)

@@ -199,6 +199,7 @@ class MuSc(FitsImages):
         expected_defect_rate: float | None = None,
         false_alarms: float | None = None,
         rule: Rule | None = None,
+        look_share: float | None = None,
         progress: bool | StageProgress = False,
     ) -> ImageScores:
         """Score images against each other, or against `references`, and decide which stand out.
@@ -209,13 +210,13 @@ class MuSc(FitsImages):
             `cv2.cvtColor(image, cv2.COLOR_BGR2RGB)` or `image[:, :, ::-1]`.
             The maps have the backbone's `image_size`.
         references: images in the same form, most of them good; two or more also decide.
-        threshold, expected_defect_rate, false_alarms, rule: how to decide, see
+        threshold, expected_defect_rate, false_alarms, rule, look_share: how to decide, see
             `image_scores.Judge`.
         progress: True draws bars, a function is called with (stage, done, total).
 
         Raises ImageError listing every unreadable image, InputError for a wrong argument.
         """
-        judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+        judge = Judge(rule, false_alarms, threshold, expected_defect_rate, look_share)
         with stages_of(progress) as on_progress:
             images = as_sequence(images)
             check_repeats(self.settings, references is not None)

@@ -188,6 +188,16 @@ RuleOption = Annotated[
         rich_help_panel=VERDICT,
     ),
 ]
+LookShareOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of a batch without references in which nothing is flagged that a person should "
+        "look at (default 0.1); 0: those alone that stand apart somewhat.",
+        show_default=False,
+        rich_help_panel=VERDICT,
+    ),
+]
 WhiteOption = Annotated[
     float | None,
     typer.Option(

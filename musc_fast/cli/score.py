@@ -47,6 +47,7 @@ def score(
     ] = None,
     false_alarms: options.FalseAlarmsOption = None,
     rule: options.RuleOption = None,
+    look_share: options.LookShareOption = None,
     threshold: options.ThresholdOption = None,
     expected_defect_rate: options.DefectRateOption = None,
     fail_on_flagged: options.FailOption = False,
@@ -120,6 +121,7 @@ def score(
         expected_defect_rate=expected_defect_rate,
         false_alarms=false_alarms,
         rule=cast("Rule | None", rule),  # of an unknown one the job tells the known ones
+        look_share=look_share,
         skip_bad=skip_bad,
         reading=options.reading(arguments),
     )

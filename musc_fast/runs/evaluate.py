@@ -133,7 +133,7 @@ def evaluate_category(
         raw_scores=raw_scores,
         anomaly_maps=scores.anomaly_maps.cpu().numpy(),
         settings=run_settings(musc, features, scores=scores, seconds=musc.timings),
-        threshold=find_threshold(raw_scores),
+        threshold=find_threshold(raw_scores, patch_scores=scores.patch_scores.cpu().numpy()),
         **how_seen(musc, features),
     )
     result: Result = {

@@ -44,7 +44,8 @@ class ScoreJob:
     cache: a folder for the features of the references, see `extract_cached`; None keeps none.
     maps: also write pictures and the report. map_scale: "batch" gives all pictures one scale of
         colours, "image" each picture its own.
-    threshold, expected_defect_rate, false_alarms, rule: how to decide, see `image_scores.Judge`.
+    threshold, expected_defect_rate, false_alarms, rule, look_share: how to decide, see
+        `image_scores.Judge`.
     skip_bad: skip unreadable images instead of raising ImageError.
     inputs: all files, those of the references too.
     reading: how files are read; None: as usual.
@@ -66,10 +67,11 @@ class ScoreJob:
         expected_defect_rate: float | None = None,
         false_alarms: float | None = None,
         rule: Rule | None = None,
+        look_share: float | None = None,
         skip_bad: bool = False,
         reading: ReadSettings | None = None,
     ) -> None:
-        self._judge = Judge(rule, false_alarms, threshold, expected_defect_rate)
+        self._judge = Judge(rule, false_alarms, threshold, expected_defect_rate, look_share)
         if references is not None:
             self._judge.check_references()
         scale_of(np.zeros((1, 1, 1)), map_scale)

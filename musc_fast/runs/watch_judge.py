@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bank.own_distances import LeaveOneOut
-from ..threshold import ReferenceScale, Verdict, find_threshold
+from ..threshold import LOOK_SHARE, ReferenceScale, Verdict, find_threshold
 
 _FEWEST = 10  # images of which some may be held for defects
+_SMALL = 20  # images of which too little is known to call the highest clear
 _CERTAIN = 0.1  # of the false alarms: the p-value of an image that is no good one
 _Floats = NDArray[np.float64]
 
@@ -77,7 +78,10 @@ class Judge:
         if rule.threshold is not None:
             apart = scores >= rule.threshold
         elif len(scores) >= _FEWEST:
-            among = find_threshold(scores)  # what `score` would say of the bank
+            # What `score` would say of the bank; of a large one, whose scale tells how high good
+            # images score, no share is looked at in any case.
+            share = LOOK_SHARE if len(scores) < _SMALL else 0.0
+            among = find_threshold(scores, look_share=share)
             apart = among.flagged
             self._look_from = float(np.min(scores, where=among.look, initial=np.inf))
         self.apart: list[int] = np.flatnonzero(apart[: len(self._own)]).tolist()

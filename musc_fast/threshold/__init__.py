@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .batch import ALPHA, DEFAULT_RULE, MIN_IMAGES, RULES, Rule, find_threshold
+from .batch import ALPHA, DEFAULT_RULE, LOOK_SHARE, MIN_IMAGES, RULES, Rule, find_threshold
 from .references import FALSE_ALARMS, FALSE_DISCOVERIES, ReferenceScale, judge_by_references
 from .result import VERDICTS, Threshold, Verdict
 
@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_RULE",
     "FALSE_ALARMS",
     "FALSE_DISCOVERIES",
+    "LOOK_SHARE",
     "MIN_IMAGES",
     "RULES",
     "VERDICTS",

@@ -23,10 +23,15 @@ to 0.74). "split" and "gap" simulate three shapes, Gaussian, Gumbel (a raw score
 exponential, and the batch must look odd under all three: their p-value is an upper bound. The
 statistics do not depend on location and scale.
 
+Where the patches' scores are given, "tail" models the tail by three peaks an image, not one: see
+`tail.py`.
+
 The verdict of an image that is not flagged is "look" where "auto" or "tail" finds its group to
-stand apart with less certainty ("tail" at 2 alpha, "split" at alpha): an all-normal batch is sent
-to be looked at with chance 3 alpha at most. In batches of fewer than `SMALL` images where nothing
-is found, the highest tenth is "look" as well: such a batch is too small to call them clear.
+stand apart with less certainty ("tail" at 2 alpha, "split" at alpha): an all-normal batch has such
+a group with chance 3 alpha at most. A batch in which nothing is flagged by these two rules is
+undecided, not clear: a defect may score like good images. Of it the tenth (`LOOK_SHARE`) that a
+defect is most likely among is "look" as well: the highest by score and, in turn, those with the
+highest relief (`peaks.py`), which finds defects that a score hides.
 
 What the rules find and how often they are wrong: docs/verdict.md, measured by
 benchmarks/verdicts.py; benchmarks/thresholds.py compares the rules on stored scores.
@@ -39,12 +44,13 @@ images; a defect that scores like normal images is not found.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .peaks import check_patch_scores, next_peaks, reliefs
 from .result import Threshold, check_scores, verdicts_of
 from .rules import best_cut, level_between, mad_cut
 from .tail import standing_out
@@ -54,34 +60,47 @@ RULES: tuple[Rule, ...] = ("auto", "tail", "split", "gap", "mad")
 DEFAULT_RULE: Rule = "auto"
 ALPHA = 0.1
 MIN_IMAGES = 5
-SMALL = 20  # below so many images a batch is too small to call its highest scores clear
+LOOK_SHARE = 0.1
+SMALL = 20  # below so many images a batch is called too small to decide on one part
 _Floats = npt.NDArray[np.float64]
+_Patches = npt.NDArray[np.floating[Any]]
 
 
 def find_threshold(
     scores: npt.ArrayLike,
     *,
+    patch_scores: npt.ArrayLike | None = None,
     rule: Rule = DEFAULT_RULE,
     alpha: float = ALPHA,
     value: float | None = None,
     expected_defect_rate: float | None = None,
+    look_share: float = LOOK_SHARE,
 ) -> Threshold:
     """Decide which images of a batch to flag. Deterministic; needs no labels.
 
     scores: [N] raw image scores, distances, before RsCIN, whose rescaling hides whether any score
         stands out.
+    patch_scores: [N, H, W] of the same images, with which "auto" and "tail" decide better; None:
+        unknown.
     rule: "auto", "tail", "split", "gap" or "mad"; see the text of this module.
     alpha: how often an all-normal batch may be flagged under the worst of the simulated shapes, in
         (0, 0.5].
     value: flag scores >= this value, instead of using a rule.
     expected_defect_rate: in [0, 1]; flag this share of the batch with the highest scores, rounded
         to whole images, instead of using a rule.
+    look_share: in [0, 1]; "auto" and "tail" give the verdict "look" to this share, rounded up, of a
+        batch of which they flag nothing. 0: to those alone that stand apart somewhat.
 
-    Raises InputError where scores are not [N], not finite or negative, an option is out of range,
-    or both `value` and `expected_defect_rate` are given.
+    Raises InputError where scores are not [N] or patch scores not [N, H, W], not finite or
+    negative, an option is out of range, or both `value` and `expected_defect_rate` are given.
     """
     x = np.asarray(scores, dtype=np.float64)
     _check(x, rule, alpha, value, expected_defect_rate)
+    if not 0 <= look_share <= 1:
+        raise InputError(f"look_share: found {look_share}, wanted a share, 0 to 1")
+    patches = None
+    if patch_scores is not None:
+        patches = check_patch_scores("patch_scores", patch_scores, x)
     if value is not None:
         flagged = x >= value
         return Threshold(
@@ -98,15 +117,22 @@ def find_threshold(
     ordered = np.sort(x)
     if ordered[0] == ordered[-1]:
         return _flag_none(x, rule, "none flagged: all scores are equal")
-    return _judged(x, ordered, rule, alpha)
+    found = _judged(x, patches, rule, alpha)
+    if rule not in ("auto", "tail") or found.flagged.any():
+        return found
+    return _undecided(x, patches, found, look_share)
 
 
-def _judged(x: _Floats, ordered: _Floats, rule: Rule, alpha: float) -> Threshold:
-    """Verdicts by a rule, and what to look at by the model of the tail."""
+def _judged(x: _Floats, patches: _Patches | None, rule: Rule, alpha: float) -> Threshold:
+    """Verdicts by a rule, and what stands apart with less certainty by the model of the tail."""
     cut: float | None = None
     look = np.zeros(x.shape, np.bool_)
+    order = np.argsort(x, kind="stable")
+    ordered = x[order]
     if rule in ("auto", "tail"):
-        tail_p, apart = standing_out(ordered)
+        tail_p, apart = standing_out(
+            ordered, None if patches is None else next_peaks(patches, x)[order]
+        )
         cut, p_value = level_between(float(ordered[-apart - 1]), float(ordered[-apart])), tail_p
         look = np.asarray((x >= cut) & (tail_p <= 2 * alpha))
     if rule == "auto":
@@ -120,36 +146,68 @@ def _judged(x: _Floats, ordered: _Floats, rule: Rule, alpha: float) -> Threshold
         cut, p_value = mad_cut(ordered, alpha)
     elif rule in ("split", "gap"):
         cut, p_value = best_cut(ordered, rule)
-    odds = f"at most {max(1, math.ceil(1000 * p_value))} in 1000 all-normal batches look like this"
-    if cut is not None and p_value <= alpha:
-        flagged = np.asarray(x >= cut)
-        count = int(flagged.sum())
-        verb = "stands" if count == 1 else "stand"
-        reason = f"{count} of {x.size} images {verb} apart from the others ({odds})"
-        unsure = int((look & ~flagged).sum())
-        if unsure:
-            reason += f"; look at {unsure} more yourself, the scores cannot tell"
-        return Threshold(cut, rule, verdicts_of(flagged, look), reason, p_value)
-    if look.any():
-        count = int(look.sum())
-        which = "the first one" if count == 1 else f"the first {count}"
-        told = f"look at {which} yourself: higher than the others, but chance may do that ({odds})"
-        return _flag_none(x, rule, f"none flagged; {told}", p_value, look)
-    if x.size < SMALL:
-        first = -(-x.size // 10)
-        look = np.asarray(x >= ordered[-first])
-        which = "the first one" if first == 1 else f"the first {first}"
-        small = f"a batch of {x.size} is too small to decide on one part"
-        return _flag_none(
-            x, rule, f"none flagged: {small}; look at {which} yourself", p_value, look
+    if cut is None or p_value > alpha:
+        reason = (
+            "none flagged: no image stands apart (defects that score like normal images, or that "
+            "many images share, cannot be seen)"
         )
-    return _flag_none(
-        x,
-        rule,
-        "none flagged: no image stands apart (defects that score like normal images, or that many "
-        "images share, cannot be seen)",
-        p_value,
-    )
+        return _flag_none(x, rule, reason, p_value, look)
+    flagged = np.asarray(x >= cut)
+    count = int(flagged.sum())
+    verb = "stands" if count == 1 else "stand"
+    reason = f"{count} of {x.size} images {verb} apart from the others ({_odds(p_value)})"
+    unsure = int((look & ~flagged).sum())
+    if unsure:
+        reason += f"; look at {unsure} more yourself, the scores cannot tell"
+    return Threshold(cut, rule, verdicts_of(flagged, look), reason, p_value)
+
+
+def _odds(p_value: float) -> str:
+    return f"at most {max(1, math.ceil(1000 * p_value))} in 1000 all-normal batches look like this"
+
+
+def _undecided(
+    x: _Floats, patches: _Patches | None, found: Threshold, look_share: float
+) -> Threshold:
+    """What to look at where nothing is flagged: what stands apart somewhat, and a share of all."""
+    assert found.p_value is not None  # of a rule
+    apart = found.look
+    share = _most_suspect(x, patches, math.ceil(look_share * x.size))
+    look = apart | share
+    if not look.any():
+        return found
+    told = f"look at {int(look.sum())} yourself"
+    if apart.any():
+        told += f": {int(apart.sum())} higher than the others, but chance may do that"
+        told += f" ({_odds(found.p_value)})"
+    if (share & ~apart).any():
+        told += "; " if apart.any() else ": "
+        told += "no image stands apart, but a defect that scores like good images is most likely "
+        told += "among the highest"
+        if patches is not None:
+            told += " and those with a patch far above those around it"
+    small = f"a batch of {x.size} is too small to decide on one part; " if x.size < SMALL else ""
+    return _flag_none(x, found.rule, f"none flagged: {small}{told}", found.p_value, look)
+
+
+def _most_suspect(x: _Floats, patches: _Patches | None, count: int) -> npt.NDArray[np.bool_]:
+    """About `count` images [N]: the highest by score and, in turn, by relief."""
+    if count == 0:
+        return np.zeros(x.shape, np.bool_)
+    place = 2 * _worst_rank(x)
+    if patches is not None:
+        place = np.minimum(place, 2 * _worst_rank(reliefs(patches)) + 1)
+    last = np.sort(place)[count - 1]
+    chosen = np.asarray(place <= last)
+    # Many equal scores tell nothing of any of these images.
+    return chosen if chosen.sum() <= 2 * count else np.asarray(place < last)
+
+
+def _worst_rank(values: _Floats) -> npt.NDArray[np.int64]:
+    """How many others are as high as each of `values` [N]; equal ones have the same rank."""
+    below = np.searchsorted(np.sort(values), values, side="left")
+    rank: npt.NDArray[np.int64] = values.size - 1 - below
+    return rank
 
 
 def _flag_share(x: _Floats, rate: float) -> Threshold:

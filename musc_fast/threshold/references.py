@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .peaks import check_patch_scores, next_peaks
 from .result import Threshold, check_scores, verdicts_of
-from .tail import TailModel, standing_out
+from .tail import fit_tail, standing_out
 
 FALSE_ALARMS = 0.01
 FALSE_DISCOVERIES = 0.1
@@ -39,24 +40,31 @@ class ReferenceScale:
     """The scores of good images, by which new ones are judged.
 
     scores: [n] leave-one-out raw scores of the references.
+    patch_scores: [n, H, W] of the same, with which the tail is known better; None: unknown.
 
     suspects: the references, by index, that stand apart from the others and do not count.
 
-    Raises InputError where the scores are not [n] with n > 0, not finite or negative.
+    Raises InputError where the scores are not [n] with n > 0 or the patch scores not [n, H, W], not
+    finite or negative.
     """
 
-    def __init__(self, scores: npt.ArrayLike) -> None:
+    def __init__(self, scores: npt.ArrayLike, patch_scores: npt.ArrayLike | None = None) -> None:
         given = np.asarray(scores, dtype=np.float64)
         check_scores("reference_scores", given)
-        ordered = np.sort(given)
+        order = np.argsort(given, kind="stable")
+        ordered = given[order]
+        peaks = None
+        if patch_scores is not None:
+            patches = check_patch_scores("reference_patch_scores", patch_scores, given)
+            peaks = next_peaks(patches, given)[order]
         apart = 0
         if given.size >= 2 * MIN_REFERENCES and ordered[0] < ordered[-1]:
-            p_value, count = standing_out(ordered)
+            p_value, count = standing_out(ordered, peaks)
             apart = count if p_value <= SUSPECTS_AT else 0
         self.scores = ordered[: ordered.size - apart]
         self.suspects = np.flatnonzero(given > self.scores[-1])
         fits = self.scores.size >= MIN_REFERENCES and self.scores[-1] > 0
-        self._tail = TailModel(ordered, suspects=apart) if fits else None
+        self._tail = fit_tail(ordered, apart, peaks) if fits else None
 
     def p_values(self, scores: npt.ArrayLike) -> _Floats:
         """How often, at most, a good image scores as high as each of `scores` [N] -> [N]."""
@@ -152,6 +160,7 @@ def judge_by_references(
     scores: npt.ArrayLike,
     reference_scores: npt.ArrayLike,
     *,
+    reference_patch_scores: npt.ArrayLike | None = None,
     false_alarms: float = FALSE_ALARMS,
 ) -> Threshold:
     """Flag the images that score higher than references among each other. Needs no labels.
@@ -164,11 +173,13 @@ def judge_by_references(
 
     scores: [N] raw image scores against the references; N = 1 will do.
     reference_scores: [n] leave-one-out raw scores of the references.
+    reference_patch_scores: [n, H, W], likewise, with which the tail is known better; None: unknown.
     false_alarms: in (0, 0.5].
 
     Raises InputError where an argument is not so.
     """
-    return ReferenceScale(reference_scores).judge(scores, false_alarms)
+    scale = ReferenceScale(reference_scores, reference_patch_scores)
+    return scale.judge(scores, false_alarms)
 
 
 def _check_rate(false_alarms: float) -> None:

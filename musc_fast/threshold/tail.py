@@ -12,9 +12,18 @@ The highest scores, where they may be defects, count as "no lower than the other
 lowest fifth, where copies of one image score near 0, as "no higher" (censored observations). Of
 many scores only the 40 highest below those count by their value: by more of them the model would be
 fitted to the body, and two in five Gaussian batches of 500 looked odd.
+
+Where the patches' scores are known, an image's next peaks count, too: the r highest of independent
+values have a joint density under the same distribution (r largest order statistics, Weissman 1978;
+Coles 2001, section 3.5), and three peaks an image tell the tail better than one. Peaks of one image
+are alike where images differ as wholes, so that what the next peaks tell counts half (a composite
+likelihood; in full it would flag too many images of such batches).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +33,7 @@ _Floats = npt.NDArray[np.float64]
 SPREAD_FLOOR = 0.01
 _SHAPE_DEVIATION = 0.2
 _SHAPES = np.linspace(-0.6, 0.6, 13)
+_SHAPES[6] = 1e-6  # Gumbel's limit to ten digits, by the formula of the others
 _LOCATIONS = np.linspace(-1.4, 1.4, 17)  # from the median, in spreads
 _LOG_SCALES = np.linspace(-1.4, 1.4, 15)
 _XI, _MU, _LOG_SIGMA = (
@@ -34,59 +44,64 @@ _LOG_PRIOR = -0.5 * (_XI / _SHAPE_DEVIATION) ** 2
 _LEFT_OUT = 1e-7  # distributions whose weight is a smaller share of the greatest
 _SMALLEST_STEP = 0.1  # of the distance between the lower quartile and the median
 _MOST_SCORES = 40  # the highest, which count by their value: they tell the tail, not the body
+_NEXT_PEAKS_COUNT = 0.5  # of the weight that independent peaks of an image would have
+_IMPOSSIBLE = 1e6  # the negative log likelihood of a score outside of a distribution's range
+_RULED_OUT = 16.0  # by which log weight the scores alone rule out a distribution
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Distributions: shapes xi, locations mu and scales sigma [D], the latter two in spreads.
+
+    middle, unit: the location that mu is from, and the spread.
+    """
+
+    middle: float
+    unit: float
+    xi: _Floats
+    mu: _Floats
+    sigma: _Floats
+
+    @classmethod
+    def around(cls, known: _Floats, highest: float) -> _Grid:
+        """All that may have made `known` [n], ascending, of a batch that goes up to `highest`."""
+        quarter, middle, three = np.quantile(known, [0.25, 0.5, 0.75])
+        unit = max(
+            float(three - quarter) / 1.35,
+            0.5 * float(np.sqrt(np.mean((np.maximum(known, quarter) - middle) ** 2))),
+            SPREAD_FLOOR * abs(float(middle)),
+            1e-9 * highest,
+        )
+        return cls(float(middle), unit, _XI, _MU, _SIGMA)
+
+    def of(self, kept: npt.NDArray[np.bool_]) -> _Grid:
+        """Those of the distributions that are kept, by [D] truth values."""
+        return replace(self, xi=self.xi[kept], mu=self.mu[kept], sigma=self.sigma[kept])
+
+    def rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
+        """-log P(score <= x) and the logarithm of its slope, [M, D] each.
+
+        The log density is the second less the first.
+        """
+        z = ((scores[:, None] - self.middle) / self.unit - self.mu) / self.sigma
+        # Outside of a distribution's range the floor makes the rate 0, or huge, and the density 0.
+        log_base = np.log(np.maximum(1 + self.xi * z, 1e-300))
+        rate = np.exp(np.minimum(log_base * (-1 / self.xi), 700))
+        return rate, log_base * (-1 / self.xi - 1) - np.log(self.sigma)
 
 
 class TailModel:
-    """The distributions that may have made the scores, with their weights.
+    """Distributions that may have made the scores, with their weights: see `fit_tails`."""
 
-    ordered: [n] ascending scores, not all equal, n - suspects >= 3.
-    suspects: so many of the highest may be no normal ones.
-    """
-
-    def __init__(self, ordered: _Floats, suspects: int = 0) -> None:
-        count = ordered.size - suspects
-        known = ordered[:count]
-        low = max(count // 5, count - _MOST_SCORES)
-        quarter, middle, three = np.quantile(known, [0.25, 0.5, 0.75])
-        self._middle = float(middle)
-        self._unit = max(
-            float(three - quarter) / 1.35,
-            0.5 * float(np.sqrt(np.mean((np.maximum(known, quarter) - middle) ** 2))),
-            SPREAD_FLOOR * abs(self._middle),
-            1e-9 * float(ordered[-1]),
-        )
-        self._xi, self._mu, self._sigma = _XI, _MU, _SIGMA
-        rate, log_density = self._rate(known[low:])
-        log_weight = _LOG_PRIOR + log_density.sum(axis=0)
-        if low:
-            log_weight = log_weight - low * rate[0]
-        if suspects:
-            log_weight = log_weight + suspects * np.log(-np.expm1(-rate[-1]) + 1e-300)
+    def __init__(self, grid: _Grid, log_weight: _Floats) -> None:
         weight = np.exp(log_weight - log_weight.max())
         kept = weight > _LEFT_OUT
         self.weights = weight[kept] / weight[kept].sum()
-        self._xi, self._mu, self._sigma = _XI[kept], _MU[kept], _SIGMA[kept]
-
-    def _rate(self, scores: _Floats) -> tuple[_Floats, _Floats]:
-        """-log P(score <= x) and the log density, [M, distributions] each."""
-        x = (scores[:, None] - self._middle) / self._unit
-        z = (x - self._mu) / self._sigma
-        shaped = np.abs(self._xi) > 1e-9
-        xi = np.where(shaped, self._xi, 1.0)
-        base = np.where(shaped, 1 + xi * z, 1.0)
-        inside = base > 0
-        log_base = np.log(np.where(inside, base, 1.0))
-        # Gumbel's limit, and beyond the end of a bounded tail 0, or 'all lie above' of a heavy one.
-        log_rate = np.where(shaped, -log_base / xi, -np.clip(z, -700, 700))
-        rate = np.where(inside, np.exp(np.minimum(log_rate, 700)), np.where(xi < 0, 0.0, np.inf))
-        with np.errstate(invalid="ignore"):
-            density = np.where(shaped, -(1 / xi + 1) * log_base, log_rate) - rate
-        density = np.where(inside, density - np.log(self._sigma), -np.inf)
-        return rate, density
+        self._grid = grid.of(kept)
 
     def survivals(self, scores: _Floats) -> _Floats:
         """The chance of a normal score above each of `scores` [M] -> [M, distributions]."""
-        chance: _Floats = -np.expm1(-self._rate(scores)[0])
+        chance: _Floats = -np.expm1(-self._grid.rate(scores)[0])
         return chance
 
     def survival(self, scores: _Floats) -> _Floats:
@@ -105,9 +120,9 @@ class TailModel:
 
     def level(self, chance: float) -> float:
         """The lowest score whose mean survival is at most `chance`."""
-        low, high = self._middle, self._middle + self._unit
+        low, high = self._grid.middle, self._grid.middle + self._grid.unit
         while self.survival(np.array([high]))[0] > chance:
-            low, high = high, self._middle + 2 * (high - self._middle)
+            low, high = high, 2 * high - self._grid.middle
         for _ in range(60):
             middle = 0.5 * (low + high)
             if self.survival(np.array([middle]))[0] > chance:
@@ -117,7 +132,56 @@ class TailModel:
         return high
 
 
-def standing_out(ordered: _Floats) -> tuple[float, int]:
+def fit_tail(ordered: _Floats, suspects: int = 0, next_peaks: _Floats | None = None) -> TailModel:
+    """The model of scores of which so many of the highest may be no normal ones; `fit_tails`."""
+    return fit_tails(ordered, [suspects], next_peaks)[0]
+
+
+def fit_tails(
+    ordered: _Floats, suspects: Sequence[int], next_peaks: _Floats | None = None
+) -> list[TailModel]:
+    """The models for several numbers of suspects: so many of the highest may be no normal ones.
+
+    ordered: [n] ascending scores, not all equal, n - suspects >= 3.
+    next_peaks: [n, r], the peaks of the same images below their scores, descending; None: unknown.
+    """
+    ends = [ordered.size - m for m in suspects]
+    starts = [max(end // 5, end - _MOST_SCORES) for end in ends]
+    first = min(starts)
+    grid = _Grid.around(ordered[: min(ends)], float(ordered[-1]))
+    rate, log_intensity = grid.rate(ordered[first : max(ends)])
+    spans = [(start - first, end - first) for start, end in zip(starts, ends, strict=True)]
+    weights = []
+    sums = _sums(log_intensity - rate)
+    for m, start, (low, high) in zip(suspects, starts, spans, strict=True):
+        log_weight = _LOG_PRIOR + sums[high] - sums[low] - start * rate[low]
+        if m:
+            log_weight = log_weight + m * np.log(-np.expm1(-rate[high - 1]) + 1e-300)
+        weights.append(log_weight)
+    if next_peaks is None:
+        return [TailModel(grid, log_weight) for log_weight in weights]
+    possible = [log_weight > log_weight.max() - _RULED_OUT for log_weight in weights]
+    any_ = np.logical_or.reduce(possible)
+    grid, told = grid.of(any_), rate[:, any_]
+    floor = ordered[first]
+    for column in next_peaks[first : max(ends)].T:
+        rate, log_intensity = grid.rate(np.maximum(column, floor))
+        told = told + np.where(column[:, None] > floor, log_intensity, 0.0)
+    sums = _sums(_NEXT_PEAKS_COUNT * (told - rate))
+    models = []
+    for log_weight, own, (low, high) in zip(weights, possible, spans, strict=True):
+        both = log_weight[any_] + sums[high] - sums[low]
+        models.append(TailModel(grid, np.where(own[any_], both, -np.inf)))
+    return models
+
+
+def _sums(values: _Floats) -> _Floats:
+    """The sums of the first 0, 1, ... rows of [n, D], [n + 1, D]."""
+    bounded = np.maximum(values, -_IMPOSSIBLE)  # so that differences of the sums tell parts
+    return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(bounded, axis=0)])
+
+
+def standing_out(ordered: _Floats, next_peaks: _Floats | None = None) -> tuple[float, int]:
     """How far the highest scores stand apart from the tail of the others: p-value, their number.
 
     For each m up to a quarter of the scores: given the others, what is the chance that all of the m
@@ -126,16 +190,18 @@ def standing_out(ordered: _Floats) -> tuple[float, int]:
     taken: the weights 1 / (m (m + 1)) sum to 1 over all m, which pays for the choice.
 
     ordered: [n] ascending scores, n >= 5, not all equal.
+    next_peaks: as of `fit_tails`.
     """
     best = (1.0, 1)
     quarter, half = np.quantile(ordered, [0.25, 0.5])
-    for m in _group_sizes(ordered.size // 4 or 1):
-        edge, below = ordered[-m], ordered[-m - 1]
-        # Over so small a step no tail falls far enough for the m to be called apart.
-        if edge - below <= _SMALLEST_STEP * (half - quarter):
-            continue
-        model = TailModel(ordered, suspects=m)
-        above, next_lower = model.survivals(np.array([edge, below]))
+    # Over a smaller step no tail falls far enough for the m to be called apart.
+    least = _SMALLEST_STEP * (half - quarter)
+    sizes = _group_sizes(ordered.size // 4 or 1)
+    sizes = [m for m in sizes if ordered[-m] - ordered[-m - 1] > least]
+    if not sizes:
+        return best
+    for m, model in zip(sizes, fit_tails(ordered, sizes, next_peaks), strict=True):
+        above, next_lower = model.survivals(ordered[[-m, -m - 1]])
         ratio = np.minimum(above / np.maximum(next_lower, 1e-300), 1.0)
         p_value = float((ratio**m) @ model.weights) * m * (m + 1)
         best = min(best, (p_value, m))

@@ -11,7 +11,7 @@ from scipy import stats
 
 from musc_fast.errors import InputError
 from musc_fast.threshold import FALSE_DISCOVERIES, ReferenceScale, judge_by_references
-from musc_fast.threshold.tail import TailModel, standing_out
+from musc_fast.threshold.tail import fit_tail, standing_out
 
 Floats = NDArray[np.float64]
 SHAPES = {
@@ -147,7 +147,7 @@ def test_the_model_follows_a_known_tail() -> None:
     """Of many scores it gives the true survival, at most 2.5 times as much at 1 in 1000."""
     for shape in (-0.2, 0.0, 0.2):
         true = stats.genextreme(-shape, loc=5.0, scale=0.5)
-        model = TailModel(np.sort(true.rvs(2000, random_state=np.random.default_rng(1))))
+        model = fit_tail(np.sort(true.rvs(2000, random_state=np.random.default_rng(1))))
         at = true.isf([0.1, 0.01, 0.001])
         ratio = model.survival(at) / [0.1, 0.01, 0.001]
         assert (ratio >= 0.7).all()
