@@ -139,6 +139,7 @@ def threshold_record(run: ScoredBatch) -> dict[str, Any]:
         "reason": threshold.reason,
         "p_value": threshold.p_value,
         "false_alarms": threshold.false_alarms,
+        "look_share": threshold.look_share,
     }
 
 

@@ -44,6 +44,7 @@ images; a defect that scores like normal images is not found.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -111,6 +112,15 @@ def find_threshold(
         )
     if expected_defect_rate is not None:
         return _flag_share(x, expected_defect_rate)
+    found = _by_rule(x, patches, rule, alpha, look_share)
+    share = look_share if rule in ("auto", "tail") else None
+    return replace(found, false_alarms=alpha, look_share=share)
+
+
+def _by_rule(
+    x: _Floats, patches: _Patches | None, rule: Rule, alpha: float, look_share: float
+) -> Threshold:
+    """Verdicts by a rule, of any number of images."""
     if x.size < MIN_IMAGES:
         few = f"none flagged: {x.size} images are too few to tell (at least {MIN_IMAGES})"
         return _flag_none(x, rule, f"{few}; look at them yourself", look=np.ones(x.shape, np.bool_))

@@ -26,7 +26,10 @@ class Threshold:
         where no such test was made.
     p_values: [N], how often, at most, a normal image scores as high; None where no image was
         judged by itself.
-    false_alarms: the rate that was asked for; None where none was.
+    false_alarms: the stated rate, of good images by references, of all-normal batches by a rule;
+        None where neither decided.
+    look_share: the share of an undecided batch that a rule gives to be looked at; None where no
+        such rule decided.
     """
 
     value: float | None
@@ -36,6 +39,7 @@ class Threshold:
     p_value: float | None = None
     p_values: npt.NDArray[np.float64] | None = None
     false_alarms: float | None = None
+    look_share: float | None = None
 
     @property
     def flagged(self) -> npt.NDArray[np.bool_]:

@@ -262,6 +262,22 @@ def test_a_bad_file_ends_it_before_the_model_is_loaded(
     assert "part2.png" in str(result.exception)
 
 
+def test_how_it_was_decided_is_recorded(tmp_path: Path, weights: Path) -> None:
+    product_folder(tmp_path / "images", count=6)
+    line = ["score", tmp_path / "images", "--backbone", TINY, "--weights", weights, "--no-maps"]
+    for options, rate, share in (
+        (["--false-alarms", "0.05", "--look-share", "0.5"], 0.05, 0.5),
+        (["--rule", "split"], 0.1, None),
+        (["--threshold", "3"], None, None),
+    ):
+        out = tmp_path / f"out{share}{rate}"
+        result = musc(*line, *options, "--out", out)
+        assert result.exit_code == 0, result.output
+        for name in ("run.json", "results.json"):
+            told = json.loads((out / name).read_text())["threshold"]
+            assert (told["false_alarms"], told["look_share"]) == (rate, share)
+
+
 def test_quiet_verbose_and_a_log(tmp_path: Path, weights: Path) -> None:
     images, log = tmp_path / "images", tmp_path / "logs" / "run.log"
     product_folder(images)
