@@ -27,6 +27,7 @@ from ..remembered import RememberedTower
 from ..weights import Notify
 from .base import Model, ModelSpec, Out
 from .model_cache import ConvertedModel, load_model, store_model
+from .signal_stack import kept_signal_stack
 
 _FORMAT = 1  # part of the cache's key; raise it when the traced module changes
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -46,7 +47,8 @@ class OpenVinoModel:
         self._core = openvino.Core()
         if spec.precision not in _PRECISIONS:
             raise BackendError(f"feature_precision: OpenVINO has no {spec.precision}")
-        supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        with kept_signal_stack():
+            supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if spec.precision == "bf16" and "BF16" not in supported:
             # OpenVINO itself would compute in fp32 and say nothing.
             raise BackendError(
@@ -63,7 +65,7 @@ class OpenVinoModel:
         self, images: Tensor, cls: bool, out: Out | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """See `Model`."""
-        with self._lock:
+        with self._lock, kept_signal_stack():
             return self._run(images, cls, out)
 
     def _run(

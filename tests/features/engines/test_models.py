@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,6 +151,33 @@ def test_several_threads_extract_with_one_backbone(make: Make, engine: str) -> N
         found = list(pool.map(lambda image: fresh.extract(image[None]).tokens, images))
     for ours, theirs in zip(found, wanted, strict=True):
         assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's call")
+def test_a_signal_is_handled_when_models_of_several_threads_are_gone() -> None:
+    """In a process of its own: a stack for signals whose memory is gone ends it."""
+    needs("openvino")
+    code = """
+import gc, signal
+from concurrent.futures import ThreadPoolExecutor
+from backbones import clip_backbone, noise
+from musc_fast.features.engines.signal_stack import current_signal_stack
+signal.signal(signal.SIGALRM, lambda *_: print("handled", flush=True))
+made = [clip_backbone("clip-vit-b-16", (64, 96), engine="openvino") for _ in range(2)]
+images = noise(4, made[0])
+made[0].extract(images)
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(lambda image: made[1].extract(image[None]).tokens, images))
+assert current_signal_stack().flags == 2  # none, as at the start
+made.clear()
+gc.collect()
+signal.raise_signal(signal.SIGALRM)
+"""
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "helpers"), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_openvino_has_as_many_threads_as_torch(make: Make) -> None:
