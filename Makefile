@@ -41,7 +41,7 @@ demo: $(STAMP)
 	@$(BIN)/musc-fast demo --out demo
 
 # Half of the time goes to these; they run beside the others, and their output follows at the end.
-BESIDE := tests/distributed tests/docs tests/features/engines tests/fuzz tests/kernels tests/sklearn \
+BESIDE := tests/distributed tests/docs tests/features/engines tests/fuzz tests/kernels \
   tests/test_build.py tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
 
 test: lint

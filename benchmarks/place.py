@@ -5,7 +5,8 @@
 The features are those of the default recipe's one search, of the images of accuracy.py; both
 searches are exact and take turns. The arithmetic: N (N - 1) P (2W + 1)^2 C products near the own
 place, less those beyond the edges, N (N - 1) P^2 C of whole images; by pair symmetry half of either
-is enough on the CPU. Parity first: the distances near the own place against the reference in fp64.
+is enough on the CPU. Parity first: distances and means near the own place against the reference
+in fp64, for a few images.
 """
 
 from __future__ import annotations
@@ -20,17 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lib.labelled_sets import EACH, SETS, SIZES, choose_samples
+from lib.labelled_sets import EACH, SETS, SIZES, choose_samples, pooled_features
 from lib.program import add_data, add_json, make_parser, require_data
 from lib.results import settings_of, write_results
 from lib.timing import time_in_turns
 from musc_fast import MuSc, ops
-from musc_fast.backends.registry import resolve
-from musc_fast.scoring.layer_passes import Pooling
 from musc_fast.settings import Window
 
 TOLERANCE = 1e-5
-CHECKED = 3  # images of the comparison in fp64
+CHECKED = 8  # images of the comparison in fp64
 
 
 def main() -> None:
@@ -62,7 +61,8 @@ def measure(arguments: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         options: dict[str, Any] = {} if degrees is None else {"degrees": degrees}
         size = arguments.size or SIZES[arguments.backbone]
         musc = MuSc(arguments.backbone, image_size=size, **options)
-        z = features_of(musc, arguments, name)
+        samples = choose_samples(arguments.data / name, arguments.each)
+        z = pooled_features(musc, samples)
         grid = musc.backbone.grid
         for reach in arguments.reach:
             window = Window(grid, reach)
@@ -94,25 +94,14 @@ def measure(arguments: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def features_of(musc: MuSc, arguments: argparse.Namespace, name: str) -> Tensor:
-    """The pooled features [N, P, C] of the one search of the default recipe."""
-    samples = choose_samples(arguments.data / name, arguments.each)
-    features = musc.extract([sample.image for sample in samples])
-    (layer,) = features.tokens
-    layer = layer[:, musc.backbone.prefix_tokens :]
-    operators = resolve("auto", layer.device).operators()
-    (z,) = Pooling(operators, musc.backbone.grid, musc.settings).pool_in_memory(layer)
-    return z
-
-
 def require_parity(z: Tensor, window: Window) -> None:
-    """End the program where a distance near the own place is off."""
-    found = ops.patch_to_image(z, window=window).double()
-    wanted = ops.patch_to_image(z, backend="reference", window=window).double()
-    finite = torch.isfinite(wanted)
-    error = float((found - wanted)[finite].abs().max())
-    if error > TOLERANCE or not torch.equal(torch.isfinite(found), finite):
-        raise SystemExit(f"near the own place a distance is off by {error:.1e}")
+    """End the program where a distance or a mean near the own place is off."""
+    for operator in (ops.patch_to_image, ops.msm):
+        found, wanted = (operator(z, backend=name, window=window) for name in ("auto", "reference"))
+        finite = torch.isfinite(wanted)
+        error = float((found.double() - wanted.double())[finite].abs().max())
+        if error > TOLERANCE or not torch.equal(torch.isfinite(found), finite):
+            raise SystemExit(f"near the own place {operator.__name__} is off by {error:.1e}")
 
 
 if __name__ == "__main__":

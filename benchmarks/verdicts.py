@@ -30,20 +30,18 @@ from rich.console import Console
 from rich.table import Table
 
 from lib.beyond_sets import BOARDS as DRAW_BOARDS
-from lib.labelled_sets import SETS, SIZES
+from lib.labelled_sets import SETS, SIZES, pooled_features
 from lib.program import add_data, add_json, make_parser
 from lib.results import write_results
-from lib.verdict_tables import markdown
+from lib.verdict_tables import COUNTS, markdown
 from musc_fast import MuSc, ops, reference
-from musc_fast.backends.registry import resolve
 from musc_fast.datasets.layouts import load_mvtec
 from musc_fast.datasets.sample.draw import draw_sample
 from musc_fast.files import replacing
-from musc_fast.scoring.layer_passes import Pooling
 from musc_fast.threshold import find_threshold, judge_by_references
 
 SAMPLE, BOARDS = "sample", "boards"
-COUNTS, DEFECTS, REFERENCES = (10, 15, 20, 30, 48), (0, 1, 2, 5), (0, 10, 20)
+DEFECTS, REFERENCES = (0, 1, 2, 5), (0, 10, 20)
 LEFT_OUT = ("train_00021.png", "train_00086.png", "val_00019.png", "kos26_Part5", "kos34_Part0")
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -144,12 +142,7 @@ def compute(file: Path, root: Path, backbone: str) -> None:
     """Extract a set's features with the default recipe and keep the distances among them."""
     musc = MuSc(backbone, image_size=SIZES[backbone])
     samples = load_mvtec(root)[0].samples
-    features = musc.extract([sample.image for sample in samples])
-    (layer,) = features.tokens
-    layer = layer[:, musc.backbone.prefix_tokens :]
-    operators = resolve("auto", layer.device).operators()
-    pooling = Pooling(operators, musc.backbone.grid, musc.settings)
-    (z,) = pooling.pool_in_memory(layer)
+    z = pooled_features(musc, samples)
     with replacing(file) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -189,7 +182,7 @@ def measure(found: Distances, draws: int) -> Iterator[dict[str, Any]]:
     for count in COUNTS:
         for defects in DEFECTS:
             for references in REFERENCES:
-                if count - defects + references > len(good):
+                if count - defects + references > len(good) or defects > len(bad):
                     continue
                 total = dict.fromkeys(_COUNTED, 0)
                 for _ in range(draws):

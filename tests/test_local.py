@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies
 from torch import Tensor
 
-from musc_fast import ReferenceBank, ops, reference, score_batch
+from musc_fast import _C, ReferenceBank, ops, reference, score_batch
 from musc_fast.backends.cpu.local import LocalSearch
 from musc_fast.backends.cpu.operators import interval_mean
 from musc_fast.backends.cpu.options import Outputs
@@ -98,11 +98,23 @@ def test_bands_sets_and_ways_give_the_same_bits(
     z, others = rows(n, grid, channels, seed), rows(3, grid, channels, seed + 1)
     options = SearchOptions(window=Window(grid, reach))
     direct = [ops.patch_to_image(each[None], others, window=options.window) for each in z]
-    for height_of_band, isa in ((1, "portable"), (2, None), (height, None)):
-        search = LocalSearch(z, others, options, rows=height_of_band, isa=isa)
+    sets = sorted(_C.instruction_sets())
+    for band, isa in zip((1, 2, *[height] * len(sets)), (sets[0], sets[-1], *sets), strict=False):
+        search = LocalSearch(z, others, options, rows=band, isa=isa)
         found = torch.full((n, height * width, 3), math.nan)
         search.run(0, n, 0, 3, Outputs(distances=found))
         assert torch.equal(found, torch.cat(direct))
+
+
+def test_more_queries_than_one_product_takes() -> None:
+    z, others = rows(150, (2, 3), 24), rows(5, (2, 3), 24, seed=1)
+    options = SearchOptions(window=Window((2, 3), 1))
+    direct = [ops.patch_to_image(each[None], others, window=options.window) for each in z]
+    for isa in _C.instruction_sets():
+        search = LocalSearch(z, others, options, isa=isa)
+        found = torch.full((139, 6, 5), math.nan)
+        search.run(11, 150, 0, 5, Outputs(distances=found))
+        assert torch.equal(found, torch.cat(direct[11:]))
 
 
 def ties(n: int, grid: tuple[int, int], c: int, seed: int) -> Tensor:
@@ -115,12 +127,13 @@ def ties(n: int, grid: tuple[int, int], c: int, seed: int) -> Tensor:
 
 
 @given(
-    n=strategies.integers(2, 19),
+    n=strategies.sampled_from([2, 3, 5, 9, 17, 19, 34]),
     height=strategies.integers(1, 9),
     width=strategies.integers(1, 9),
     channels=strategies.sampled_from([1, 7, 33, 130]),
     reach=strategies.integers(0, 9),
     threads=strategies.integers(1, 5),
+    isa=strategies.sampled_from(sorted(_C.instruction_sets())),
     band=strategies.sampled_from([None, 1, 3]),
     tied=strategies.booleans(),
     seed=strategies.integers(0, 9),
@@ -133,6 +146,7 @@ def test_a_batch_in_itself_has_the_bits_of_its_images_one_by_one(
     channels: int,
     reach: int,
     threads: int,
+    isa: str,
     band: int | None,
     tied: bool,
     seed: int,
@@ -149,7 +163,7 @@ def test_a_batch_in_itself_has_the_bits_of_its_images_one_by_one(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        search = LocalSearch(z, None, options, rows=band or height)
+        search = LocalSearch(z, None, options, rows=band or height, isa=isa)
         found, part = torch.full_like(wanted, math.nan), torch.full_like(wanted[1:], math.nan)
         search.run(0, n, 0, n - 1, Outputs(distances=found))
         search.run(1, n, 0, n - 1, Outputs(distances=part))  # a product serves one place
@@ -172,10 +186,13 @@ def test_rows_longer_than_the_sample_tells() -> None:
     off = (found - truth).abs() / truth.clamp_min(1)
     assert off.nan_to_num(0).max() < 1e-6
     tiny = ops.patch_to_image(z * 1e-20, backend="cpu", window=window)
-    assert torch.equal(torch.isinf(tiny), torch.isinf(found))
+    one_by_one = [ops.patch_to_image(q[None] * 1e-20, z * 1e-20, window=window) for q in z]
+    other = ~torch.eye(40, dtype=torch.bool)[:, None].expand_as(tiny)
+    assert torch.equal(tiny[other], torch.cat(one_by_one)[other])
+    assert torch.isinf(tiny[~other]).all()
 
 
-def test_more_references_than_a_scan_takes_at_once() -> None:
+def test_many_references() -> None:
     z, others = rows(3, (1, 2), 16), rows(1600, (1, 2), 16, seed=1)
     window = Window((1, 2), 1)
     truth = plain(z, (1, 2), 1, others)

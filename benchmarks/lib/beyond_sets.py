@@ -91,8 +91,8 @@ def doubled(name: str) -> Builder:
         found = real_set(name)(source)
         for samples in found:
             for sample in [each for each in samples if each.label]:
-                copy = source.scratch / name / sample.image.name
-                copy.parent.mkdir(exist_ok=True)
+                copy = source.scratch / name / sample.image.parent.name / sample.image.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(sample.image, copy)
                 samples.append(replace(sample, image=copy))
         return found

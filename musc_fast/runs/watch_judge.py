@@ -78,8 +78,8 @@ class Judge:
         if rule.threshold is not None:
             apart = scores >= rule.threshold
         elif len(scores) >= _FEWEST:
-            # What `score` would say of the bank; of a large one, whose scale tells how high good
-            # images score, no share is looked at in any case.
+            # Image scores alone decide, since images that were left out have no maps. Of a large
+            # bank, whose scale tells how high good images score, no share is looked at in any case.
             share = LOOK_SHARE if len(scores) < _SMALL else 0.0
             among = find_threshold(scores, look_share=share)
             apart = among.flagged

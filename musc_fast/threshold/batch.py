@@ -90,15 +90,16 @@ def find_threshold(
     expected_defect_rate: in [0, 1]; flag this share of the batch with the highest scores, rounded
         to whole images, instead of using a rule.
     look_share: in [0, 1]; "auto" and "tail" give the verdict "look" to this share, rounded up, of a
-        batch of which they flag nothing. 0: to those alone that stand apart somewhat.
+        batch of which they flag nothing. 0: to those alone that stand apart somewhat. Of fewer than
+        five images all are to be looked at, by every rule.
 
     Raises InputError where scores are not [N] or patch scores not [N, H, W], not finite or
     negative, an option is out of range, or both `value` and `expected_defect_rate` are given.
     """
     x = np.asarray(scores, dtype=np.float64)
     _check(x, rule, alpha, value, expected_defect_rate)
-    if not 0 <= look_share <= 1:
-        raise InputError(f"look_share: found {look_share}, wanted a share, 0 to 1")
+    if not (_is_number(look_share) and 0 <= look_share <= 1):
+        raise InputError(f"look_share: found {look_share!r}, wanted a share, 0 to 1")
     patches = None
     if patch_scores is not None:
         patches = check_patch_scores("patch_scores", patch_scores, x)
@@ -182,7 +183,9 @@ def _undecided(
     """What to look at where nothing is flagged: what stands apart somewhat, and a share of all."""
     assert found.p_value is not None  # of a rule
     apart = found.look
-    share = _most_suspect(x, patches, math.ceil(look_share * x.size))
+    relief = None if patches is None else reliefs(patches)
+    # 0.07 * 100 is a little above 7.
+    share = _most_suspect(x, relief, math.ceil(round(look_share * x.size, 9)))
     look = apart | share
     if not look.any():
         return found
@@ -194,19 +197,19 @@ def _undecided(
         told += "; " if apart.any() else ": "
         told += "no image stands apart, but a defect that scores like good images is most likely "
         told += "among the highest"
-        if patches is not None:
+        if relief is not None and relief.any():
             told += " and those with a patch far above those around it"
     small = f"a batch of {x.size} is too small to decide on one part; " if x.size < SMALL else ""
     return _flag_none(x, found.rule, f"none flagged: {small}{told}", found.p_value, look)
 
 
-def _most_suspect(x: _Floats, patches: _Patches | None, count: int) -> npt.NDArray[np.bool_]:
+def _most_suspect(x: _Floats, relief: _Floats | None, count: int) -> npt.NDArray[np.bool_]:
     """About `count` images [N]: the highest by score and, in turn, by relief."""
     if count == 0:
         return np.zeros(x.shape, np.bool_)
     place = 2 * _worst_rank(x)
-    if patches is not None:
-        place = np.minimum(place, 2 * _worst_rank(reliefs(patches)) + 1)
+    if relief is not None:
+        place = np.minimum(place, 2 * _worst_rank(relief) + 1)
     last = np.sort(place)[count - 1]
     chosen = np.asarray(place <= last)
     # Many equal scores tell nothing of any of these images.

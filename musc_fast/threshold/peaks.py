@@ -21,6 +21,7 @@ NEXT_PEAKS = 2  # of an image, below its highest
 _APART = 5  # side of the square of patches that has one peak
 _AROUND = 11  # side of the square of patches that a relief rises from
 _BLOCK = 64  # images at a time
+_ROUNDING = 1e-9  # of the score, which means are off by at most
 _Floats = npt.NDArray[np.float64]
 _Scores = npt.NDArray[np.floating[Any]]
 
@@ -28,7 +29,7 @@ _Scores = npt.NDArray[np.floating[Any]]
 def next_peaks(patch_scores: _Scores, scores: _Floats) -> _Floats:
     """The second highest peak of each image and so on, descending, [N, NEXT_PEAKS].
 
-    None is above the image's score. Where an image has too few peaks, its last one is repeated.
+    None is above the image's score. -inf where an image has fewer peaks.
 
     patch_scores: [N, H, W]. scores: [N], the raw scores of the images.
     """
@@ -39,19 +40,23 @@ def next_peaks(patch_scores: _Scores, scores: _Floats) -> _Floats:
 
 def _highest_peaks(block: _Floats) -> _Floats:
     """The highest peaks of each image, descending, [M, NEXT_PEAKS + 1]."""
-    around = ndimage.maximum_filter(block, size=(1, _APART, _APART), mode="nearest")
-    peaks = np.where(block >= around, block, -np.inf).reshape(len(block), -1)
-    count = min(NEXT_PEAKS + 1, peaks.shape[1])
-    peaks = -np.sort(np.partition(-peaks, count - 1, axis=1)[:, :count], axis=1)
-    # The maximum of a map is a peak, so that an image has one at least.
-    for column in range(1, count):
-        lacking = np.isneginf(peaks[:, column])
-        peaks[lacking, column] = peaks[lacking, column - 1]
-    return np.concatenate([peaks, np.repeat(peaks[:, -1:], NEXT_PEAKS + 1 - count, axis=1)], axis=1)
+    flat = block.reshape(len(block), -1)
+    rank = np.empty(flat.shape, np.int64)  # of equal patches one is the highest
+    np.put_along_axis(
+        rank, flat.argsort(axis=1, kind="stable"), np.arange(flat.shape[1])[None], axis=1
+    )
+    ranks = rank.reshape(block.shape)
+    around = ndimage.maximum_filter(ranks, size=(1, _APART, _APART), mode="nearest")
+    peaks = np.where(ranks == around, block, -np.inf).reshape(flat.shape)
+    peaks = np.pad(peaks, ((0, 0), (0, NEXT_PEAKS)), constant_values=-np.inf)
+    highest: _Floats = -np.sort(np.partition(-peaks, NEXT_PEAKS, axis=1)[:, : NEXT_PEAKS + 1])
+    return highest
 
 
 def reliefs(patch_scores: _Scores) -> _Floats:
     """How far the patch of each image that rises most stands above the mean around it, [N].
+
+    0 where that is no more than rounding.
 
     patch_scores: [N, H, W]; patches with score 0 (ignored areas, exact copies) do not count.
     """
@@ -64,7 +69,8 @@ def _reliefs(block: _Floats) -> _Floats:
     total = ndimage.uniform_filter(block, size, mode="constant")
     share = ndimage.uniform_filter(counted, size, mode="constant")
     rise = np.where(counted > 0, block - total / np.maximum(share, 1e-12), 0.0)
-    highest: _Floats = np.maximum(rise.max(axis=(1, 2)), 0.0)
+    highest: _Floats = rise.max(axis=(1, 2))
+    highest[highest <= _ROUNDING * block.max(axis=(1, 2))] = 0.0
     return highest
 
 
@@ -75,7 +81,7 @@ def _blocks(patch_scores: _Scores) -> Iterator[_Floats]:
 
 
 def check_patch_scores(name: str, patch_scores: npt.ArrayLike, scores: _Floats) -> _Scores:
-    """`patch_scores` as an array; InputError naming it unless [N, H, W], finite, one a score."""
+    """`patch_scores` as an array; InputError naming it unless [N, H, W], one a score, 0 or more."""
     found = np.asarray(patch_scores)
     if found.ndim != 3 or len(found) != len(scores) or 0 in found.shape:
         raise InputError(
@@ -86,4 +92,6 @@ def check_patch_scores(name: str, patch_scores: npt.ArrayLike, scores: _Floats) 
     finite = np.isfinite(found).all(axis=(1, 2))
     if not finite.all():
         raise InputError(f"{name}[{int(finite.argmin())}] has values that are not finite")
+    if found.size and found.min() < 0:
+        raise InputError(f"{name} must be distances, 0 or more, but hold {found.min():g}")
     return found

@@ -143,7 +143,8 @@ def fit_tails(
     """The models for several numbers of suspects: so many of the highest may be no normal ones.
 
     ordered: [n] ascending scores, not all equal, n - suspects >= 3.
-    next_peaks: [n, r], the peaks of the same images below their scores, descending; None: unknown.
+    next_peaks: [n, r], the peaks of the same images below their scores, descending, -inf where
+        there are no more; None: unknown.
     """
     ends = [ordered.size - m for m in suspects]
     starts = [max(end // 5, end - _MOST_SCORES) for end in ends]
@@ -163,9 +164,10 @@ def fit_tails(
     possible = [log_weight > log_weight.max() - _RULED_OUT for log_weight in weights]
     any_ = np.logical_or.reduce(possible)
     grid, told = grid.of(any_), rate[:, any_]
-    floor = ordered[first]
+    floor, lowest = ordered[first], ordered[first : max(ends)]
     for column in next_peaks[first : max(ends)].T:
-        rate, log_intensity = grid.rate(np.maximum(column, floor))
+        lowest = np.where(np.isneginf(column), lowest, np.maximum(column, floor))
+        rate, log_intensity = grid.rate(lowest)
         told = told + np.where(column[:, None] > floor, log_intensity, 0.0)
     sums = _sums(_NEXT_PEAKS_COUNT * (told - rate))
     models = []

@@ -37,13 +37,25 @@ def test_peaks_lie_apart() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 2), (5, 5)])
-def test_an_image_with_few_peaks_repeats_its_last(shape: tuple[int, int]) -> None:
+def test_an_image_with_few_peaks_has_no_more(shape: tuple[int, int]) -> None:
     one = np.zeros((2, *shape))
     one[:, 0, 0] = 0.5
     found = next_peaks(one, scores_of(one))
     assert found.shape == (2, NEXT_PEAKS)
-    assert set(found.ravel().tolist()) <= {0.0, 0.5}
+    assert set(found.ravel().tolist()) <= {0.0, -np.inf}
     assert np.isfinite(reliefs(one)).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_patch_tells_no_more_than_the_score(seed: int) -> None:
+    raw = np.random.default_rng(seed).gumbel(0.3, 0.05, 24).clip(0.01)
+    raw[0] += 0.1 * seed
+    with_patch, alone = (
+        find_threshold(raw, patch_scores=patches) for patches in (raw[:, None, None], None)
+    )
+    np.testing.assert_array_equal(with_patch.verdicts, alone.verdicts)
+    assert with_patch.p_value == pytest.approx(alone.p_value, rel=1e-6)
+    assert with_patch.reason == alone.reason
 
 
 def test_a_relief_is_local() -> None:
@@ -170,6 +182,7 @@ def test_flags_by_references_with_patches_begin_at_their_level() -> None:
         (np.ones((3, 0, 2)), r"must be \[3, H, W\]"),
         (np.ones((3, 2, 2), np.int64), "found int64, wanted floats"),
         (np.where(np.arange(12).reshape(3, 2, 2) == 6, np.nan, 1.0), r"\[1\] has values"),
+        (np.full((3, 2, 2), -0.5), "distances, 0 or more, but hold -0.5"),
     ],
 )
 def test_bad_patch_scores(patches: Floats, message: str) -> None:

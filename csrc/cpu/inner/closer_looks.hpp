@@ -1,5 +1,5 @@
 // Dropping the candidates that a closer look excludes, 16 at a time; docs/exact-search.md has the
-// bounds, which are computed here in float. Included by the kernels_*.cpp files alone, see
+// bounds, which are computed here in float. Included by the isa/*.cpp files alone, see
 // tile.hpp.
 #pragma once
 

@@ -1,5 +1,5 @@
 // The inner loops of LNAMD, compiled for each instruction set; sums have 16 partial sums in a fixed
-// order, so that every instruction set gives the same bits. Included by the kernels_*.cpp files
+// order, so that every instruction set gives the same bits. Included by the isa/*.cpp files
 // alone.
 #pragma once
 

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "cpu/inner/tile.hpp"
-#include "cpu/inner/transpose.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace musc {

@@ -1,6 +1,6 @@
 // Rounding rows in all channels, which a rotation mixes first: a panel of 16 rows at a time, one
 // lane a row, so that only the first and the last step move values between lanes. Included by the
-// kernels_*.cpp files alone, see tile.hpp.
+// isa/*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Loops over single rows (rounding, comparing), compiled for each instruction set; the
-// compiler vectorises most of them. Included by the kernels_*.cpp files alone, see tile.hpp.
+// compiler vectorises most of them. Included by the isa/*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Summarising the best scores of all segments, and choosing images by the summaries: 32 rows at a
-// time, one in each lane. Included by the kernels_*.cpp files alone, see tile.hpp.
+// time, one in each lane. Included by the isa/*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>

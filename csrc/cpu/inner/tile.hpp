@@ -1,5 +1,5 @@
 // The blocked search kernel, written once and compiled for each instruction set. `Ops` supplies the
-// vector of 16 scores and the operations on it. Included by the kernels_*.cpp files alone:
+// vector of 16 scores and the operations on it. Included by the isa/*.cpp files alone:
 // everything here has internal linkage, so that no copy built for a newer processor is linked into
 // an older path (for the same reason no function of the standard library is used).
 #pragma once

@@ -1,5 +1,5 @@
 // Transposing blocks of 16 x 16 values in vectors, so that each row becomes a lane. Included by the
-// kernels_*.cpp files alone, see tile.hpp.
+// isa/*.cpp files alone, see tile.hpp.
 #pragma once
 
 #include <cstdint>

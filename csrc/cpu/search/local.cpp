@@ -84,20 +84,20 @@ struct Part {
   }
 };
 
-// How the grid is cut: into `rows` x `columns` parts. A product of two places of one part serves
-// both; so parts are few, and at least so high and wide that most products do.
+// How the grid is cut: into `rows` x `columns` parts, one a thread at most. A product of two places
+// of one part serves both; so parts are at least so high and wide that most products do.
 struct Cut {
   int64_t rows, columns, height;
 
   Cut(const LocalGrid& grid, int64_t first_row, int64_t last_row, int threads) {
     const int64_t all = last_row - first_row, least = std::max<int64_t>(4, grid.reach);
-    const auto within = [](int64_t most, int64_t count) {
-      return std::max<int64_t>(1, std::min(most, count));
-    };
+    const auto within = [](int64_t most, int64_t n) { return n < 1 ? 1 : std::min(most, n); };
     rows = within(threads, all / least);
     columns = within((threads + rows - 1) / rows, grid.width / least);
+    rows = within(threads / columns, rows);
     height = (all + rows - 1) / rows;
   }
+  int64_t parts() const { return rows * columns; }
 };
 
 // Finishes the patches of a part of the grid, with memory of its own.
@@ -335,11 +335,11 @@ class Matcher {
 int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int threads,
                     bool both_ways) {
   const int64_t each = 4 * kBest * (both_ways ? images : std::min(images, kTogether)) * references;
-  if (!both_ways) return each;
+  if (!both_ways) return std::max(1, threads) * each;
   // Of a call for fewer rows of the grid the parts may be higher than of one for all.
   const int64_t height = std::max(Cut(grid, 0, grid.height, threads).height,
                                   std::min(grid.height, 2 * std::max<int64_t>(4, grid.reach)));
-  return each * (1 + height * (grid.reach_of(grid.width) + 1));
+  return std::max(1, threads) * each * (1 + height * (grid.reach_of(grid.width) + 1));
 }
 
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
@@ -347,12 +347,13 @@ int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
                      const LocalArgs& args) {
   const Cut cut(args.grid, args.first_row, args.last_row, args.threads);
   std::vector<Matcher> matchers;
-  for (int worker = 0; worker < std::max(1, args.threads); ++worker) {
+  const auto workers = static_cast<int>(std::min<int64_t>(cut.parts(), std::max(1, args.threads)));
+  for (int worker = 0; worker < workers; ++worker) {
     matchers.emplace_back(kernels, queries, references, scale, args, cut.height);
   }
-  parallel_for(cut.rows * cut.columns, args.threads, [&](int64_t task, int worker) {
-    const int64_t row = task / cut.columns, column = task % cut.columns;
-    const int64_t rows = args.last_row - args.first_row, width = args.grid.width;
+  parallel_for(cut.parts(), workers, [&](int64_t task, int worker) {
+    const int64_t row = task / cut.columns, rows = args.last_row - args.first_row;
+    const int64_t column = task % cut.columns, width = args.grid.width;
     matchers[sized(worker)].match({args.first_row + rows * row / cut.rows,
                                    args.first_row + rows * (row + 1) / cut.rows,
                                    width * column / cut.columns,

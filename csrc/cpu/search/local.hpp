@@ -82,7 +82,7 @@ struct PlaceScale {
   bool both_ways = false;    // whether a product may serve both of its sides, which takes memory
 };
 
-// The most slots of a window, and the memory of one thread of match_places, in bytes.
+// The most slots of a window, and the memory of match_places beside the rows, in bytes.
 constexpr int64_t kMostSlots = 1 << 20;
 int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int threads,
                     bool both_ways);

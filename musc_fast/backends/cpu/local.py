@@ -83,9 +83,11 @@ class LocalSearch:
             images = [self.z] if self.references is None else [self.z, self.references]
             self._rounding = PlaceRounding.of(images)
             self._rows = self._forced or self._rows_of_a_band()
+        both_ways = self._both_ways(begin, end)
         for top in range(0, height, self._rows):
             bottom = min(top + self._rows, height)
             queries, references = self._round(top, bottom)
+            largest_rho = max(queries.largest_rho, references.largest_rho)
             step = self._stride(end - begin, _BATCH)
             for first in range(top, bottom, step):
                 last = min(first + step, bottom)
@@ -94,8 +96,8 @@ class LocalSearch:
                     queries=queries.handle,
                     references=references.handle,
                     scale=self._rounding.scale,
-                    largest_rho=max(queries.largest_rho, references.largest_rho),
-                    both_ways=self._both_ways(begin, end),
+                    largest_rho=largest_rho,
+                    both_ways=both_ways,
                     certified=self.options.exact,
                     **self._arguments(begin, end, first, last, k_min, k_max, outputs),
                 )
@@ -160,7 +162,7 @@ class LocalSearch:
         height, width = self.window.grid
         others = self.z if self.references is None else self.references
         threads = torch.get_num_threads()
-        needed = threads * _C.place_bytes(
+        needed: int = _C.place_bytes(
             height=height,
             width=width,
             reach=self.window.reach,
