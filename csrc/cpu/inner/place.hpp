@@ -96,6 +96,7 @@ MUSC_INLINE void best_tile(const BestArgs& a, int64_t top, int64_t panel) {
                             Ops::load(a.right_init + (panel + v) * kPanel));
     }
   }
+#pragma GCC unroll 2
   for (int64_t k = 0; k < a.words; ++k) {
     typename Ops::Words columns[PANELS];
     for (int v = 0; v < PANELS; ++v) {

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <vector>
 
 #include "cpu/interval.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/search/pairs.hpp"
 
 namespace musc {
 namespace {
@@ -16,49 +16,6 @@ constexpr int64_t kTogether = 64;  // rows of a product, where it serves one sid
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
 constexpr float kFar = std::numeric_limits<float>::infinity();
 constexpr int32_t kOut = std::numeric_limits<int32_t>::min();  // below every key
-
-// Pairs of rows whose distances are wanted, and where the least of them goes.
-struct Pairs {
-  std::vector<int32_t> rows, others, places;
-  std::vector<float> squares;
-
-  void clear() { resize(0); }
-  void resize(size_t count) {
-    rows.resize(count);
-    others.resize(count);
-    places.resize(count);
-  }
-  void add(int64_t row, int64_t other, int64_t place) {
-    rows.push_back(static_cast<int32_t>(row));
-    others.push_back(static_cast<int32_t>(other));
-    places.push_back(static_cast<int32_t>(place));
-  }
-  // Lowers nearest[place] to the squared distances of the pairs.
-  void compute(const KernelTable& kernels, const float* x, const float* y, int64_t channels,
-               float* nearest) {
-    const auto count = static_cast<int64_t>(rows.size());
-    squares.resize(rows.size());
-    kernels.squared_distances(x, y, channels, {rows.data(), others.data(), count}, squares.data());
-    for (int64_t n = 0; n < count; ++n) {
-      float& least = nearest[places[sized(n)]];
-      least = squares[sized(n)] < least ? squares[sized(n)] : least;
-    }
-  }
-  // Sorts the pairs by the image of `others`, of `each` rows, into `to`: rows of one image are then
-  // used while they are in a cache.
-  void sort_by_image(int64_t images, int64_t each, std::vector<int64_t>& ends, Pairs& to) const {
-    ends.assign(sized(images + 1), 0);
-    for (const int32_t other : others) ++ends[sized(other / each + 1)];
-    for (int64_t image = 0; image < images; ++image) ends[sized(image + 1)] += ends[sized(image)];
-    to.resize(rows.size());
-    for (size_t n = 0; n < rows.size(); ++n) {
-      const size_t at = sized(ends[sized(others[n] / each)]++);
-      to.rows[at] = rows[n];
-      to.others[at] = others[n];
-      to.places[at] = places[n];
-    }
-  }
-};
 
 // Writes the results of one patch of one image: the `count` squared distances to the images of
 // `columns` (null: to all), which are all that can enter the mean. Roots are taken in place.
@@ -111,9 +68,15 @@ class Matcher {
         across_(2 * args.grid.reach_of(args.grid.width) + 1), height_(height),
         panels_(references.padded / kPanel),
         together_(scale.both_ways ? queries.padded : std::min(queries.padded, kTogether)),
-        best_(sized(references.padded)), order_(sized(references.padded)),
-        listed_(sized(args.columns)), keys_(sized(block_at(together_))) {
+        best_(sized(references.padded)), listed_(sized(args.columns)),
+        keys_(sized(block_at(together_))) {
     while ((int64_t{1} << bits_) < args.grid.slots()) ++bits_;
+    offsets_.resize(size_t{1} << bits_);
+    for (int64_t s = 0; s < args.grid.slots(); ++s) {
+      const int64_t down = s / across_ - args.grid.reach_of(args.grid.height);
+      offsets_[sized(s)] =
+          static_cast<int32_t>(down * args.grid.width + s % across_ - across_ / 2);
+    }
     if (scale.both_ways) {
       const int64_t turns = args.grid.reach_of(args.grid.width) + 1;
       waiting_.resize(sized(turns * height * block_at(together_)));
@@ -219,12 +182,32 @@ class Matcher {
     }
   }
 
-  // The key of the k_max-th best column.
-  int32_t kth_best() {
-    std::copy(best_.begin(), best_.end(), order_.begin());
-    const auto kth = order_.begin() + (args_.k_max - 1);
-    std::nth_element(order_.begin(), kth, order_.end(), std::greater<int32_t>());
-    return *kth;
+  int64_t count_above(int64_t key) const {
+    const auto least = static_cast<int32_t>(std::max<int64_t>(key, kOut));
+    int32_t count = 0;
+    for (const int32_t best : best_) count += best > least;
+    return count;
+  }
+  // The key of the k_max-th best column, between bounds that close in on it; at least so many
+  // columns count.
+  int32_t kth_best() const {
+    int64_t high = *std::max_element(best_.begin(), best_.end());
+    int64_t step = std::max<int64_t>(int64_t{1} << bits_, -high), low = high - step;
+    for (; low > kOut && count_above(low) < args_.k_max; low = high - step) {
+      high = low;
+      step *= 2;
+    }
+    while (high - low > 1) {
+      const int64_t middle = (high + low) / 2, above = count_above(middle);
+      if (above == args_.k_max) return least_above(middle);
+      (above < args_.k_max ? high : low) = middle;
+    }
+    return static_cast<int32_t>(high);
+  }
+  int32_t least_above(int64_t key) const {
+    int32_t least = std::numeric_limits<int32_t>::max();
+    for (const int32_t best : best_) least = best > key ? std::min(least, best) : least;
+    return least;
   }
 
   // A candidate's score lies between its key without the slot, and less than 1 << bits_ above; half
@@ -240,13 +223,21 @@ class Matcher {
     const double reach = limit + errors, half = reach * reach * (0.5 + 1e-9);
     return half < 2e9 ? -static_cast<int32_t>(half) - (1 << bits_) : kOut + 1;
   }
+  // How far the least key of a candidate within limit_of(key, errors) lies below `key`, at most,
+  // for every key from `least` on: half the square of d + more exceeds half that of d by at most
+  // (d + more) more. Most second candidates are farther, and need no bound of their own.
+  int64_t most_below(int32_t least, double errors) const {
+    const double d = std::sqrt(2.0 * (2.0 + (1 << bits_) - static_cast<double>(least)));
+    const double more = d * (stretch_ - 1.0) + errors * (stretch_ + 1.0) + 1e-17 * inverse_;
+    const double all = (d + more) * (d + more) * 2e-9 + (d + more) * more;
+    return static_cast<int64_t>(std::min(all, 4e9)) + (2 << bits_) + 4;
+  }
 
   // Adds the pair of a row with the candidate of a key; returns the candidate.
   void add(int64_t row, int64_t column, int64_t image, int32_t key) {
-    const int64_t slot = key & ((1 << bits_) - 1);
-    const int64_t v = row_ + slot / across_ - args_.grid.reach_of(args_.grid.height);
-    const int64_t u = column_ + slot % across_ - across_ / 2;
-    pairs_.add(row, image * args_.grid.places() + v * args_.grid.width + u, column);
+    const int64_t own = row_ * args_.grid.width + column_;
+    const int64_t place = own + offsets_[sized(key & ((1 << bits_) - 1))];
+    pairs_.add(row, image * args_.grid.places() + place, column);
   }
   void add_all(int64_t row, int64_t column, int64_t image) {
     const LocalGrid& grid = args_.grid;
@@ -269,6 +260,7 @@ class Matcher {
     const double errors = (rho + scale_.largest_rho) * inverse_;
     const double farthest = limit_of(enough, errors);
     const int32_t least = args_.certified ? least_key(farthest, errors) : enough;
+    const int64_t below = most_below(least, errors);
     const int64_t row = image * args_.grid.places() + row_ * args_.grid.width + column_;
     for (int64_t c = 0; c < r_.images; ++c) {
       const int32_t best = best_[sized(c)];
@@ -276,13 +268,17 @@ class Matcher {
       const auto column = static_cast<int64_t>(kept_.size());
       kept_.push_back(static_cast<int32_t>(c));
       const int32_t* others = keys + c / kPanel * kBlock + c % kPanel;
+      if (!args_.certified || others[kPanel] < best - below) {
+        add(row, column, c, best);
+        continue;
+      }
       const int32_t near = least_key(std::min(farthest, limit_of(best, errors)), errors);
-      if (args_.certified && others[2 * kPanel] >= near) {
+      if (others[2 * kPanel] >= near) {
         add_all(row, column, c);
         continue;
       }
       add(row, column, c, best);
-      if (args_.certified && others[kPanel] >= near) add(row, column, c, others[kPanel]);
+      if (others[kPanel] >= near) add(row, column, c, others[kPanel]);
     }
     ends_.push_back(static_cast<int64_t>(kept_.size()));
   }
@@ -300,7 +296,7 @@ class Matcher {
       choose(image - top, image, static_cast<double>(rho[image]));
     }
     nearest_.assign(kept_.size(), kFar);
-    pairs_.sort_by_image(r_.images, args_.grid.places(), starts_, sorted_);
+    pairs_.sort_by_image(kept_, r_.images, starts_, sorted_);
     sorted_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
     computed += static_cast<int64_t>(pairs_.rows.size());
     for (int64_t image = first; image < last; ++image) {
@@ -321,7 +317,8 @@ class Matcher {
   int bits_ = 0;                     // of a slot
   Part part_{};
   int64_t row_ = 0, column_ = 0;     // of the place to finish
-  std::vector<int32_t> best_, order_, listed_;  // keys of a row, by column
+  std::vector<int32_t> offsets_;     // of the places of the slots, from a patch's own
+  std::vector<int32_t> best_, listed_;   // keys of a row, by column
   std::vector<int32_t> keys_, waiting_;  // BestArgs::best, of a place, and of those that wait
   std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean
   std::vector<int64_t> ends_;        // of each row's, in kept_
