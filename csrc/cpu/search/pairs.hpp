@@ -37,8 +37,8 @@ struct Pairs {
       least = squares[sized(n)] < least ? squares[sized(n)] : least;
     }
   }
-  // Sorts the pairs into `to` by the image of `others`, which `image_of` tells by place: rows of one
-  // image are then used while they are in a cache.
+  // Sorts the pairs into `to` by the image of `others`, which `image_of` tells by place: rows of
+  // one image are then used while they are in a cache.
   void sort_by_image(const std::vector<int32_t>& image_of, int64_t images,
                      std::vector<int64_t>& ends, Pairs& to) const {
     ends.assign(sized(images + 1), 0);
