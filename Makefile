@@ -40,21 +40,23 @@ $(STAMP): pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f 2>/de
 demo: $(STAMP)
 	@$(BIN)/musc-fast demo --out demo
 
-# Half of the time goes to these; they run beside the others, and their output follows at the end.
+# Half of the time goes to these; they and lint run beside the others, and their output follows at
+# the end.
 BESIDE := tests/distributed tests/docs tests/features/engines tests/fuzz tests/kernels \
   tests/test_build.py tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
 
-test: lint
-	@$(BIN)/python -m pytest $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
-	trap 'kill $$beside; exit 1' INT TERM; \
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy kernels
+
+test: $(STAMP)
+	@{ $(LINT); } >$(VENV)/lint.log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	trap 'kill $$lint $$beside; exit 1' INT TERM; \
 	$(BIN)/python -m pytest tests $(BESIDE:%=--ignore=%); others=$$?; \
-	wait $$beside; code=$$?; cat $(VENV)/beside.log; exit $$((others + code))
+	wait $$beside; code=$$?; wait $$lint; linted=$$?; \
+	cat $(VENV)/beside.log $(VENV)/lint.log; exit $$((others + code + linted))
 
 lint: $(STAMP)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/mypy kernels
+	@$(LINT)
 
 # The pages are built from the sources alone, in an environment of their own: nothing is imported.
 docs: build/docs-venv/.installed
