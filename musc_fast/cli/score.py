@@ -150,4 +150,4 @@ def _print(batch: ScoredBatch, out: Path) -> None:
         errors.print(f"{len(skipped)} unreadable images were skipped")
     print_scores(batch, out)
     if batch.settings.get("watch"):
-        print_plain(f"new images by themselves: {batch.settings['watch']['command']}", wrap=False)
+        print_plain(f"new images, one by one: {batch.settings['watch']['command']}", wrap=False)

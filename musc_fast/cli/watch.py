@@ -335,6 +335,8 @@ def _print_row(row: Row, folder: Path, copy_of: str | None = None) -> None:
             text.append(f"  flagged{level}", "red")
         elif row.verdict == "look":
             text.append("  look", "yellow")
+        elif row.verdict == "clear":
+            text.append("  clear", "green")
         text.append(_OF_BANK.get(row.bank, ""), "dim")
         if copy_of is not None:
             first = Path(copy_of)

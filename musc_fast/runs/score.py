@@ -156,7 +156,13 @@ class ScoreJob:
         settings = run_settings(musc, features, references, scores=scores, seconds=seconds)
         own = scores if references is None else scale  # of images against each other
         if own is not None:
-            settings["watch"] = watch_settings(settings, own.raw_image_scores.cpu().numpy())
+            raw, flagged = own.raw_image_scores.cpu().numpy(), threshold.flagged
+            settings["watch"] = watch_settings(
+                settings,
+                raw[~flagged] if references is None else raw,
+                flagged=scores.raw_image_scores.cpu().numpy()[flagged],
+                decided=references is not None or bool(flagged.any()),
+            )
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],
             image_scores=scores.image_scores.cpu().numpy(),

@@ -86,9 +86,9 @@ class WatchPage:
         if row.is_reference or (row.raw_score and not row.verdict):  # of an earlier version
             return
         image = self._shown(row, anomaly_map)
-        if row.bank == REMOVED:  # found again: the image was counted and shown before
+        if row.bank == REMOVED:  # found again: counted and shown before, unless a reference
             first = self._held.of_number.get(int(row.number))
-            if first is not None and first.verdict in self._counts:
+            if first is not None and not first.is_reference and first.verdict in self._counts:
                 self._counts[first.verdict] -= 1
         self._counts[image.verdict] += 1
         if image.verdict == "flagged":

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..datasets.ignored import ARRAY_NAME
@@ -57,10 +58,11 @@ def watch_threshold(scores: npt.ArrayLike, *, false_alarms: float = FALSE_ALARMS
     return ReferenceScale(scores).level(false_alarms)
 
 
-def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
+def watch_command(settings: Mapping[str, Any], threshold: float | None) -> str | None:
     """The command line of a watch with the settings of a run, whose scores a threshold is of.
 
     settings: as from `runs.record.run_settings`.
+    threshold: None leaves the decision to the bank of the watch.
 
     None where no watch has these settings: a watch compares with all images of its bank, and reads
     what it ignores from files.
@@ -76,20 +78,36 @@ def watch_command(settings: Mapping[str, Any], threshold: float) -> str | None:
         words += [option, _text(value)]
     for each in ignored:
         words += ["--ignore", each]
-    return shlex.join([*words, "--threshold", f"{threshold:.6g}"])
+    if threshold is not None:
+        words += ["--threshold", f"{threshold:.6g}"]
+    return shlex.join(words)
 
 
 def watch_settings(
-    settings: Mapping[str, Any], scores: npt.ArrayLike, *, false_alarms: float = FALSE_ALARMS
+    settings: Mapping[str, Any],
+    scores: npt.ArrayLike,
+    *,
+    flagged: npt.ArrayLike = (),
+    decided: bool = True,
+    false_alarms: float = FALSE_ALARMS,
 ) -> dict[str, Any] | None:
     """What run.json tells of a watch with these settings: threshold, false_alarms, command.
 
     scores: as for `watch_threshold`; false_alarms: share of good images that may be flagged.
+    flagged: raw scores of the images that the run flagged, which a watch should flag as well.
+    decided: whether the run could tell; a batch in which nothing is flagged is undecided, and its
+        defects are among its scores.
 
+    The threshold is None, and not in the command, where the run could not tell or the threshold
+    is above what it flagged: few images put it far out, and it would decide in place of the bank.
     None where the scores cannot tell, or no watch has these settings.
     """
     threshold = watch_threshold(scores, false_alarms=false_alarms)
-    command = None if threshold is None else watch_command(settings, threshold)
+    if threshold is None:
+        return None
+    if not decided or np.min(np.asarray(flagged), initial=np.inf) < threshold:
+        threshold = None
+    command = watch_command(settings, threshold)
     if command is None:
         return None
     return {"threshold": threshold, "false_alarms": false_alarms, "command": command}

@@ -101,7 +101,8 @@ class Watch:
         """
         yield from self._find_again()  # an earlier watch may have ended before it did
         if self.settings.references and not self.bank.added:
-            references = list(self.settings.references)
+            # As full paths, like the folder's: the record is read from other places, too.
+            references = [path.parent.resolve() / path.name for path in self.settings.references]
             yield from self._score_first(references, len(references), references=True)
         while len(self.bank) == 0:  # again where a threshold left out all the first ones
             yield from self._score_first(paths, 2 if last else self.settings.start)

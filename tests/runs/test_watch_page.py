@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import TINY, product_folder, tiny_weights
-from watched import aged, run, untimed
+from watched import aged, rows, run, untimed
 
 from musc_fast import InputError, MuSc, MuscFastWarning
 from musc_fast.report import line_page
@@ -68,6 +68,33 @@ def test_every_image_is_on_the_page_as_soon_as_it_is_recorded(musc: MuSc, tmp_pa
     plain.mkdir()
     run(musc, folder, plain / "bank", WatchSettings(start=4, threshold=0.45), last=False)
     assert untimed(plain / "scores.csv") == untimed(tmp_path / "scores.csv")
+
+
+def test_references_that_are_found_again_are_counted_once(
+    musc: MuSc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference has no place among the counts until it is found to be a defect."""
+    folder, good, page = tmp_path / "images", tmp_path / "good", tmp_path / "page.html"
+    folder.mkdir()
+    paths = aged(product_folder(good, count=20, defective=2))
+    for path in paths[4:]:
+        path.rename(folder / path.name)
+    monkeypatch.chdir(tmp_path)
+    references = tuple(Path("good", path.name) for path in paths[:4])
+    settings = WatchSettings(references=references, page=page)
+    run(musc, folder, tmp_path / "bank", settings)
+    found = {row["path"]: row for row in rows(tmp_path / "scores.csv")}  # the last of each
+    assert {path for path in found if Path(path).parent == good} == {str(p) for p in paths[:4]}
+    assert found[str(paths[2])]["bank"] == "removed"
+    said = [row["verdict"] for row in found.values() if row["bank"] != "reference"]
+    assert len(said) == 17
+    counts = re.findall(r"<b>(-?\d+)</b> (\w+)", page.read_text(encoding="utf-8"))
+    assert {word: int(number) for number, word in counts} == {
+        "flagged": said.count("flagged"),
+        "look": said.count("look"),
+        "clear": said.count("clear"),
+        "unreadable": 0,
+    }
 
 
 def test_a_new_start_shows_what_the_record_tells(musc: MuSc, tmp_path: Path) -> None:

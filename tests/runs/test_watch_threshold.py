@@ -13,8 +13,28 @@ from typer.testing import CliRunner
 from watched import aged, rows
 
 from musc_fast.cli.app import app
-from musc_fast.runs.watch_threshold import watch_command, watch_threshold
+from musc_fast.runs.watch_threshold import watch_command, watch_settings, watch_threshold
 from musc_fast.settings import ReadSettings
+
+SETTINGS = {
+    "max_references": None,
+    "backbone": "b",
+    "image_size": [96, 96],
+    "recipe": "paper",
+    "degrees": [1, 3],
+    "topmin": (0.0, 0.3),
+    "pooling": "snamd-unit",
+    "temperature": 0.5,
+    "copies": "auto",
+    "repeats": "off",
+    "precision": "exact",
+    "chosen_place": 2,
+    "feature_precision": "fp32",
+    "white": None,
+    "max_pixels": ReadSettings.max_pixels,
+    "align": "off",
+    "ignore": ["my mask.png", "0,0,30,7%"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,31 +91,40 @@ def test_defects_of_the_batch_do_not_raise_the_threshold() -> None:
     assert watch_threshold(good[:3]) is None
 
 
+def test_a_run_that_cannot_tell_leaves_the_decision_to_the_bank(
+    weights: Path, tmp_path: Path
+) -> None:
+    """Nothing is flagged, so defects may be among the scores that a threshold would be of."""
+    product_folder(tmp_path / "batch", count=6, defective=-1)
+    out = tmp_path / "out"
+    line = ["score", str(tmp_path / "batch"), "--out", str(out), "--no-maps", "--backbone", TINY]
+    result = CliRunner().invoke(app, [*line, "--size", "96", "--weights", str(weights)])
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "results.json").read_text())["flagged"] == 0
+    told = json.loads((out / "run.json").read_text())["watch"]
+    assert told["threshold"] is None
+    assert told["command"] in result.output
+    assert "--threshold" not in told["command"]
+
+
+def test_the_threshold_of_a_watch_is_not_above_what_the_run_flagged() -> None:
+    good = np.random.default_rng(0).normal(0.45, 0.03, 30)
+    usual = watch_settings(SETTINGS, good, flagged=[0.7, 0.9])
+    assert usual is not None
+    assert usual["threshold"] == watch_threshold(good) < 0.6
+    assert "--threshold" in usual["command"]
+    other = watch_settings(SETTINGS, good, flagged=[0.47, 0.9])
+    assert other is not None
+    assert other["threshold"] is None
+    assert "--threshold" not in other["command"]
+
+
 def test_no_watch_compares_with_drawn_references() -> None:
     assert watch_command({"max_references": 20}, 0.5) is None
 
 
 def test_what_a_batch_ignores_and_how_it_pools_goes_into_the_command() -> None:
-    settings = {
-        "max_references": None,
-        "backbone": "b",
-        "image_size": [96, 96],
-        "recipe": "paper",
-        "degrees": [1, 3],
-        "topmin": (0.0, 0.3),
-        "pooling": "snamd-unit",
-        "temperature": 0.5,
-        "copies": "auto",
-        "repeats": "off",
-        "precision": "exact",
-        "chosen_place": 2,
-        "feature_precision": "fp32",
-        "white": None,
-        "max_pixels": ReadSettings.max_pixels,
-        "align": "off",
-        "ignore": ["my mask.png", "0,0,30,7%"],
-    }
-    command = watch_command(settings, 0.5)
+    command = watch_command(SETTINGS, 0.5)
     assert command is not None
     words = shlex.split(command)
     assert [words[k + 1] for k, word in enumerate(words) if word == "--ignore"] == [
@@ -105,4 +134,4 @@ def test_what_a_batch_ignores_and_how_it_pools_goes_into_the_command() -> None:
     assert words[words.index("--pooling") + 1] == "snamd-unit"
     assert words[words.index("--temperature") + 1] == "0.5"
     assert words[words.index("--place") + 1] == "2"
-    assert watch_command({**settings, "ignore": ["an array"]}, 0.5) is None
+    assert watch_command({**SETTINGS, "ignore": ["an array"]}, 0.5) is None
