@@ -118,14 +118,14 @@ def watch_settings(
         defects are among its scores.
     references: as for `watch_command`.
 
-    The threshold is None, and not in the command, where the run could not tell or the threshold
-    is above what it flagged: few images put it far out, and it would decide in place of the bank.
-    None where the scores cannot tell, or no watch has these settings.
+    The threshold is None, and not in the command, where the run or the scores could not tell, or
+    the threshold is above what the run flagged: few images put it far out, and it would decide in
+    place of the bank. The whole is None where no watch has these settings.
     """
-    threshold = watch_threshold(scores, false_alarms=false_alarms)
-    if threshold is None:
-        return None
-    if not decided or np.min(np.asarray(flagged), initial=np.inf) < threshold:
+    threshold = None
+    if decided and np.size(scores):
+        threshold = watch_threshold(scores, false_alarms=false_alarms)
+    if threshold is not None and np.min(np.asarray(flagged), initial=np.inf) < threshold:
         threshold = None
     command = watch_command(settings, threshold, references=references, false_alarms=false_alarms)
     if command is None:

@@ -123,6 +123,15 @@ def test_the_threshold_of_a_watch_is_not_above_what_the_run_flagged() -> None:
     assert "--threshold" not in other["command"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_few_scores_leave_the_decision_to_the_bank(count: int) -> None:
+    """None where every image was flagged."""
+    told = watch_settings(SETTINGS, np.linspace(0.4, 0.5, count), flagged=[0.9])
+    assert told is not None
+    assert told["threshold"] is None
+    assert "--threshold" not in told["command"]
+
+
 def test_a_stated_rate_goes_into_the_command_where_the_bank_decides() -> None:
     good = np.random.default_rng(0).normal(0.45, 0.03, 30)
     told = watch_settings(SETTINGS, good, flagged=[0.46], false_alarms=0.05)
