@@ -177,7 +177,7 @@ def test_real_defects_are_found(kind: str, least: float, backbone: str) -> None:
     assert np.mean(split) > least
 
 
-@pytest.mark.parametrize(("backbone", "least"), zip(BACKBONES, (0.4, 0.8), strict=True))
+@pytest.mark.parametrize(("backbone", "least"), [*zip(BACKBONES, (0.4, 0.8), strict=True)])
 def test_one_defect_in_twenty_is_flagged_oftener_than_by_split(backbone: str, least: float) -> None:
     """The limits are what was measured on five draws."""
     found = golden("mpdd_metal_plate", backbone, "20 with 1")
