@@ -99,7 +99,7 @@ def _check_size(sample: Sample, reading: ReadSettings) -> None:
         if (height, width) != size:
             raise ImageError(
                 f"{file}: mask is {width} x {height}, but its image {sample.image} is "
-                f"{size[1]} x {size[0]}"
+                f"{size[1]} x {size[0]}; save both with one size"
             )
 
 

@@ -109,7 +109,7 @@ def extract_share(
         raise ImageError("\n".join(errors))
     batch = _join_summaries([summary for _, summary in replies], bounds)
     if batch.bad and not skip_bad:
-        raise unreadable(batch.bad, len(paths), can_skip=True)
+        raise unreadable(batch.bad, len(paths))
     return batch, share
 
 

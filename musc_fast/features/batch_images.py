@@ -61,7 +61,7 @@ def check_headers(paths: Sequence[Path], reading: ReadSettings) -> None:
         found = pool.map(reason, paths)
         bad = [(str(path), why) for path, why in zip(paths, found, strict=True) if why]
     if bad:
-        raise unreadable(bad, len(paths), can_skip=len(bad) < len(paths))
+        raise unreadable(bad, len(paths))
 
 
 def as_sequence(images: Images) -> Sequence[ImageLike] | Tensor:
@@ -95,15 +95,14 @@ def refuse_one_image(images: object) -> None:
         )
 
 
-def unreadable(bad: Sequence[tuple[str, str]], total: int, *, can_skip: bool) -> ImageError:
+def unreadable(bad: Sequence[tuple[str, str]], total: int) -> ImageError:
     """Return the error that lists the images that cannot be read.
 
     bad: (name, reason) of each; the reason names the file.
-    total: images in all.
-    can_skip: whether `skip_bad` would leave images to go on with.
+    total: images in all; where all are bad, skipping them is no way out, and is not named.
     """
     listing = "\n".join(f"  {reason}" for _, reason in bad)
-    way_out = f"remove them{SKIP_HINT}" if can_skip else "none is left"
+    way_out = f"remove them{SKIP_HINT}" if len(bad) < total else "none is left"
     return ImageError(f"{len(bad)} of {total} images cannot be read; {way_out}:\n{listing}")
 
 

@@ -288,7 +288,7 @@ class Extractor:
             if progress is not None:
                 progress("features", done, len(images))
         if bad and (not skip_bad or not rows):
-            raise unreadable(bad, len(images), can_skip=bool(rows) or not skip_bad)
+            raise unreadable(bad, len(images))
         sources, read, sizes, grey, places = zip(*rows, strict=True)
         frames = None if alignment.frame is None else frames_of(alignment.frame, read, places)
         sentences = tuple(_sentence(note, names) for note, names in notes.items())

@@ -75,7 +75,7 @@ class TestMVTec:
         root = mvtec_tree(tmp_path)
         draw(root / "bottle/ground_truth/broken/2_mask.png", size=(6, 9), spot=0)
         categories = load_mvtec(root)
-        message = r"2_mask\.png: mask is 9 x 6, but its image .*test/broken/2\.png is 8 x 6"
+        message = r"2_mask\.png: mask is 9 x 6, but its image .*2\.png is 8 x 6; save both"
         with pytest.raises(ImageError, match=message):
             verify(categories)
         with pytest.raises(ImageError, match=message):

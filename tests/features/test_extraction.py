@@ -80,6 +80,17 @@ def test_unreadable_images_are_all_named(extractor: Extractor, tmp_path: Path) -
         assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def test_skipping_is_no_way_out_where_all_are_unreadable(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"2 of 2 images cannot be read") as caught:
+        extractor.extract(paths)
+    assert "skip_bad" not in str(caught.value)
+
+
 def test_nothing_left_is_an_error_even_when_skipping(extractor: Extractor, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"a\.png"):
