@@ -80,8 +80,8 @@ class ScoreJob:
         self.cache = cache
         self.images = find_images(images)
         self.references = None if references is None else find_images(references)
-        only = references[0] if references is not None and len(references) == 1 else None
-        self._reference_folder = only if only is not None and only.is_dir() else None
+        folders = [path for path in references or () if path.is_dir()]
+        self._reference_folder = folders[0] if folders and len(references or ()) == 1 else None
         if self.references is None and len(self.images) < 2:
             raise InputError(
                 "one image has no others to be scored against; give at least two, or references"

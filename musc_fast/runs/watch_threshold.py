@@ -72,7 +72,6 @@ def watch_command(
     settings: as from `runs.record.run_settings`.
     threshold: None leaves the decision to the bank of the watch.
     references: a folder of good images that the bank is to begin with.
-
     false_alarms: stated to the watch where its bank decides, and where it is not the usual.
 
     A local file of weights is named as the run was given it. None where no watch has these

@@ -233,7 +233,7 @@ class Matcher {
     return static_cast<int64_t>(std::min(all, 4e9)) + (2 << bits_) + 4;
   }
 
-  // Adds the pair of a row with the candidate of a key; returns the candidate.
+  // Adds the pair of a row with the candidate of a key.
   void add(int64_t row, int64_t column, int64_t image, int32_t key) {
     const int64_t own = row_ * args_.grid.width + column_;
     const int64_t place = own + offsets_[sized(key & ((1 << bits_) - 1))];
