@@ -41,14 +41,15 @@ demo: $(STAMP)
 	@$(BIN)/musc-fast demo --out demo
 
 # Half of the time goes to these; they and lint run beside the others, and their output follows at
-# the end.
+# the end. Each half has one thread, or they would wait for each other's; tests of threads take more.
 BESIDE := tests/distributed tests/docs tests/features/engines tests/fuzz tests/kernels \
   tests/test_build.py tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
 
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy kernels
 
 test: $(STAMP)
-	@{ $(LINT); } >$(VENV)/lint.log 2>&1 & lint=$$!; \
+	@export OMP_NUM_THREADS=1; \
+	{ $(LINT); } >$(VENV)/lint.log 2>&1 & lint=$$!; \
 	$(BIN)/python -m pytest $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
 	trap 'kill $$lint $$beside; exit 1' INT TERM; \
 	$(BIN)/python -m pytest tests $(BESIDE:%=--ignore=%); others=$$?; \

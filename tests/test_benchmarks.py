@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,12 +26,14 @@ ROWS = dict(re.findall(r"^\| `(\w+\.py)` (\|.*\|)$", README, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
-def test_help(program: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(program), "--help"], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"usage: {program.name}" in done.stdout
+def test_help(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(program), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(program), run_name="__main__")
+    assert end.value.code == 0
+    assert f"usage: {program.name}" in capsys.readouterr().out
 
 
 def test_the_table_lists_the_programs_and_the_result_files() -> None:

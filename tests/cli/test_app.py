@@ -92,6 +92,7 @@ def test_an_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     paths = product_folder(tmp_path / "images")
     paths[1].write_bytes(b"no image")
     common = ("--out", tmp_path / "out", "--backbone", TINY, "--weights", weights)
+    common = (*common, "--engine", "torch", "--size", "160")
     result = command("score", tmp_path / "images", *common)
     assert result.returncode == 1
     assert "error:" in result.stderr

@@ -55,7 +55,7 @@ def test_a_constant_image_gives_zeros() -> None:
 
 
 def test_strips_segments_and_order_change_no_bit() -> None:
-    tokens = tokens_of(2, 35, 40)
+    tokens = tokens_of(1, 35, 40)
     wanted = reference.lnamd(tokens.double(), (7, 5), [5, 3, 1])
     results = [
         aggregate_neighbourhoods(tokens, (7, 5), [5, 3, 1], config=config)

@@ -43,9 +43,9 @@ def test_every_space_gives_the_same_result(dtype: torch.dtype, channels: int | N
     direct = (z[:, :, None, None] - z[None, None]).square().sum(-1).amin(3).sqrt()
     off = ~torch.eye(5, dtype=torch.bool)[:, None].expand(5, 6, 5)
     assert (found - direct)[off].abs().max() < 1e-7
-    for k in (1, 3):  # of the images that enter a mean, to the bit
-        ((_, _, some),) = list(Search(z, None, k_max=k, space=space).chunks())
-        assert torch.equal(some.sort(1).values[:, :k], squared.sort(1).values[:, :k])
+    # Of the images that enter a mean, to the bit.
+    ((_, _, some),) = list(Search(z, None, k_max=3, space=space).chunks())
+    assert torch.equal(some.sort(1).values[:, :3], squared.sort(1).values[:, :3])
 
 
 def test_msm() -> None:
@@ -59,7 +59,7 @@ def test_msm() -> None:
 
 
 def test_several_tiles_of_many_channels() -> None:
-    z = torch.nn.functional.normalize(torch.randn(2, 150, 768), dim=2)
+    z = torch.nn.functional.normalize(torch.randn(2, 150, 320), dim=2)
     wanted = reference.patch_to_image(z.double())
     assert largest_error(patch_to_image(z), wanted) < 1e-5
 
