@@ -42,8 +42,8 @@ demo: $(STAMP)
 
 # Half of the time goes to these; they and lint run beside the others, and their output follows at
 # the end. Each half has one thread, or they would wait for each other's; tests of threads take more.
-BESIDE := tests/distributed tests/docs tests/features/engines tests/fuzz tests/kernels \
-  tests/test_build.py tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
+BESIDE := tests/distributed tests/docs tests/fuzz tests/kernels tests/test_build.py \
+  tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
 
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy kernels
 

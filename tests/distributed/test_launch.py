@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,11 +101,19 @@ def test_torchrun_writes_what_the_plain_command_writes(tmp_path: Path) -> None:
         assert run["align_moved"] == 6
         assert run["align_frame"] == runs[0]["align_frame"]
     assert done.stdout.count("results:") == 1
-    wrong = subprocess.run(
-        [*ranks, "-m", "musc_fast", "watch", str(tmp_path), "--bank", str(tmp_path / "bank")],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert wrong.returncode != 0
-    assert wrong.stderr.count("of the commands only score runs under torchrun") == 1
+
+
+def test_a_command_that_knows_no_ranks_says_so_once(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "musc_fast", "watch", str(tmp_path), "--bank"]
+    ranks = [
+        subprocess.Popen(
+            [*line, str(tmp_path / "bank")],
+            env={**os.environ, "RANK": rank, "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = "".join(rank.communicate()[1] for rank in ranks)
+    assert all(rank.returncode for rank in ranks)
+    assert said.count("of the commands only score runs under torchrun") == 1
