@@ -193,6 +193,9 @@ struct BestArgs {
   int64_t words, rows, panels;  // rows: whole tiles of kTileRows
   int32_t clear, slot, back_slot;
   int32_t *best, *back;
+  // `right` and `back` of the next call, to fetch meanwhile; or null.
+  const uint32_t* next_right;
+  const int32_t* next_back;
 };
 
 // A row to round to int16: q = round((x - mean) / scale).

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends.base import Operators
+from ..backends.memory import in_large_pages
 from ..progress import Progress
 from ..scratch import reserve
 from ..settings import ScoringSettings
@@ -104,7 +105,7 @@ class Pooling:
         """The results of layer [N, P, C] in memory; `valid` as for `pool`."""
         check_search_takes(self.settings, valid)
         if self._fused and self.settings.pooling == "lnamd":
-            z = torch.empty(layer.shape, dtype=torch.float32, device=layer.device)
+            z = in_large_pages(torch.empty(layer.shape, dtype=torch.float32, device=layer.device))
             self._pool_into(z, layer, self.settings.degrees, valid)
             results = [z]
         else:

@@ -120,10 +120,31 @@ MUSC_INLINE void best_tile(const BestArgs& a, int64_t top, int64_t panel) {
   }
 }
 
+// Fetches what the next call needs of the places of a tile: a tile's share of `right`, and the tile
+// in `back`.
+template <int ROWS, int PANELS>
+MUSC_INLINE void fetch_next(const BestArgs& a, int64_t top, int64_t panel) {
+  constexpr int64_t kLine = 16, kTile = ROWS * kBest * kPanel;
+  if (a.next_right != nullptr) {
+    const int64_t all = PANELS * a.words * kPanel;
+    const uint32_t* from = a.next_right + panel * a.words * kPanel;
+    const int64_t last = all * (top + ROWS) / a.rows;
+    for (int64_t i = all * top / a.rows; i < last; i += kLine) __builtin_prefetch(from + i);
+  }
+  if (a.next_back != nullptr) {
+    for (int v = 0; v < PANELS; ++v) {
+      const int64_t block = top / kTileRows * a.panels + panel + v;
+      const int32_t* from = a.next_back + (block * kTileRows + top % kTileRows) * kBest * kPanel;
+      for (int64_t i = 0; i < kTile; i += kLine) __builtin_prefetch(from + i, 1);
+    }
+  }
+}
+
 template <class Ops, int PANELS, bool BACK>
 MUSC_INLINE void best_panels(const BestArgs& a, int64_t& panel) {
   for (; panel + PANELS <= a.panels; panel += PANELS) {
     for (int64_t top = 0; top < a.rows; top += Ops::kRows) {
+      fetch_next<Ops::kRows, PANELS>(a, top, panel);
       best_tile<Ops, PANELS, BACK>(a, top, panel);
     }
   }

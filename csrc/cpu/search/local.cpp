@@ -7,6 +7,7 @@
 
 #include "cpu/interval.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/search/cut.hpp"
 #include "cpu/search/pairs.hpp"
 
 namespace musc {
@@ -31,31 +32,6 @@ void put_results(const LocalArgs& args, int64_t image, int64_t place, float* squ
   std::fill_n(out, args.columns, kFar);
   for (int64_t n = 0; n < count; ++n) out[columns == nullptr ? n : columns[n]] = squares[n];
 }
-
-// A part of the grid: rows [top, bottom), columns [left, right).
-struct Part {
-  int64_t top, bottom, left, right;
-
-  bool holds(int64_t row, int64_t column) const {
-    return top <= row && row < bottom && left <= column && column < right;
-  }
-};
-
-// How the grid is cut: into `rows` x `columns` parts, one a thread at most. A product of two places
-// of one part serves both; so parts are at least so high and wide that most products do.
-struct Cut {
-  int64_t rows, columns, height;
-
-  Cut(const LocalGrid& grid, int64_t first_row, int64_t last_row, int threads) {
-    const int64_t all = last_row - first_row, least = std::max<int64_t>(4, grid.reach);
-    const auto within = [](int64_t most, int64_t n) { return n < 1 ? 1 : std::min(most, n); };
-    rows = within(threads, all / least);
-    columns = within((threads + rows - 1) / rows, grid.width / least);
-    rows = within(threads / columns, rows);
-    height = (all + rows - 1) / rows;
-  }
-  int64_t parts() const { return rows * columns; }
-};
 
 // Finishes the patches of a part of the grid, with memory of its own.
 class Matcher {
@@ -102,6 +78,11 @@ class Matcher {
   int64_t computed = 0;
 
  private:
+  // A place that another meets, and where it keeps what it met; null: nowhere.
+  struct Other {
+    int64_t row, column;
+    int32_t* back;
+  };
   // Where the keys of rows from `row` on, a multiple of kTileRows, begin.
   int64_t block_at(int64_t row) const { return row / kTileRows * panels_ * kBlock; }
   // The keys of all rows at a place of this part for which its turn has not come.
@@ -137,24 +118,32 @@ class Matcher {
 
   void meet_all(int64_t row, int64_t column, int64_t top) {
     const LocalGrid& grid = args_.grid;
+    others_.clear();
     for (int64_t u = grid.first(column); u <= grid.last(column, grid.width); ++u) {
       for (int64_t v = grid.first(row); v <= grid.last(row, grid.height); ++v) {
         const bool mine = scale_.both_ways && part_.holds(v, u);
         const bool before = u < column || (u == column && v < row);
         const bool self = u == column && v == row;
         if (mine && before) continue;
-        meet(row, column, top, v, u, mine && !self ? waiting(v, u) : nullptr);
+        others_.push_back({v, u, mine && !self ? waiting(v, u) : nullptr});
       }
     }
+    for (size_t n = 0; n < others_.size(); ++n) {
+      meet(row, column, top, others_[n], n + 1 < others_.size() ? &others_[n + 1] : nullptr);
+    }
+  }
+  const uint32_t* right(const Other& other) const {
+    return r_.right + ((other.row - r_.row) * args_.grid.width + other.column) * r_.padded * r_.words;
   }
 
-  // The scores of rows from `top` on at one place with those of all images at the place (v, u).
-  void meet(int64_t row, int64_t column, int64_t top, int64_t v, int64_t u, int32_t* back) {
+  // The scores of rows from `top` on at one place with those of all images at another.
+  void meet(int64_t row, int64_t column, int64_t top, const Other& to, const Other* next) {
+    const int64_t v = to.row, u = to.column;
     const int64_t own = ((row - q_.row) * args_.grid.width + column) * q_.padded + top;
     const int64_t other = ((v - r_.row) * args_.grid.width + u) * r_.padded;
     BestArgs best{};
     best.left = q_.left + own * q_.words;
-    best.right = r_.right + other * r_.words;
+    best.right = right(to);
     best.left_init = q_.init + own;
     best.right_init = r_.init + other;
     best.words = r_.words;
@@ -164,7 +153,11 @@ class Matcher {
     best.slot = static_cast<int32_t>(slot(row, column, v, u));
     best.back_slot = static_cast<int32_t>(slot(v, u, row, column));
     best.best = keys_.data();
-    best.back = back;
+    best.back = to.back;
+    if (next != nullptr) {
+      best.next_right = right(*next);
+      best.next_back = next->back;
+    }
     kernels_.place.best(best);
   }
 
@@ -320,6 +313,7 @@ class Matcher {
   std::vector<int32_t> offsets_;     // of the places of the slots, from a patch's own
   std::vector<int32_t> best_, listed_;   // keys of a row, by column
   std::vector<int32_t> keys_, waiting_;  // BestArgs::best, of a place, and of those that wait
+  std::vector<Other> others_;        // that a place meets
   std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean
   std::vector<int64_t> ends_;        // of each row's, in kept_
   std::vector<float> nearest_;       // squared distances to the images in kept_

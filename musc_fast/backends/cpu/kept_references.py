@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...settings import DEFAULT_OPTIONS, SearchOptions
+from ..memory import in_large_pages
 from . import planning, scratch
 from .costs import Workload
 from .options import Outputs, SearchSettings
@@ -24,7 +25,7 @@ class KeptReferences:
     def __init__(self, capacity: int, patches: int, channels: int) -> None:
         shape = (capacity, patches, channels)
         # Pages are used as it fills.
-        self._x = torch.empty(shape, dtype=torch.float32, device="cpu")
+        self._x = in_large_pages(torch.empty(shape, dtype=torch.float32, device="cpu"))
         self._count = 0
         self._rounded: RoundedImages | None = None
         self._fitted = 0  # number of images when the space was fitted

@@ -15,6 +15,7 @@ from torch import Tensor
 from ... import _C
 from ...settings import DEFAULT_OPTIONS, SearchOptions
 from ..defaults import with_defaults
+from ..memory import in_large_pages
 from .both_ways import between
 from .kept_references import KeptReferences
 from .local import LocalSearch
@@ -43,7 +44,7 @@ def lnamd(tokens: Tensor, grid: tuple[int, int], degrees: Sequence[int]) -> list
     is (H, W) with P = H W; degrees are odd. A zero vector stays zero.
     """
     tokens = as_float32(tokens)
-    results = [torch.empty_like(tokens) for _ in degrees]
+    results = [in_large_pages(torch.empty_like(tokens)) for _ in degrees]
     images, _, channels = tokens.shape
     batch = max(1, 4 * torch.get_num_threads())
     for first in range(0, images, batch):  # Python notices Ctrl-C between two calls

@@ -17,10 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ... import _C
-from ..memory import free_memory
+from ..memory import LARGE, free_memory, in_large_pages
 
-_HUGE = 4 << 20  # bytes: two large pages; smaller blocks are not kept
 _KEPT = 256 << 20  # bytes that may be kept on any machine
 _free: list[Tensor] = []  # uint8, the least recently used first
 _lock = threading.Lock()
@@ -38,9 +36,7 @@ def take(owner: object, size: int, dtype: torch.dtype) -> Tensor:
     wanted = size * dtype.itemsize
     block = _reused(wanted)
     if block is None:
-        block = torch.empty(wanted, dtype=torch.uint8, device="cpu")
-        if wanted >= _HUGE:
-            _C.advise_huge_pages(block)
+        block = in_large_pages(torch.empty(wanted, dtype=torch.uint8, device="cpu"))
     weakref.finalize(owner, _give, block).atexit = False
     return block[:wanted].view(dtype)
 
@@ -73,7 +69,7 @@ def _reused(wanted: int) -> Tensor | None:
 
 
 def _give(block: Tensor) -> None:
-    if len(block) < _HUGE:
+    if len(block) < LARGE:  # smaller ones are not kept
         return
     with _lock:
         _free.append(block)
