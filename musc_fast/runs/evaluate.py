@@ -19,7 +19,7 @@ from ..datasets.layouts import Category, sample_mask
 from ..errors import InputError
 from ..features.cache import extract_cached
 from ..files import is_plain_name, replacing
-from ..metrics import Protocol, image_metrics
+from ..metrics import Protocol, auroc_interval, image_metrics
 from ..musc import MuSc
 from ..progress import StageProgress
 from ..report.html import Evaluation, write_report
@@ -173,10 +173,13 @@ def measure(category: Category, batch: ScoredBatch, protocol: Protocol) -> Resul
         pixel.ap,
         pixel.pro,
     )
+    defective = int(labels.sum())
+    interval = auroc_interval(image.auroc, defective, len(labels) - defective)
     threshold = batch.threshold
     return {
-        "defective": int(labels.sum()),
+        "defective": defective,
         "metrics": {name: _number(v) for name, v in zip(METRICS, values, strict=True)},
+        "image_auroc_interval": [_number(v) for v in interval],  # of 95%
         "raw_image_metrics": {name: _number(v) for name, v in asdict(raw).items()},
         "flagged": {
             "rule": threshold.rule,

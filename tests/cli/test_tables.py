@@ -45,6 +45,18 @@ def test_names_and_headings_are_whole(
         assert text.count("category") == 1
 
 
+def test_the_interval_of_the_auroc_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"category": "bolt", "images": 24, "defective": 6, "notes": []}
+    known |= {"metrics": dict.fromkeys(METRICS, 1.0), "image_auroc_interval": [0.783, 1.0]}
+    unknown = {**known, "category": "nut", "image_auroc_interval": [None, None]}
+    kept = {**known, "category": "screw"}  # by an earlier version
+    del kept["image_auroc_interval"]
+    tables.print_metrics([known, unknown, kept], "title")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "bolt: I-AUROC 0.783 to 1.000 at 95% confidence, since 6 of 24 images are" in text
+    assert text.count("confidence") == 1
+
+
 def test_every_flagged_image_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     console = Console(width=80, record=True, force_terminal=False, file=io.StringIO())
     monkeypatch.setattr(tables, "console", console)

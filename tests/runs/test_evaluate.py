@@ -24,6 +24,7 @@ from musc_fast.backends import BACKENDS, ENVIRONMENT_VARIABLE, resolve
 from musc_fast.cli.app import app
 from musc_fast.datasets.layouts import Category, load_folder, load_mvtec
 from musc_fast.features import cache
+from musc_fast.metrics import auroc_interval
 from musc_fast.runs.evaluate import METRICS, evaluate, mean_metrics, result_key
 
 
@@ -63,6 +64,8 @@ def test_metrics_tables_and_mean(musc: MuSc, tmp_path: Path) -> None:
     for result in results:
         assert (result["images"], result["defective"]) == (7, 2)
         assert result["raw_image_metrics"]["auroc"] == 1.0
+        image = result["metrics"]["image_auroc"]
+        assert result["image_auroc_interval"] == list(auroc_interval(image, 2, 5))
         assert result["metrics"]["pixel_auroc"] > 0.95
         assert set(result["seconds"]) == {"features", "scoring", "metrics", "report"}
         page = (tmp_path / "out" / "reports" / f"{result['category']}.html").read_text()

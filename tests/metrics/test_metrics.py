@@ -352,7 +352,7 @@ print(time.perf_counter() - start, peak() - before, result.pro)
         text=True,
         check=True,
         timeout=120,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(__file__).resolve().parents[2],
     )
     seconds, gigabytes, pro = map(float, done.stdout.split())
     assert seconds < 10  # about 0.6 s when nothing else runs
