@@ -97,7 +97,7 @@ def auroc_interval(
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(norm.isf((1 - confidence) / 2))
     pairs = (defective + good) / 2 - 1
 
     def too_far(value: float) -> float:
@@ -106,7 +106,11 @@ def auroc_interval(
         variance = value * (1 - value) * (1 + more) / (defective * good)
         return abs(value - auroc) - z * math.sqrt(variance)
 
-    least = 1e-12
-    low = 0.0 if auroc <= least else float(brentq(too_far, 0.0, auroc - least))
-    high = 1.0 if auroc >= 1 - least else float(brentq(too_far, auroc + least, 1.0))
+    def end(inner: float, outer: float) -> float:
+        """Where it becomes too far; `auroc` where it is so at once."""
+        return auroc if too_far(inner) >= 0 else float(brentq(too_far, inner, outer))
+
+    least = 1e-12  # at 0 and 1 themselves the variance is 0
+    low = 0.0 if auroc <= least else min(auroc, end(min(auroc, 1 - least), 0.0))
+    high = 1.0 if auroc >= 1 - least else max(auroc, end(max(auroc, least), 1.0))
     return low, high

@@ -26,8 +26,8 @@ def test_laws(auroc: float, defective: int, good: int) -> None:
     more = auroc_interval(auroc, 4 * defective, 4 * good)
     assert more[1] - more[0] < high - low
     surer = auroc_interval(auroc, defective, good, confidence=0.99)
-    assert surer[0] <= low
-    assert surer[1] >= high
+    assert surer[0] <= low + 1e-9  # of the ends' own precision
+    assert surer[1] >= high - 1e-9
 
 
 @pytest.mark.parametrize(("auroc", "defective", "good"), [(0.9, 6, 18), (0.5, 1, 1), (1, 6, 18)])
@@ -55,6 +55,14 @@ def test_it_holds_the_auroc_of_the_product_as_often_as_it_says(shift: float) -> 
         low, high = auroc_interval(image_metrics(labels, scores).auroc, 6, 18)
         inside += low <= truth <= high
     assert 0.92 <= inside / 400 <= 0.99
+
+
+@pytest.mark.parametrize("auroc", [0, 1e-300, 1.0001e-12, 1e-12, 0.5, 1 - 1e-13, 1])
+@pytest.mark.parametrize("count", [1, 10**8, 10**12])
+@pytest.mark.parametrize("confidence", [1e-9, 0.95, 1 - 1e-16])
+def test_extremes(auroc: float, count: int, confidence: float) -> None:
+    low, high = auroc_interval(auroc, count, count, confidence)
+    assert 0 <= low <= auroc <= high <= 1
 
 
 def test_a_perfect_auroc_of_few_images_is_not_sure() -> None:

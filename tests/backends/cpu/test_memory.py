@@ -18,7 +18,7 @@ from musc_fast.settings import SearchOptions
 
 SCRIPT = """
 import ctypes, sys, torch
-from musc_fast.backends.cpu import operators as native
+from musc_fast.backends.cpu import operators as native, scratch
 from musc_fast.settings import SearchOptions
 def peak():  # VmHWM: ru_maxrss starts at the size of the parent
     lines = open("/proc/self/status").read().splitlines()
@@ -31,7 +31,8 @@ z = torch.nn.functional.normalize(
 others = z[:10].clone() if mode else None
 native.msm(z[:3], None, 0, 1)  # libraries and thread stacks
 for limit in limits:
-    ctypes.CDLL(None).malloc_trim(0)  # what the call before left
+    scratch.release()  # what the call before left
+    ctypes.CDLL(None).malloc_trim(0)
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
     before = peak()
     out = native.msm(z, others, 0, 8, SearchOptions(memory_limit=limit))
@@ -77,6 +78,7 @@ def look(done, total):
     seen.append(anonymous())
     files.append("musc_fast-" in open("/proc/self/maps").read())
 for limit in limits:
+    scratch.release()
     before, seen, files = anonymous(), [], []
     out = native.msm(z, others, 0, 8, SearchOptions(memory_limit=limit, on_progress=look))
     print(max(seen) - before, float(out.sum()), any(files))
