@@ -40,21 +40,24 @@ $(STAMP): pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f 2>/de
 demo: $(STAMP)
 	@$(BIN)/musc-fast demo --out demo
 
-# Half of the time goes to these; they and lint run beside the others, and their output follows at
-# the end. Each half has one thread, or they would wait for each other's; tests of threads take more.
-BESIDE := tests/distributed tests/docs tests/fuzz tests/kernels tests/test_build.py \
-  tests/test_gpu_check.py tests/test_benchmarks_run.py tests/threshold
+# Three parts of about the same length run beside each other, and lint beside them; what the first
+# two print follows at the end. Two cores are enough for them, since tests wait, too. Each part has
+# one thread, or they would wait for each other's; tests of threads take more.
+FIRST := tests/distributed tests/fuzz tests/kernels tests/test_build.py tests/test_gpu_check.py \
+  tests/threshold
+SECOND := tests/docs tests/features tests/test_benchmarks_run.py
 
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy kernels
 
 test: $(STAMP)
 	@export OMP_NUM_THREADS=1; \
 	{ $(LINT); } >$(VENV)/lint.log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
-	trap 'kill $$lint $$beside; exit 1' INT TERM; \
-	$(BIN)/python -m pytest tests $(BESIDE:%=--ignore=%); others=$$?; \
-	wait $$beside; code=$$?; wait $$lint; linted=$$?; \
-	cat $(VENV)/beside.log $(VENV)/lint.log; exit $$((others + code + linted))
+	$(BIN)/python -m pytest $(FIRST) >$(VENV)/first.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest $(SECOND) >$(VENV)/second.log 2>&1 & second=$$!; \
+	trap 'kill $$lint $$first $$second; exit 1' INT TERM; \
+	$(BIN)/python -m pytest tests $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%); code=$$?; \
+	for part in $$first $$second $$lint; do wait $$part || code=1; done; \
+	cat $(VENV)/first.log $(VENV)/second.log $(VENV)/lint.log; exit $$code
 
 lint: $(STAMP)
 	@$(LINT)
