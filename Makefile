@@ -5,13 +5,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint docs gpu-check gpu-pack fuzz faults sanitize dist dist-check help clean
+.PHONY: demo test test-all lint docs gpu-check gpu-pack fuzz faults sanitize dist dist-check help clean
 
 MINUTES ?= 10
 
 help:
 	@echo "make demo   set up $(VENV), draw sample parts, find the defects, write demo/"
-	@echo "make test   set up $(VENV), run lint, types and the whole test suite"
+	@echo "make test   set up $(VENV), run lint, types and the test suite"
+	@echo "make test-all  these and the longest: every benchmark program, a wheel built anew"
 	@echo "make lint   ruff and mypy alone"
 	@echo "make docs   build/site/: the documentation as a site; a warning is an error"
 	@echo "make fuzz MINUTES=10  every backend against the truth on inputs drawn anew"
@@ -47,17 +48,23 @@ FIRST := tests/distributed tests/fuzz tests/kernels tests/test_build.py tests/te
   tests/threshold
 SECOND := tests/docs tests/features tests/test_benchmarks_run.py
 
+# What make test leaves out takes as long as a fifth of the others.
+CHOICE = -m "not long"
+
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy kernels
 
 test: $(STAMP)
 	@export OMP_NUM_THREADS=1; \
 	{ $(LINT); } >$(VENV)/lint.log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest $(FIRST) >$(VENV)/first.log 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest $(SECOND) >$(VENV)/second.log 2>&1 & second=$$!; \
+	$(BIN)/python -m pytest $(CHOICE) $(FIRST) >$(VENV)/first.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest $(CHOICE) $(SECOND) >$(VENV)/second.log 2>&1 & second=$$!; \
 	trap 'kill $$lint $$first $$second; exit 1' INT TERM; \
-	$(BIN)/python -m pytest tests $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%); code=$$?; \
+	$(BIN)/python -m pytest $(CHOICE) tests $(FIRST:%=--ignore=%) $(SECOND:%=--ignore=%); code=$$?; \
 	for part in $$first $$second $$lint; do wait $$part || code=1; done; \
 	cat $(VENV)/first.log $(VENV)/second.log $(VENV)/lint.log; exit $$code
+
+test-all: CHOICE =
+test-all: test
 
 lint: $(STAMP)
 	@$(LINT)

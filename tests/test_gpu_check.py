@@ -244,7 +244,7 @@ def test_every_stage_of_this_process_is_compiled_beside_parity() -> None:
     assert stages == set(gpu_check.STAGES) - {"parity", "search", "variants", "profile"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rehearsal_runs_in_the_interpreter(tmp_path: Path) -> None:
     stages = ["parity", "search", "batch", "bank"]
     command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu", "--quick"]

@@ -88,10 +88,9 @@ def print_metrics(results: Sequence[Result], title: str) -> None:
     for result in results:
         low, high = result.get("image_auroc_interval") or (None, None)
         if low is not None:
-            counts = f"{result['defective']} of {result['images']} images are defective"
             print_plain(
                 f"{result['category']}: I-AUROC {low:.3f} to {high:.3f} at 95% confidence, since "
-                f"{counts}"
+                f"{result['defective']} of {result['images']} images are defective"
             )
     for result in results:
         for note in result["notes"]:

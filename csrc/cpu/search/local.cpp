@@ -132,30 +132,30 @@ class Matcher {
       meet(row, column, top, others_[n], n + 1 < others_.size() ? &others_[n + 1] : nullptr);
     }
   }
-  const uint32_t* right(const Other& other) const {
-    return r_.right + ((other.row - r_.row) * args_.grid.width + other.column) * r_.padded * r_.words;
+  // The first of the references' rows at a place.
+  int64_t first_row_at(const Other& place) const {
+    return ((place.row - r_.row) * args_.grid.width + place.column) * r_.padded;
   }
 
   // The scores of rows from `top` on at one place with those of all images at another.
   void meet(int64_t row, int64_t column, int64_t top, const Other& to, const Other* next) {
-    const int64_t v = to.row, u = to.column;
     const int64_t own = ((row - q_.row) * args_.grid.width + column) * q_.padded + top;
-    const int64_t other = ((v - r_.row) * args_.grid.width + u) * r_.padded;
+    const int64_t other = first_row_at(to);
     BestArgs best{};
     best.left = q_.left + own * q_.words;
-    best.right = right(to);
+    best.right = r_.right + other * r_.words;
     best.left_init = q_.init + own;
     best.right_init = r_.init + other;
     best.words = r_.words;
     best.rows = std::min(together_, (args_.end + kTileRows - 1) / kTileRows * kTileRows - top);
     best.panels = panels_;
     best.clear = -(1 << bits_);
-    best.slot = static_cast<int32_t>(slot(row, column, v, u));
-    best.back_slot = static_cast<int32_t>(slot(v, u, row, column));
+    best.slot = static_cast<int32_t>(slot(row, column, to.row, to.column));
+    best.back_slot = static_cast<int32_t>(slot(to.row, to.column, row, column));
     best.best = keys_.data();
     best.back = to.back;
     if (next != nullptr) {
-      best.next_right = right(*next);
+      best.next_right = r_.right + first_row_at(*next) * r_.words;
       best.next_back = next->back;
     }
     kernels_.place.best(best);
