@@ -51,12 +51,19 @@ LocalArgs local_args(Arguments& arguments, int64_t queries, int64_t references) 
   return args;
 }
 
+// Words of a row, as the instruction set lays them.
+int64_t place_words(const KernelTable& kernels, int64_t channels) {
+  return whole(whole(channels, 2), kernels.place.unit) * kernels.place.unit;
+}
+
 struct HeldRows : PlacedRows {
-  int64_t places = 0, all = 0;  // that there is memory for; of the whole grid
+  const KernelTable* kernels = nullptr;  // which alone read these rows
+  int64_t places = 0, all = 0;           // that there is memory for; of the whole grid
 };
 
-HeldRows make_placed(const py::kwargs& named) {
+HeldRows make_placed(const std::string& isa, const py::kwargs& named) {
   HeldRows rows;
+  rows.kernels = &kernels_named(isa);
   Arguments arguments(named);
   arguments.read("images", rows.images);
   arguments.read("padded", rows.padded);
@@ -65,7 +72,7 @@ HeldRows make_placed(const py::kwargs& named) {
   arguments.read("places", rows.places);
   require(rows.images > 0 && rows.padded >= rows.images && rows.padded % kPanel == 0, "padding");
   require(rows.channels > 0 && rows.row >= 0, "channels or row");
-  rows.words = whole(rows.channels, 2);
+  rows.words = place_words(*rows.kernels, rows.channels);
   arguments.read("all", rows.all);
   require(times(rows.images, rows.all) <= INT32_MAX, "too many patches");
   arguments.tensor("x", rows.x, times(times(rows.images, rows.all), rows.channels));
@@ -84,8 +91,7 @@ bool covers(const HeldRows& rows, const LocalGrid& grid, int64_t first, int64_t 
          times(last - rows.row, grid.width) <= rows.places;
 }
 
-float call_place_rows(const std::string& isa, const HeldRows& rows, const py::kwargs& named) {
-  const KernelTable& kernels = kernels_named(isa);
+float call_place_rows(const HeldRows& rows, const py::kwargs& named) {
   PlaceArgs args;
   args.rows = rows;
   Arguments arguments(named);
@@ -103,12 +109,11 @@ float call_place_rows(const std::string& isa, const HeldRows& rows, const py::kw
           "rows of the grid");
   require(args.scale > 0.0f, "scale");
   const py::gil_scoped_release release;
-  return place_rows(kernels, args);
+  return place_rows(*rows.kernels, args);
 }
 
-int64_t call_match_places(const std::string& isa, const HeldRows& queries,
-                          const HeldRows& references, const py::kwargs& named) {
-  const KernelTable& kernels = kernels_named(isa);
+int64_t call_match_places(const HeldRows& queries, const HeldRows& references,
+                          const py::kwargs& named) {
   Arguments arguments(named);
   const LocalArgs args = [&] {
     LocalArgs read = local_args(arguments, queries.images, references.images);
@@ -121,6 +126,7 @@ int64_t call_match_places(const std::string& isa, const HeldRows& queries,
   arguments.read("both_ways", scale.both_ways);
   arguments.finish();
   const LocalGrid& grid = args.grid;
+  require(queries.kernels == references.kernels, "rows of one instruction set");
   require(queries.channels == references.channels && scale.scale > 0, "channels or scale");
   require(grid.slots() <= kMostSlots, "a smaller window");
   require(!scale.both_ways || (args.symmetric && args.begin == 0 && args.end == queries.images &&
@@ -132,7 +138,7 @@ int64_t call_match_places(const std::string& isa, const HeldRows& queries,
                       grid.last(args.last_row - 1, grid.height) + 1)),
           "rows of the grid that are there");
   const py::gil_scoped_release release;
-  return match_places(kernels, queries, references, scale, args);
+  return match_places(*queries.kernels, queries, references, scale, args);
 }
 
 // Bytes of each thread of match_places.
@@ -171,12 +177,18 @@ void call_match_directly(const std::string& isa, int64_t images, int64_t others,
 }  // namespace
 
 void bind_local(py::module_& module) {
-  py::class_<HeldRows>(module, "PlacedRows").def(py::init(&make_placed));
+  py::class_<HeldRows>(module, "PlacedRows").def(py::init(&make_placed), py::arg("isa"));
   module.attr("PLACE_LEVELS") = kPlaceLevels;
   module.attr("MOST_SLOTS") = kMostSlots;
-  module.def("place_rows", call_place_rows, py::arg("isa"), py::arg("rows"));
+  module.def(
+      "place_words",
+      [](const std::string& isa, int64_t channels) {
+        return place_words(kernels_named(isa), channels);
+      },
+      py::arg("isa"), py::arg("channels"));
+  module.def("place_rows", call_place_rows, py::arg("rows"));
   module.def("place_bytes", call_place_bytes);
-  module.def("match_places", call_match_places, py::arg("isa"), py::arg("queries"),
+  module.def("match_places", call_match_places, py::arg("queries"),
              py::arg("references"));
   module.def("match_directly", call_match_directly, py::arg("isa"), py::arg("images"),
              py::arg("others"), py::arg("channels"));

@@ -187,6 +187,7 @@ struct Int8Kernels {
 // row and column of all calls so far are kept as blocks [rows / 8][panels][8][3][16], the largest
 // first. `back` keeps the same scores with another slot, for the rows of `right`; null: not wanted.
 constexpr int64_t kBest = 3;
+constexpr int32_t kNoKey = INT32_MIN;  // below every key
 struct BestArgs {
   const uint32_t *left, *right;
   const int32_t *left_init, *right_init;
@@ -209,12 +210,21 @@ struct RowOfPairs {
   uint32_t square;
 };
 
-// The kernels of local matching, of words of two int16 on every instruction set.
+// The kernels of local matching. How two int16 a word lie in a row is the instruction set's own;
+// rows of other instruction sets do not fit.
 struct PlaceKernels {
+  int64_t unit = 1;  // words of a row are a multiple of it
   void (*round_row)(RowOfPairs&) = nullptr;
   // Lays the 16 rows of left [16][words] side by side: right [words][16].
   void (*interleave)(const uint32_t* left, int64_t words, uint32_t* right) = nullptr;
   void (*best)(const BestArgs&) = nullptr;
+  // `to` is best [columns / 8][panels][8][3][16] of the columns of `from`, as many as it has rows.
+  void (*exchange)(const int32_t* from, int64_t panels, int32_t* to) = nullptr;
+  // The k-th best of `count` keys, whole panels; its distance from the best is guessed as
+  // first_step.
+  int32_t (*kth_best)(const int32_t* keys, int64_t count, int64_t k, int32_t first_step) = nullptr;
+  // Bits of the keys that are at least `least`.
+  void (*reached)(const int32_t* keys, int64_t panels, int32_t least, uint16_t* masks) = nullptr;
 };
 
 struct KernelTable {

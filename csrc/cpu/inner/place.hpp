@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cpu/inner/tile.hpp"
+#include "cpu/inner/transpose.hpp"
 #include "cpu/kernel_table.hpp"
 
 namespace musc {
@@ -67,6 +68,81 @@ void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
   for (int64_t k = 0; k < words; ++k) {
     for (int64_t r = 0; r < kPanel; ++r) right[k * kPanel + r] = left[r * words + k];
   }
+}
+
+// Exchanges rows and columns of BestArgs::best, of as many rows as columns.
+void exchange_kernel(const int32_t* from, int64_t panels, int32_t* to) {
+  constexpr int64_t kLine = kBest * kPanel, kBlock = kTileRows * kLine;
+  const auto line = [panels](int64_t row, int64_t panel) {
+    return (row / kTileRows * panels + panel) * kBlock + row % kTileRows * kLine;
+  };
+  for (int64_t top = 0; top < panels; ++top) {
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t n = 0; n < kLine; n += kPanel) {
+        if (kTranspose) {
+          Floats keys[kPanel];
+          for (int64_t i = 0; i < kPanel; ++i) {
+            __builtin_memcpy(&keys[i], from + line(top * kPanel + i, panel) + n, sizeof keys[i]);
+          }
+          transpose(keys);
+          for (int64_t i = 0; i < kPanel; ++i) {
+            __builtin_memcpy(to + line(panel * kPanel + i, top) + n, &keys[i], sizeof keys[i]);
+          }
+          continue;
+        }
+        for (int64_t r = 0; r < kPanel; ++r) {
+          const int32_t* keys = from + line(top * kPanel + r, panel) + n;
+          for (int64_t i = 0; i < kPanel; ++i) to[line(panel * kPanel + i, top) + n + r] = keys[i];
+        }
+      }
+    }
+  }
+}
+
+template <class Ops>
+void reached_kernel(const int32_t* keys, int64_t panels, int32_t least, uint16_t* masks) {
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    masks[panel] = static_cast<uint16_t>(Ops::reached(Ops::load(keys + panel * kPanel), least));
+  }
+}
+
+// Bounds close in on the key, which is among `count` keys, a multiple of kPanel.
+template <class Ops>
+int32_t kth_best_kernel(const int32_t* keys, int64_t count, int64_t k, int32_t first_step) {
+  const auto above = [=](int64_t key) __attribute__((always_inline)) {
+    int64_t found = 0;
+    for (int64_t at = 0; at < count; at += kPanel) {
+      found += __builtin_popcount(Ops::reached(Ops::load(keys + at), static_cast<int32_t>(key + 1)));
+    }
+    return found;
+  };
+  auto largest = Ops::load(keys);
+  for (int64_t at = kPanel; at < count; at += kPanel) {
+    largest = Ops::max(largest, Ops::load(keys + at));
+  }
+  int64_t high = Ops::largest(largest), step = high < -first_step ? -high : first_step;
+  int64_t low = high - step;
+  for (; low > kNoKey && above(low) < k; low = high - step) {
+    high = low;
+    step *= 2;
+  }
+  low = low < kNoKey ? kNoKey : low;
+  while (high - low > 1) {
+    const int64_t middle = (high + low) / 2, found = above(middle);
+    if (found == k) {
+      for (int64_t at = 0; at < count; at += kPanel) {
+        const auto least = static_cast<int32_t>(middle + 1);
+        for (uint32_t bits = Ops::reached(Ops::load(keys + at), least); bits != 0;
+             bits &= bits - 1) {
+          const int32_t key = keys[at + __builtin_ctz(bits)];
+          high = key < high ? key : high;
+        }
+      }
+      return static_cast<int32_t>(high);
+    }
+    (found < k ? high : low) = middle;
+  }
+  return static_cast<int32_t>(high);
 }
 
 // Puts a panel of keys among the three largest so far, at `best` [3][16].

@@ -29,6 +29,9 @@ constexpr KernelTable make_table() {
   table.place.round_row = round_row_kernel;
   table.place.interleave = interleave_kernel;
   table.place.best = best_kernel<typename Int::Pairs>;
+  table.place.exchange = exchange_kernel;
+  table.place.kth_best = kth_best_kernel<typename Int::Pairs>;
+  table.place.reached = reached_kernel<typename Int::Pairs>;
   table.project = project_kernel<Float>;
   table.squared_distances = squared_distances_kernel;
   table.subtract = subtract_kernel;

@@ -2,6 +2,7 @@
 // of magnitude faster than VNNI. A tile of columns is stored in `right` as the unit reads it; a
 // tile of rows is 16 rows of `left`.
 #include "cpu/isa/amx_pair.hpp"
+#include "cpu/isa/amx_place.hpp"
 #include "cpu/isa/define.hpp"
 
 namespace musc {
@@ -20,6 +21,9 @@ constexpr KernelTable with_amx(KernelTable table) {
   table = with_vnni(table);
   table.int8.unit = kTileWords;
   table.int8.pair = pair_amx;
+  table.place.unit = kSplitWords;
+  table.place.round_row = round_row_amx;
+  table.place.best = best_amx;
   return table;
 }
 

@@ -23,11 +23,12 @@ struct alignas(64) TileConfig {
 // and 7 for columns.
 class Tiles {
  public:
-  Tiles() {
+  // rows: of the tiles 0 to 5, for rows of a product and their sums.
+  explicit Tiles(uint8_t rows = kSide) {
     TileConfig config;
     for (int t = 0; t < 8; ++t) {
       config.bytes[t] = kTileBytes;
-      config.rows[t] = kSide;
+      config.rows[t] = t < 6 ? rows : static_cast<uint8_t>(kSide);
     }
     asm volatile("ldtilecfg %0" : : "m"(config));  // GCC 12's intrinsic claims to read 8 bytes
   }

@@ -27,8 +27,9 @@ struct Avx512Score : Avx512Base {
   static MUSC_INLINE Vector max(Vector a, Vector b) { return _mm512_max_epi32(a, b); }
   static MUSC_INLINE Vector min(Vector a, Vector b) { return _mm512_min_epi32(a, b); }
   static MUSC_INLINE Vector key(Vector scores, int32_t clear, int32_t slot) {
-    return _mm512_or_si512(_mm512_and_si512(scores, _mm512_set1_epi32(clear)),
-                           _mm512_set1_epi32(slot));
+    constexpr int kAndThenOr = 0xea;
+    return _mm512_ternarylogic_epi32(scores, _mm512_set1_epi32(clear), _mm512_set1_epi32(slot),
+                                     kAndThenOr);
   }
   static MUSC_INLINE Vector lowest() { return _mm512_set1_epi32(-(1 << 30)); }
   static MUSC_INLINE Words load_words(const uint32_t* from) { return _mm512_loadu_si512(from); }

@@ -16,7 +16,6 @@ namespace {
 constexpr int64_t kTogether = 64;  // rows of a product, where it serves one side alone
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
 constexpr float kFar = std::numeric_limits<float>::infinity();
-constexpr int32_t kOut = std::numeric_limits<int32_t>::min();  // below every key
 
 // Writes the results of one patch of one image: the `count` squared distances to the images of
 // `columns` (null: to all), which are all that can enter the mean. Roots are taken in place.
@@ -44,7 +43,7 @@ class Matcher {
         across_(2 * args.grid.reach_of(args.grid.width) + 1), height_(height),
         panels_(references.padded / kPanel),
         together_(scale.both_ways ? queries.padded : std::min(queries.padded, kTogether)),
-        best_(sized(references.padded)), listed_(sized(args.columns)),
+        best_(sized(references.padded)), listed_(sized(args.columns)), near_(sized(panels_)),
         keys_(sized(block_at(together_))) {
     while ((int64_t{1} << bits_) < args.grid.slots()) ++bits_;
     offsets_.resize(size_t{1} << bits_);
@@ -63,7 +62,7 @@ class Matcher {
   // before it, and now meets itself, those after it, and those outside.
   void match(const Part& part) {
     part_ = part;
-    std::fill(waiting_.begin(), waiting_.end(), kOut);
+    std::fill(waiting_.begin(), waiting_.end(), kNoKey);
     for (int64_t column = part.left; column < part.right; ++column) {
       for (int64_t row = part.top; row < part.bottom; ++row) {
         for (int64_t top = args_.begin / kTileRows * kTileRows; top < args_.end; top += together_) {
@@ -98,22 +97,12 @@ class Matcher {
   // exchanged.
   void begin(int64_t row, int64_t column) {
     if (!scale_.both_ways) {
-      std::fill(keys_.begin(), keys_.end(), kOut);
+      std::fill(keys_.begin(), keys_.end(), kNoKey);
       return;
     }
     int32_t* from = waiting(row, column);
-    for (int64_t r = 0; r < together_; ++r) {
-      for (int64_t c = 0; c < together_; c += kPanel) {
-        const int32_t* line =
-            from + block_at(r) + (c / kPanel * kTileRows + r % kTileRows) * kBest * kPanel;
-        for (int64_t i = 0; i < kPanel; ++i) {
-          int32_t* to = keys_.data() + block_at(c + i) +
-                        (r / kPanel * kTileRows + i % kTileRows) * kBest * kPanel + r % kPanel;
-          for (int64_t n = 0; n < kBest; ++n) to[n * kPanel] = line[n * kPanel + i];
-        }
-      }
-    }
-    std::fill_n(from, block_at(together_), kOut);
+    kernels_.place.exchange(from, panels_, keys_.data());
+    std::fill_n(from, block_at(together_), kNoKey);
   }
 
   void meet_all(int64_t row, int64_t column, int64_t top) {
@@ -161,46 +150,18 @@ class Matcher {
     kernels_.place.best(best);
   }
 
-  // Columns that do not count get the key kOut: the image itself, those that are not listed, and
+  // Columns that do not count get the key kNoKey: the image itself, those that are not listed, and
   // padding.
   void leave_out(int64_t image) {
-    std::fill(best_.begin() + r_.images, best_.end(), kOut);
+    std::fill(best_.begin() + r_.images, best_.end(), kNoKey);
     if (args_.reference_lists != nullptr) {
       const int32_t* list = args_.reference_lists + (image - args_.begin) * args_.columns;
       for (int64_t c = 0; c < args_.columns; ++c) listed_[sized(c)] = best_[sized(list[c])];
-      std::fill(best_.begin(), best_.begin() + r_.images, kOut);
+      std::fill(best_.begin(), best_.begin() + r_.images, kNoKey);
       for (int64_t c = 0; c < args_.columns; ++c) best_[sized(list[c])] = listed_[sized(c)];
     } else if (args_.symmetric) {
-      best_[sized(image)] = kOut;
+      best_[sized(image)] = kNoKey;
     }
-  }
-
-  int64_t count_above(int64_t key) const {
-    const auto least = static_cast<int32_t>(std::max<int64_t>(key, kOut));
-    int32_t count = 0;
-    for (const int32_t best : best_) count += best > least;
-    return count;
-  }
-  // The key of the k_max-th best column, between bounds that close in on it; at least so many
-  // columns count.
-  int32_t kth_best() const {
-    int64_t high = *std::max_element(best_.begin(), best_.end());
-    int64_t step = std::max<int64_t>(int64_t{1} << bits_, -high), low = high - step;
-    for (; low > kOut && count_above(low) < args_.k_max; low = high - step) {
-      high = low;
-      step *= 2;
-    }
-    while (high - low > 1) {
-      const int64_t middle = (high + low) / 2, above = count_above(middle);
-      if (above == args_.k_max) return least_above(middle);
-      (above < args_.k_max ? high : low) = middle;
-    }
-    return static_cast<int32_t>(high);
-  }
-  int32_t least_above(int64_t key) const {
-    int32_t least = std::numeric_limits<int32_t>::max();
-    for (const int32_t best : best_) least = best > key ? std::min(least, best) : least;
-    return least;
   }
 
   // A candidate's score lies between its key without the slot, and less than 1 << bits_ above; half
@@ -214,7 +175,7 @@ class Matcher {
   // The least key of a candidate within a limit.
   int32_t least_key(double limit, double errors) const {
     const double reach = limit + errors, half = reach * reach * (0.5 + 1e-9);
-    return half < 2e9 ? -static_cast<int32_t>(half) - (1 << bits_) : kOut + 1;
+    return half < 2e9 ? -static_cast<int32_t>(half) - (1 << bits_) : kNoKey + 1;
   }
   // How far the least key of a candidate within limit_of(key, errors) lies below `key`, at most,
   // for every key from `least` on: half the square of d + more exceeds half that of d by at most
@@ -241,6 +202,16 @@ class Matcher {
     }
   }
 
+  // Calls `take` for every column whose bit is set.
+  template <class Take>
+  static void for_each_bit(const std::vector<uint16_t>& masks, const Take& take) {
+    for (size_t panel = 0; panel < masks.size(); ++panel) {
+      for (uint32_t bits = masks[panel]; bits != 0; bits &= bits - 1) {
+        take(static_cast<int64_t>(panel) * kPanel + __builtin_ctz(bits));
+      }
+    }
+  }
+
   // Chooses the images that may be among the k_max nearest of a patch, and of each of these the
   // candidates that may be the nearest.
   void choose(int64_t r, int64_t image, double rho) {
@@ -249,30 +220,31 @@ class Matcher {
       std::copy_n(keys + panel * kBlock, kPanel, best_.data() + panel * kPanel);
     }
     leave_out(image);
-    const int32_t enough = kth_best();
+    const int32_t enough =
+        kernels_.place.kth_best(best_.data(), r_.padded, args_.k_max, 1 << bits_);
     const double errors = (rho + scale_.largest_rho) * inverse_;
     const double farthest = limit_of(enough, errors);
     const int32_t least = args_.certified ? least_key(farthest, errors) : enough;
     const int64_t below = most_below(least, errors);
     const int64_t row = image * args_.grid.places() + row_ * args_.grid.width + column_;
-    for (int64_t c = 0; c < r_.images; ++c) {
+    kernels_.place.reached(best_.data(), panels_, least, near_.data());
+    for_each_bit(near_, [&](int64_t c) {
       const int32_t best = best_[sized(c)];
-      if (best < least) continue;
       const auto column = static_cast<int64_t>(kept_.size());
       kept_.push_back(static_cast<int32_t>(c));
       const int32_t* others = keys + c / kPanel * kBlock + c % kPanel;
       if (!args_.certified || others[kPanel] < best - below) {
         add(row, column, c, best);
-        continue;
+        return;
       }
       const int32_t near = least_key(std::min(farthest, limit_of(best, errors)), errors);
       if (others[2 * kPanel] >= near) {
         add_all(row, column, c);
-        continue;
+        return;
       }
       add(row, column, c, best);
       if (others[kPanel] >= near) add(row, column, c, others[kPanel]);
-    }
+    });
     ends_.push_back(static_cast<int64_t>(kept_.size()));
   }
 
@@ -312,6 +284,7 @@ class Matcher {
   int64_t row_ = 0, column_ = 0;     // of the place to finish
   std::vector<int32_t> offsets_;     // of the places of the slots, from a patch's own
   std::vector<int32_t> best_, listed_;   // keys of a row, by column
+  std::vector<uint16_t> near_;           // bits of those within the limit
   std::vector<int32_t> keys_, waiting_;  // BestArgs::best, of a place, and of those that wait
   std::vector<Other> others_;        // that a place meets
   std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean

@@ -92,7 +92,6 @@ class LocalSearch:
             for first in range(top, bottom, step):
                 last = min(first + step, bottom)
                 self.computed += _C.match_places(
-                    isa=self.isa,
                     queries=queries.handle,
                     references=references.handle,
                     scale=self._rounding.scale,
@@ -173,7 +172,7 @@ class LocalSearch:
         )
 
         def bytes_of(images: Tensor, rows: int) -> int:
-            return placed_bytes(len(images), min(rows, height) * width, images.shape[2])
+            return placed_bytes(len(images), min(rows, height) * width, images.shape[2], self.isa)
 
         needed += bytes_of(others, rows + 2 * self.window.reach)
         return needed if self.references is None else needed + bytes_of(self.z, rows)
@@ -199,10 +198,10 @@ class LocalSearch:
         grid, reach = self.window.grid, self.window.reach
         first, last = max(0, top - reach), min(grid[0], bottom + reach)
         others = self.z if self.references is None else self.references
-        sides = [PlacedRows(others, grid, first, last)]
+        sides = [PlacedRows(others, grid, first, last, self.isa)]
         if self.references is not None:
-            sides.append(PlacedRows(self.z, grid, top, bottom))
-        while not all(side.fill(self._rounding, self.isa) for side in sides):
+            sides.append(PlacedRows(self.z, grid, top, bottom, self.isa))
+        while not all(side.fill(self._rounding) for side in sides):
             pass  # once more with the radius that has grown
         self._band = sides[-1], sides[0]
         return self._band

@@ -58,28 +58,32 @@ def _some_rows(rows: Tensor) -> Tensor:
     return rows[:: len(rows) // _SAMPLE | 1]
 
 
-def placed_bytes(images: int, places: int, channels: int) -> int:
+def placed_bytes(images: int, places: int, channels: int, isa: str) -> int:
     """Bytes of the rounded rows of some places."""
-    words = -(-channels // 2)
+    words = _C.place_words(isa, channels)
     return places * planning.padded(images) * (8 * words + 8)
 
 
 class PlacedRows:
     """Rows [first, last) of the grid of images [N, P, C] float32, rounded, by place.
 
-    `handle` points into the tensors of this object, and into the images.
+    isa: the instruction set that lays the rows, and alone reads them. `handle` points into the
+    tensors of this object, and into the images.
     """
 
-    def __init__(self, images: Tensor, grid: tuple[int, int], first: int, last: int) -> None:
+    def __init__(
+        self, images: Tensor, grid: tuple[int, int], first: int, last: int, isa: str
+    ) -> None:
         self.images, self.grid, self.first, self.last = images, grid, first, last
         count, patches, channels = images.shape
         places, padded = (last - first) * grid[1], planning.padded(count)
-        words = -(-channels // 2)
+        words = _C.place_words(isa, channels)
         self.left = scratch.take(self, places * padded * words, torch.int32)
         self.right = scratch.take(self, places * padded * words, torch.int32)
         self.init = scratch.take(self, places * padded, torch.int32)
         self.rho = scratch.take(self, places * padded, torch.float32)
         self.handle = _C.PlacedRows(
+            isa,
             images=count,
             padded=padded,
             channels=channels,
@@ -93,12 +97,11 @@ class PlacedRows:
             rho=self.rho,
         )
 
-    def fill(self, rounding: PlaceRounding, isa: str) -> bool:
+    def fill(self, rounding: PlaceRounding) -> bool:
         """Round the rows; False where one is longer than the radius, which then grows."""
         step = max(1, _ROUNDED * torch.get_num_threads() // (self.grid[1] * len(self.images)))
         for first in range(self.first, self.last, step):  # Python notices Ctrl-C between two calls
             longest = _C.place_rows(
-                isa=isa,
                 rows=self.handle,
                 height=self.grid[0],
                 width=self.grid[1],
