@@ -54,7 +54,7 @@ except MuscFastError as error:
     [
         ("score_batch(folder + '/z.npy')", "2,457,600 bytes are needed, "),
         ("score_batch(Tokens())", "2,457,728 bytes are needed, "),
-        ("ops.msm(wide, memory_limit=70 << 20)", " bytes are needed, "),
+        ("ops.msm(wide, memory_limit=52 << 20)", " bytes are needed, "),
         ("bank.save(folder + '/bank.safetensors')", ""),
     ],
 )
