@@ -137,7 +137,7 @@ except MuscFastError as error:
 FULL_CASES = {
     "tokens in a file": "score_batch(other + '/z.npy')",
     "a dataset": "score_batch(Tokens())",
-    "rounded rows": "ops.msm(torch.randn(60, 400, 512), memory_limit=70 << 20)",
+    "rounded rows": "ops.msm(torch.randn(60, 400, 512), memory_limit=52 << 20)",
     "a checkpoint": "score_batch(z, checkpoint=small + '/c', degrees=(1,) * 9)",
     "a bank": "b = ReferenceBank(24); b.add(z); b.save(small + '/b.safetensors')",
     "a results folder": "cli('score', other + '/photos', '--out', small + '/out')",
