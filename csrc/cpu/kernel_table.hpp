@@ -182,7 +182,7 @@ struct Int8Kernels {
   void (*scan)(const ScanArgs&) = nullptr;
 };
 
-// Scores of rows of `left` with panels of `right`, words of two int16. A score becomes a key, of
+// Scores of rows of `left` with panels of `right`, of int16 values. A score becomes a key, of
 // whose low bits a slot takes the place: (score & clear) | slot. The three largest keys of every
 // row and column of all calls so far are kept as blocks [rows / 8][panels][8][3][16], the largest
 // first. `back` keeps the same scores with another slot, for the rows of `right`; null: not wanted.

@@ -29,8 +29,8 @@ struct LocalGrid {
   int64_t slots() const { return (2 * reach_of(height) + 1) * (2 * reach_of(width) + 1); }
 };
 
-// Rows by place, rounded to q = round((x - mean) / scale) in int16, and padded to whole panels of
-// images: those at the places of some rows of the grid.
+// Rows by place, rounded to q = round((x - mean) / scale) in int16, two a word as PlaceKernels lay
+// them, and padded to whole panels of images: those at the places of some rows of the grid.
 struct PlacedRows {
   const float* x = nullptr;   // [images][places of the whole grid][channels]
   int64_t images = 0, padded = 0, channels = 0, words = 0;
