@@ -70,8 +70,9 @@ def main() -> None:
                             },
                         }
                     )
+                    # After each stage: a cut leaves some.
+                    write_results(arguments.json, settings_of(arguments), rows)
     Console(width=160).print(table_of(rows))
-    write_results(arguments.json, settings_of(arguments), rows)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -59,10 +59,11 @@ def main() -> None:
             }
             for recipe in arguments.recipes:
                 rows += measure(backbone, size, recipe, sets, arguments)
+                # After each recipe: a cut leaves some.
+                write_results(arguments.json, settings_of(arguments), rows)
     console = Console(width=160)
     console.print(table_of(rows))
     console.print(means_of(rows))
-    write_results(arguments.json, settings_of(arguments), rows)
 
 
 def parse_arguments() -> argparse.Namespace:
