@@ -70,30 +70,47 @@ void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
   }
 }
 
+// Exchanges the 16 x 16 values of the lines `from` and `to`, which are `stride` apart in halves of
+// eight that are `half` apart.
+MUSC_INLINE void exchange_tile(const int32_t* from, int32_t* to, int64_t half, int64_t stride) {
+  const auto line = [stride, half](int64_t i) {
+    return i / kTileRows * half + i % kTileRows * stride;
+  };
+  if (kTranspose) {
+    Floats keys[kPanel];
+    for (int64_t i = 0; i < kPanel; ++i) {
+      __builtin_memcpy(&keys[i], from + line(i), sizeof keys[i]);
+    }
+    transpose(keys);
+    for (int64_t i = 0; i < kPanel; ++i) {
+      __builtin_memcpy(to + line(i), &keys[i], sizeof keys[i]);
+    }
+    return;
+  }
+  constexpr int64_t kFour = 4;
+  for (int64_t r = 0; r < kPanel; r += kFour) {
+    for (int64_t c = 0; c < kPanel; c += kFour) {
+      FourInts keys[kFour];
+      for (int64_t i = 0; i < kFour; ++i) {
+        __builtin_memcpy(&keys[i], from + line(r + i) + c, sizeof keys[i]);
+      }
+      transpose_four(keys);
+      for (int64_t i = 0; i < kFour; ++i) {
+        __builtin_memcpy(to + line(c + i) + r, &keys[i], sizeof keys[i]);
+      }
+    }
+  }
+}
+
 // Exchanges rows and columns of BestArgs::best, of as many rows as columns.
 void exchange_kernel(const int32_t* from, int64_t panels, int32_t* to) {
   constexpr int64_t kLine = kBest * kPanel, kBlock = kTileRows * kLine;
-  const auto line = [panels](int64_t row, int64_t panel) {
-    return (row / kTileRows * panels + panel) * kBlock + row % kTileRows * kLine;
-  };
+  const int64_t half = panels * kBlock;
   for (int64_t top = 0; top < panels; ++top) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int64_t n = 0; n < kLine; n += kPanel) {
-        if (kTranspose) {
-          Floats keys[kPanel];
-          for (int64_t i = 0; i < kPanel; ++i) {
-            __builtin_memcpy(&keys[i], from + line(top * kPanel + i, panel) + n, sizeof keys[i]);
-          }
-          transpose(keys);
-          for (int64_t i = 0; i < kPanel; ++i) {
-            __builtin_memcpy(to + line(panel * kPanel + i, top) + n, &keys[i], sizeof keys[i]);
-          }
-          continue;
-        }
-        for (int64_t r = 0; r < kPanel; ++r) {
-          const int32_t* keys = from + line(top * kPanel + r, panel) + n;
-          for (int64_t i = 0; i < kPanel; ++i) to[line(panel * kPanel + i, top) + n + r] = keys[i];
-        }
+        exchange_tile(from + 2 * top * half + panel * kBlock + n,
+                      to + 2 * panel * half + top * kBlock + n, half, kLine);
       }
     }
   }

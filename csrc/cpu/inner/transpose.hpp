@@ -12,11 +12,14 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(4 * kPanel)));
 typedef int32_t Ints __attribute__((vector_size(4 * kPanel)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
 
 #ifdef __clang__
 #define MUSC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define MUSC_SHUFFLE_FOUR MUSC_SHUFFLE
 #else
 #define MUSC_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#define MUSC_SHUFFLE_FOUR(a, b, ...) __builtin_shuffle(a, b, FourInts{__VA_ARGS__})
 #endif
 
 // Interleave the low or high lanes, or pairs of lanes, of every 128 bits of two vectors.
@@ -40,6 +43,19 @@ MUSC_INLINE Floats odd_parts(Floats a, Floats b) {
   return MUSC_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 #undef MUSC_SHUFFLE
+
+// Exchanges v[i][k] and v[k][i].
+MUSC_INLINE void transpose_four(FourInts* v) {
+  const FourInts a = MUSC_SHUFFLE_FOUR(v[0], v[1], 0, 4, 1, 5);
+  const FourInts b = MUSC_SHUFFLE_FOUR(v[0], v[1], 2, 6, 3, 7);
+  const FourInts c = MUSC_SHUFFLE_FOUR(v[2], v[3], 0, 4, 1, 5);
+  const FourInts d = MUSC_SHUFFLE_FOUR(v[2], v[3], 2, 6, 3, 7);
+  v[0] = MUSC_SHUFFLE_FOUR(a, c, 0, 1, 4, 5);
+  v[1] = MUSC_SHUFFLE_FOUR(a, c, 2, 3, 6, 7);
+  v[2] = MUSC_SHUFFLE_FOUR(b, d, 0, 1, 4, 5);
+  v[3] = MUSC_SHUFFLE_FOUR(b, d, 2, 3, 6, 7);
+}
+#undef MUSC_SHUFFLE_FOUR
 
 // Exchanges v[i][k] and v[k][i].
 MUSC_INLINE void transpose(Floats* v) {
