@@ -70,8 +70,8 @@ void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
   }
 }
 
-// Exchanges the 16 x 16 values of the lines `from` and `to`, which are `stride` apart in halves of
-// eight that are `half` apart.
+// Writes 16 lines of 16 values to `to` with rows and columns exchanged. On both sides the first
+// eight lines are `stride` apart, and so are the others, which begin `half` later.
 MUSC_INLINE void exchange_tile(const int32_t* from, int32_t* to, int64_t half, int64_t stride) {
   const auto line = [stride, half](int64_t i) {
     return i / kTileRows * half + i % kTileRows * stride;

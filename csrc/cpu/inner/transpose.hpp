@@ -16,7 +16,7 @@ typedef int32_t FourInts __attribute__((vector_size(16)));
 
 #ifdef __clang__
 #define MUSC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#define MUSC_SHUFFLE_FOUR MUSC_SHUFFLE
+#define MUSC_SHUFFLE_FOUR(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define MUSC_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
 #define MUSC_SHUFFLE_FOUR(a, b, ...) __builtin_shuffle(a, b, FourInts{__VA_ARGS__})
