@@ -77,7 +77,6 @@ HeldRows make_placed(const std::string& isa, const py::kwargs& named) {
   require(times(rows.images, rows.all) <= INT32_MAX, "too many patches");
   arguments.tensor("x", rows.x, times(times(rows.images, rows.all), rows.channels));
   const int64_t padded = times(rows.places, rows.padded);
-  arguments.tensor("left", rows.left, times(padded, rows.words));
   arguments.tensor("right", rows.right, times(padded, rows.words));
   arguments.tensor("init", rows.init, padded);
   arguments.tensor("rho", rows.rho, padded);
@@ -141,11 +140,11 @@ int64_t call_match_places(const HeldRows& queries, const HeldRows& references,
   return match_places(*queries.kernels, queries, references, scale, args);
 }
 
-// Bytes of each thread of match_places.
+// Bytes of all threads beside the rows.
 int64_t call_place_bytes(const py::kwargs& named) {
   Arguments arguments(named);
   LocalGrid grid;
-  int64_t images = 0, references = 0;
+  int64_t images = 0, references = 0, words = 0;
   int threads = 1;
   bool both_ways = false;
   arguments.read("height", grid.height);
@@ -153,10 +152,11 @@ int64_t call_place_bytes(const py::kwargs& named) {
   arguments.read("reach", grid.reach);
   arguments.read("images", images);
   arguments.read("references", references);
+  arguments.read("words", words);
   arguments.read("threads", threads);
   arguments.read("both_ways", both_ways);
   arguments.finish();
-  return place_bytes(grid, images, references, threads, both_ways);
+  return place_bytes(grid, images, references, words, threads, both_ways);
 }
 
 void call_match_directly(const std::string& isa, int64_t images, int64_t others,

@@ -182,21 +182,27 @@ struct Int8Kernels {
   void (*scan)(const ScanArgs&) = nullptr;
 };
 
-// Scores of rows of `left` with panels of `right`, of int16 values. A score becomes a key, of
-// whose low bits a slot takes the place: (score & clear) | slot. The three largest keys of every
-// row and column of all calls so far are kept as blocks [rows / 8][panels][8][3][16], the largest
-// first. `back` keeps the same scores with another slot, for the rows of `right`; null: not wanted.
+// Scores of rows of `left` with panels of `right` of several places, of int16 values. A score
+// becomes a key, of whose low bits a slot takes the place: (score & clear) | slot. The three largest
+// keys of every row and column of all calls so far are kept as blocks
+// [rows / 8][panels][8][3][16], the largest first. `back` keeps the same scores with another slot,
+// for the rows of `right`; null: not wanted.
 constexpr int64_t kBest = 3;
 constexpr int32_t kNoKey = INT32_MIN;  // below every key
+struct OtherPlace {
+  const uint32_t* right;
+  const int32_t* init;
+  int32_t slot, back_slot;
+  int32_t* back;
+};
 struct BestArgs {
-  const uint32_t *left, *right;
-  const int32_t *left_init, *right_init;
+  const uint32_t* left;  // [rows][words]
+  const int32_t* init;
   int64_t words, rows, panels;  // rows: whole tiles of kTileRows
-  int32_t clear, slot, back_slot;
-  int32_t *best, *back;
-  // `right` and `back` of the next call, to fetch meanwhile; or null.
-  const uint32_t* next_right;
-  const int32_t* next_back;
+  int32_t clear;
+  int32_t* best;
+  const OtherPlace* others;
+  int64_t count;
 };
 
 // A row to round to int16: q = round((x - mean) / scale).
@@ -215,8 +221,9 @@ struct RowOfPairs {
 struct PlaceKernels {
   int64_t unit = 1;  // words of a row are a multiple of it
   void (*round_row)(RowOfPairs&) = nullptr;
-  // Lays the 16 rows of left [16][words] side by side: right [words][16].
+  // Lays the 16 rows of left [16][words] side by side: right [words][16]; and back.
   void (*interleave)(const uint32_t* left, int64_t words, uint32_t* right) = nullptr;
+  void (*separate)(const uint32_t* right, int64_t words, uint32_t* left) = nullptr;
   void (*best)(const BestArgs&) = nullptr;
   // `to` is best [columns / 8][panels][8][3][16] of the columns of `from`, as many as it has rows.
   void (*exchange)(const int32_t* from, int64_t panels, int32_t* to) = nullptr;

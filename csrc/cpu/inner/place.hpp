@@ -64,26 +64,19 @@ void round_row_kernel(RowOfPairs& row) {
   }
 }
 
-void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
-  for (int64_t k = 0; k < words; ++k) {
-    for (int64_t r = 0; r < kPanel; ++r) right[k * kPanel + r] = left[r * words + k];
-  }
-}
-
-// Writes 16 lines of 16 values to `to` with rows and columns exchanged. On both sides the first
-// eight lines are `stride` apart, and so are the others, which begin `half` later.
-MUSC_INLINE void exchange_tile(const int32_t* from, int32_t* to, int64_t half, int64_t stride) {
-  const auto line = [stride, half](int64_t i) {
-    return i / kTileRows * half + i % kTileRows * stride;
-  };
+// Writes 16 lines of 16 values to `to` with rows and columns exchanged. `begins` and `to_begins`
+// tell where a line begins.
+template <class Value, class Begins, class ToBegins>
+MUSC_INLINE void exchange_tile(const Value* from, const Begins& begins, Value* to,
+                               const ToBegins& to_begins) {
   if (kTranspose) {
     Floats keys[kPanel];
     for (int64_t i = 0; i < kPanel; ++i) {
-      __builtin_memcpy(&keys[i], from + line(i), sizeof keys[i]);
+      __builtin_memcpy(&keys[i], from + begins(i), sizeof keys[i]);
     }
     transpose(keys);
     for (int64_t i = 0; i < kPanel; ++i) {
-      __builtin_memcpy(to + line(i), &keys[i], sizeof keys[i]);
+      __builtin_memcpy(to + to_begins(i), &keys[i], sizeof keys[i]);
     }
     return;
   }
@@ -92,13 +85,35 @@ MUSC_INLINE void exchange_tile(const int32_t* from, int32_t* to, int64_t half, i
     for (int64_t c = 0; c < kPanel; c += kFour) {
       FourInts keys[kFour];
       for (int64_t i = 0; i < kFour; ++i) {
-        __builtin_memcpy(&keys[i], from + line(r + i) + c, sizeof keys[i]);
+        __builtin_memcpy(&keys[i], from + begins(r + i) + c, sizeof keys[i]);
       }
       transpose_four(keys);
       for (int64_t i = 0; i < kFour; ++i) {
-        __builtin_memcpy(to + line(c + i) + r, &keys[i], sizeof keys[i]);
+        __builtin_memcpy(to + to_begins(c + i) + r, &keys[i], sizeof keys[i]);
       }
     }
+  }
+}
+
+void interleave_kernel(const uint32_t* left, int64_t words, uint32_t* right) {
+  int64_t k = 0;
+  for (; k + kPanel <= words; k += kPanel) {
+    exchange_tile(left + k, [=](int64_t r) { return r * words; }, right + k * kPanel,
+                  [](int64_t i) { return i * kPanel; });
+  }
+  for (; k < words; ++k) {
+    for (int64_t r = 0; r < kPanel; ++r) right[k * kPanel + r] = left[r * words + k];
+  }
+}
+
+void separate_kernel(const uint32_t* right, int64_t words, uint32_t* left) {
+  int64_t k = 0;
+  for (; k + kPanel <= words; k += kPanel) {
+    exchange_tile(right + k * kPanel, [](int64_t i) { return i * kPanel; }, left + k,
+                  [=](int64_t r) { return r * words; });
+  }
+  for (; k < words; ++k) {
+    for (int64_t r = 0; r < kPanel; ++r) left[r * words + k] = right[k * kPanel + r];
   }
 }
 
@@ -106,11 +121,12 @@ MUSC_INLINE void exchange_tile(const int32_t* from, int32_t* to, int64_t half, i
 void exchange_kernel(const int32_t* from, int64_t panels, int32_t* to) {
   constexpr int64_t kLine = kBest * kPanel, kBlock = kTileRows * kLine;
   const int64_t half = panels * kBlock;
+  const auto begins = [half](int64_t i) { return i / kTileRows * half + i % kTileRows * kLine; };
   for (int64_t top = 0; top < panels; ++top) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       for (int64_t n = 0; n < kLine; n += kPanel) {
-        exchange_tile(from + 2 * top * half + panel * kBlock + n,
-                      to + 2 * panel * half + top * kBlock + n, half, kLine);
+        exchange_tile(from + 2 * top * half + panel * kBlock + n, begins,
+                      to + 2 * panel * half + top * kBlock + n, begins);
       }
     }
   }
@@ -176,17 +192,18 @@ MUSC_INLINE void keep_best(typename Ops::Vector key, int32_t* best) {
 
 // kRows rows against PANELS panels, with the sums in registers.
 template <class Ops, int PANELS, bool BACK>
-MUSC_INLINE void best_tile(const BestArgs& a, int64_t top, int64_t panel) {
+MUSC_INLINE void best_tile(const BestArgs& a, const OtherPlace& other, int64_t top,
+                           int64_t panel) {
   constexpr int R = Ops::kRows;
   typename Ops::Vector sums[R][PANELS];
   const uint32_t* left = a.left + top * a.words;
-  const uint32_t* right = a.right + panel * a.words * kPanel;
+  const uint32_t* right = other.right + panel * a.words * kPanel;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 3
     for (int v = 0; v < PANELS; ++v) {
-      sums[r][v] = Ops::add(Ops::broadcast(a.left_init[top + r]),
-                            Ops::load(a.right_init + (panel + v) * kPanel));
+      sums[r][v] =
+          Ops::add(Ops::broadcast(a.init[top + r]), Ops::load(other.init + (panel + v) * kPanel));
     }
   }
 #pragma GCC unroll 2
@@ -207,56 +224,58 @@ MUSC_INLINE void best_tile(const BestArgs& a, int64_t top, int64_t panel) {
     for (int v = 0; v < PANELS; ++v) {
       const int64_t block = top / kTileRows * a.panels + panel + v;
       const int64_t at = (block * kTileRows + top % kTileRows + r) * kBest * kPanel;
-      keep_best<Ops>(Ops::key(sums[r][v], a.clear, a.slot), a.best + at);
-      if (BACK) keep_best<Ops>(Ops::key(sums[r][v], a.clear, a.back_slot), a.back + at);
+      keep_best<Ops>(Ops::key(sums[r][v], a.clear, other.slot), a.best + at);
+      if (BACK) keep_best<Ops>(Ops::key(sums[r][v], a.clear, other.back_slot), other.back + at);
     }
   }
 }
 
-// Fetches what the next call needs of the places of a tile: a tile's share of `right`, and the tile
-// in `back`.
+// Fetches what is needed of the next place for a tile: a tile's share of `right`, and the tile in
+// `back`.
 template <int ROWS, int PANELS>
-MUSC_INLINE void fetch_next(const BestArgs& a, int64_t top, int64_t panel) {
+MUSC_INLINE void fetch_next(const BestArgs& a, const OtherPlace& next, int64_t top,
+                            int64_t panel) {
   constexpr int64_t kLine = 16, kTile = ROWS * kBest * kPanel;
-  if (a.next_right != nullptr) {
-    const int64_t all = PANELS * a.words * kPanel;
-    const uint32_t* from = a.next_right + panel * a.words * kPanel;
-    const int64_t last = all * (top + ROWS) / a.rows;
-    for (int64_t i = all * top / a.rows; i < last; i += kLine) __builtin_prefetch(from + i);
-  }
-  if (a.next_back != nullptr) {
-    for (int v = 0; v < PANELS; ++v) {
-      const int64_t block = top / kTileRows * a.panels + panel + v;
-      const int32_t* from = a.next_back + (block * kTileRows + top % kTileRows) * kBest * kPanel;
-      for (int64_t i = 0; i < kTile; i += kLine) __builtin_prefetch(from + i, 1);
-    }
+  const int64_t all = PANELS * a.words * kPanel;
+  const uint32_t* right = next.right + panel * a.words * kPanel;
+  const int64_t last = all * (top + ROWS) / a.rows;
+  for (int64_t i = all * top / a.rows; i < last; i += kLine) __builtin_prefetch(right + i);
+  if (next.back == nullptr) return;
+  for (int v = 0; v < PANELS; ++v) {
+    const int64_t block = top / kTileRows * a.panels + panel + v;
+    const int32_t* back = next.back + (block * kTileRows + top % kTileRows) * kBest * kPanel;
+    for (int64_t i = 0; i < kTile; i += kLine) __builtin_prefetch(back + i, 1);
   }
 }
 
 template <class Ops, int PANELS, bool BACK>
-MUSC_INLINE void best_panels(const BestArgs& a, int64_t& panel) {
+MUSC_INLINE void best_panels(const BestArgs& a, const OtherPlace& other, const OtherPlace* next,
+                             int64_t& panel) {
   for (; panel + PANELS <= a.panels; panel += PANELS) {
     for (int64_t top = 0; top < a.rows; top += Ops::kRows) {
-      fetch_next<Ops::kRows, PANELS>(a, top, panel);
-      best_tile<Ops, PANELS, BACK>(a, top, panel);
+      if (next != nullptr) fetch_next<Ops::kRows, PANELS>(a, *next, top, panel);
+      best_tile<Ops, PANELS, BACK>(a, other, top, panel);
     }
   }
 }
 
 template <class Ops, bool BACK>
-MUSC_INLINE void best_all(const BestArgs& a) {
+MUSC_INLINE void best_all(const BestArgs& a, const OtherPlace& other, const OtherPlace* next) {
   int64_t panel = 0;
-  best_panels<Ops, Ops::kPanels, BACK>(a, panel);
-  best_panels<Ops, 1, BACK>(a, panel);
+  best_panels<Ops, Ops::kPanels, BACK>(a, other, next, panel);
+  best_panels<Ops, 1, BACK>(a, other, next, panel);
 }
 
 template <class Ops>
 void best_kernel(const BestArgs& args) {
-  const BestArgs a = args;  // a copy, which no store can change
-  if (a.back != nullptr) {
-    best_all<Ops, true>(a);
-  } else {
-    best_all<Ops, false>(a);
+  const BestArgs a = args;  // copies, which no store can change
+  for (int64_t n = 0; n < a.count; ++n) {
+    const OtherPlace other = a.others[n], *next = n + 1 < a.count ? a.others + n + 1 : nullptr;
+    if (other.back != nullptr) {
+      best_all<Ops, true>(a, other, next);
+    } else {
+      best_all<Ops, false>(a, other, next);
+    }
   }
 }
 

@@ -28,6 +28,7 @@ constexpr KernelTable make_table() {
   table.int8.scan = scan_kernel<Int>;
   table.place.round_row = round_row_kernel;
   table.place.interleave = interleave_kernel;
+  table.place.separate = separate_kernel;
   table.place.best = best_kernel<typename Int::Pairs>;
   table.place.exchange = exchange_kernel;
   table.place.kth_best = kth_best_kernel<typename Int::Pairs>;

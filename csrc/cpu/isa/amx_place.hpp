@@ -39,12 +39,12 @@ void round_row_amx(RowOfPairs& row) {
   }
 }
 
-// The product of a call. One step multiplies 16 rows with a panel; meanwhile the vector unit keeps
-// the best scores of the step before, some rows between two multiplications.
-template <bool BACK>
-class PlaceProduct {
+// The products of a call. One step multiplies 16 rows with a panel of one place; meanwhile the
+// vector unit keeps the best scores of the step before, some rows between two multiplications.
+// The places come innermost: the rows and their best scores then stay in the first cache.
+class PlaceProducts {
  public:
-  explicit PlaceProduct(const BestArgs& args) : a_(args) {}
+  explicit PlaceProducts(const BestArgs& args) : a_(args) {}
 
   void run() {
     const int64_t whole = a_.rows / kSide * kSide;
@@ -54,7 +54,8 @@ class PlaceProduct {
 
  private:
   struct Step {
-    int64_t top = 0, panel = -1;  // -1: none
+    int64_t top = 0, panel = 0;
+    const OtherPlace* other = nullptr;  // null: no step
   };
 
   // ROWS: of a step.
@@ -64,7 +65,7 @@ class PlaceProduct {
     kept_ = stored_ = Step{};
     for (int64_t panel = 0; panel < a_.panels; ++panel) {
       for (int64_t top = first; top < last; top += ROWS) {
-        multiply<ROWS>(top, panel);
+        for (int64_t n = 0; n < a_.count; ++n) multiply<ROWS>({top, panel, a_.others + n});
       }
     }
     store_sums(0, 4);
@@ -89,10 +90,10 @@ class PlaceProduct {
 
   // Tiles 0 to 3 are the sums of h h', h l', l h' and l l'; 4 and 5 are of rows, 6 and 7 of columns.
   template <int ROWS>
-  void multiply(int64_t top, int64_t panel) {
+  void multiply(const Step& step) {
     const int64_t stride = a_.words * static_cast<int64_t>(sizeof(uint32_t));
-    const uint32_t* left = a_.left + top * a_.words;
-    const uint32_t* right = a_.right + panel * a_.words * kPanel;
+    const uint32_t* left = a_.left + step.top * a_.words;
+    const uint32_t* right = step.other->right + step.panel * a_.words * kPanel;
     const auto next = [&](bool first) __attribute__((always_inline)) {
       _tile_loadd(4, left, stride);
       _tile_loadd(6, right, kTileBytes);
@@ -122,7 +123,7 @@ class PlaceProduct {
       right += kSplitWords * kPanel;
     };
     next(true);
-    shift({top, panel});
+    shift(step);
     const int64_t steps = a_.words / kSplitWords;
     int64_t due = ROWS / kFolded;
     for (; due >= steps; due -= steps) keep();
@@ -134,16 +135,25 @@ class PlaceProduct {
 
   // Keeps the best scores of the next rows of the step before.
   MUSC_INLINE void keep() {
-    if (kept_.panel < 0) return;
+    if (kept_.other == nullptr) return;
     const int32_t* sums = sums_[turn_ ^ 1][0] + done_ * kPanel;
-    const int32_t* left_init = a_.left_init + kept_.top + done_;
-    const __m512i right_init = Vnni::load(a_.right_init + kept_.panel * kPanel);
-    const int32_t clear = a_.clear, slot = a_.slot, back_slot = a_.back_slot;
     const int64_t row = kept_.top + done_;
     const int64_t block = row / kTileRows * a_.panels + kept_.panel;
     const int64_t at = (block * kTileRows + row % kTileRows) * kBest * kPanel;
-    int32_t *best = a_.best + at, *back = BACK ? a_.back + at : nullptr;
     done_ += kFolded;
+    if (kept_.other->back != nullptr) {
+      keep_rows<true>(sums, row, at);
+    } else {
+      keep_rows<false>(sums, row, at);
+    }
+  }
+
+  template <bool BACK>
+  MUSC_INLINE void keep_rows(const int32_t* sums, int64_t row, int64_t at) {
+    const OtherPlace other = *kept_.other;
+    const __m512i right_init = Vnni::load(other.init + kept_.panel * kPanel);
+    const int32_t* left_init = a_.init + row;
+    int32_t *best = a_.best + at, *back = BACK ? other.back + at : nullptr;
 #pragma GCC unroll 4
     for (int64_t r = 0; r < kFolded; ++r) {
       const auto sum = [&](int tile) __attribute__((always_inline)) {
@@ -153,25 +163,21 @@ class PlaceProduct {
       score = Vnni::add(score, Vnni::add(sum(1), sum(2)));
       score = Vnni::add(_mm512_slli_epi32(score, 8), sum(3));
       score = Vnni::add(score, Vnni::add(right_init, Vnni::broadcast(left_init[r])));
-      keep_best<Vnni>(Vnni::key(score, clear, slot), best + r * kBest * kPanel);
-      if (BACK) keep_best<Vnni>(Vnni::key(score, clear, back_slot), back + r * kBest * kPanel);
+      keep_best<Vnni>(Vnni::key(score, a_.clear, other.slot), best + r * kBest * kPanel);
+      if (BACK) {
+        keep_best<Vnni>(Vnni::key(score, a_.clear, other.back_slot), back + r * kBest * kPanel);
+      }
     }
   }
 
   const BestArgs a_;
-  Step stored_{}, kept_{};  // the last step, whose sums are in the tiles; the one before
+  Step stored_, kept_;      // the last step, whose sums are in the tiles; the one before
   int turn_ = 0;
   int64_t done_ = 0;        // rows of kept_
   alignas(64) int32_t sums_[2][4][kSide * kPanel];  // of the last two steps
 };
 
-void best_amx(const BestArgs& args) {
-  if (args.back != nullptr) {
-    PlaceProduct<true>(args).run();
-  } else {
-    PlaceProduct<false>(args).run();
-  }
-}
+void best_amx(const BestArgs& args) { PlaceProducts(args).run(); }
 
 }  // namespace
 }  // namespace musc

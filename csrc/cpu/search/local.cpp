@@ -14,6 +14,7 @@ namespace musc {
 namespace {
 
 constexpr int64_t kTogether = 64;  // rows of a product, where it serves one side alone
+constexpr int64_t kCached = 512 << 10;  // bytes of panels at a time, which fit a core's own cache
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
 constexpr float kFar = std::numeric_limits<float>::infinity();
 
@@ -44,7 +45,7 @@ class Matcher {
         panels_(references.padded / kPanel),
         together_(scale.both_ways ? queries.padded : std::min(queries.padded, kTogether)),
         best_(sized(references.padded)), listed_(sized(args.columns)), near_(sized(panels_)),
-        keys_(sized(block_at(together_))) {
+        keys_(sized(block_at(together_))), left_(sized((together_ + kPanel) * queries.words)) {
     while ((int64_t{1} << bits_) < args.grid.slots()) ++bits_;
     offsets_.resize(size_t{1} << bits_);
     for (int64_t s = 0; s < args.grid.slots(); ++s) {
@@ -67,6 +68,7 @@ class Matcher {
       for (int64_t row = part.top; row < part.bottom; ++row) {
         for (int64_t top = args_.begin / kTileRows * kTileRows; top < args_.end; top += together_) {
           begin(row, column);
+          separate(row, column, top);
           meet_all(row, column, top);
           finish(row, column, top);
         }
@@ -77,11 +79,6 @@ class Matcher {
   int64_t computed = 0;
 
  private:
-  // A place that another meets, and where it keeps what it met; null: nowhere.
-  struct Other {
-    int64_t row, column;
-    int32_t* back;
-  };
   // Where the keys of rows from `row` on, a multiple of kTileRows, begin.
   int64_t block_at(int64_t row) const { return row / kTileRows * panels_ * kBlock; }
   // The keys of all rows at a place of this part for which its turn has not come.
@@ -89,8 +86,9 @@ class Matcher {
     const int64_t turn = column % (args_.grid.reach_of(args_.grid.width) + 1);
     return waiting_.data() + (turn * height_ + row - part_.top) * block_at(together_);
   }
-  int64_t slot(int64_t row, int64_t column, int64_t v, int64_t u) const {
-    return (v - row + args_.grid.reach_of(args_.grid.height)) * across_ + u - column + across_ / 2;
+  int32_t slot(int64_t row, int64_t column, int64_t v, int64_t u) const {
+    const int64_t down = v - row + args_.grid.reach_of(args_.grid.height);
+    return static_cast<int32_t>(down * across_ + u - column + across_ / 2);
   }
 
   // Sets keys_ to what the rows of a place have met so far: in waiting(), rows and columns are
@@ -105,6 +103,21 @@ class Matcher {
     std::fill_n(from, block_at(together_), kNoKey);
   }
 
+  // Sets left_ to the rows of a place from the panel of `top` on.
+  void separate(int64_t row, int64_t column, int64_t top) {
+    const int64_t first = top / kPanel, last = (rows_from(top) + top + kPanel - 1) / kPanel;
+    const int64_t panel = kPanel * q_.words;
+    const uint32_t* right =
+        q_.right + ((row - q_.row) * args_.grid.width + column) * q_.padded * q_.words;
+    for (int64_t p = first; p < last; ++p) {
+      kernels_.place.separate(right + p * panel, q_.words, left_.data() + (p - first) * panel);
+    }
+  }
+  // How many rows from `top` on a product takes.
+  int64_t rows_from(int64_t top) const {
+    return std::min(together_, (args_.end + kTileRows - 1) / kTileRows * kTileRows - top);
+  }
+
   void meet_all(int64_t row, int64_t column, int64_t top) {
     const LocalGrid& grid = args_.grid;
     others_.clear();
@@ -114,40 +127,27 @@ class Matcher {
         const bool before = u < column || (u == column && v < row);
         const bool self = u == column && v == row;
         if (mine && before) continue;
-        others_.push_back({v, u, mine && !self ? waiting(v, u) : nullptr});
+        const int64_t first = ((v - r_.row) * grid.width + u) * r_.padded;
+        others_.push_back({r_.right + first * r_.words, r_.init + first, slot(row, column, v, u),
+                           slot(v, u, row, column), mine && !self ? waiting(v, u) : nullptr});
       }
     }
-    for (size_t n = 0; n < others_.size(); ++n) {
-      meet(row, column, top, others_[n], n + 1 < others_.size() ? &others_[n + 1] : nullptr);
-    }
-  }
-  // The first of the references' rows at a place.
-  int64_t first_row_at(const Other& place) const {
-    return ((place.row - r_.row) * args_.grid.width + place.column) * r_.padded;
-  }
-
-  // The scores of rows from `top` on at one place with those of all images at another.
-  void meet(int64_t row, int64_t column, int64_t top, const Other& to, const Other* next) {
-    const int64_t own = ((row - q_.row) * args_.grid.width + column) * q_.padded + top;
-    const int64_t other = first_row_at(to);
     BestArgs best{};
-    best.left = q_.left + own * q_.words;
-    best.right = r_.right + other * r_.words;
-    best.left_init = q_.init + own;
-    best.right_init = r_.init + other;
+    best.left = left_.data() + top % kPanel * q_.words;
+    best.init = q_.init + ((row - q_.row) * grid.width + column) * q_.padded + top;
     best.words = r_.words;
-    best.rows = std::min(together_, (args_.end + kTileRows - 1) / kTileRows * kTileRows - top);
+    best.rows = rows_from(top);
     best.panels = panels_;
     best.clear = -(1 << bits_);
-    best.slot = static_cast<int32_t>(slot(row, column, to.row, to.column));
-    best.back_slot = static_cast<int32_t>(slot(to.row, to.column, row, column));
     best.best = keys_.data();
-    best.back = to.back;
-    if (next != nullptr) {
-      best.next_right = r_.right + first_row_at(*next) * r_.words;
-      best.next_back = next->back;
+    // The kernel reads a panel of all these places again for the next rows.
+    const auto all = static_cast<int64_t>(others_.size());
+    const int64_t most = std::max<int64_t>(1, kCached / (4 * kPanel * r_.words));
+    for (int64_t n = 0; n < all; n += most) {
+      best.others = others_.data() + n;
+      best.count = std::min(most, all - n);
+      kernels_.place.best(best);
     }
-    kernels_.place.best(best);
   }
 
   // Columns that do not count get the key kNoKey: the image itself, those that are not listed, and
@@ -261,8 +261,7 @@ class Matcher {
       choose(image - top, image, static_cast<double>(rho[image]));
     }
     nearest_.assign(kept_.size(), kFar);
-    pairs_.sort_by_image(kept_, r_.images, starts_, sorted_);
-    sorted_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
+    pairs_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
     computed += static_cast<int64_t>(pairs_.rows.size());
     for (int64_t image = first; image < last; ++image) {
       const int64_t from = ends_[sized(image - first)], to = ends_[sized(image - first + 1)];
@@ -286,24 +285,25 @@ class Matcher {
   std::vector<int32_t> best_, listed_;   // keys of a row, by column
   std::vector<uint16_t> near_;           // bits of those within the limit
   std::vector<int32_t> keys_, waiting_;  // BestArgs::best, of a place, and of those that wait
-  std::vector<Other> others_;        // that a place meets
+  std::vector<uint32_t> left_;       // the rows of a place, BestArgs::left
+  std::vector<OtherPlace> others_;   // that a place meets
   std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean
   std::vector<int64_t> ends_;        // of each row's, in kept_
   std::vector<float> nearest_;       // squared distances to the images in kept_
-  Pairs pairs_, sorted_;
-  std::vector<int64_t> starts_;      // of an image's, in sorted_
+  Pairs pairs_;
 };
 
 }  // namespace
 
-int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int threads,
-                    bool both_ways) {
-  const int64_t each = 4 * kBest * (both_ways ? images : std::min(images, kTogether)) * references;
-  if (!both_ways) return std::max(1, threads) * each;
+int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int64_t words,
+                    int threads, bool both_ways) {
+  const int64_t together = both_ways ? images : std::min(images, kTogether);
+  const int64_t each = 4 * kBest * together * references, left = 4 * (together + kPanel) * words;
+  if (!both_ways) return std::max(1, threads) * (each + left);
   // Of a call for fewer rows of the grid the parts may be higher than of one for all.
   const int64_t height = std::max(Cut(grid, 0, grid.height, threads).height,
                                   std::min(grid.height, 2 * std::max<int64_t>(4, grid.reach)));
-  return std::max(1, threads) * each * (1 + height * (grid.reach_of(grid.width) + 1));
+  return std::max(1, threads) * (left + each * (1 + height * (grid.reach_of(grid.width) + 1)));
 }
 
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,

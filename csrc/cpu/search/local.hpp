@@ -35,7 +35,6 @@ struct PlacedRows {
   const float* x = nullptr;   // [images][places of the whole grid][channels]
   int64_t images = 0, padded = 0, channels = 0, words = 0;
   int64_t row = 0;            // the grid's row of the first place
-  uint32_t* left = nullptr;   // [places][padded][words]
   uint32_t* right = nullptr;  // [places][padded / 16][words][16]
   int32_t* init = nullptr;    // [places][padded]: -|q|^2 / 2, rounded up
   float* rho = nullptr;       // [places][padded]: at least |x - mean - scale q|
@@ -82,10 +81,10 @@ struct PlaceScale {
   bool both_ways = false;    // whether a product may serve both of its sides, which takes memory
 };
 
-// The most slots of a window, and the memory of match_places beside the rows, in bytes.
+// The most slots of a window, and the memory of either call beside the rows, in bytes.
 constexpr int64_t kMostSlots = 1 << 20;
-int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int threads,
-                    bool both_ways);
+int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int64_t words,
+                    int threads, bool both_ways);
 
 // Returns how many exact distances were computed.
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,

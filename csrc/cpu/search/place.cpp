@@ -25,12 +25,15 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
   const PlacedRows& rows = args.rows;
   const int64_t panels = rows.padded / kPanel, width = args.grid.width;
   const auto channels = static_cast<double>(rows.channels);
+  std::vector<std::vector<uint32_t>> lines(sized(std::max(1, args.threads)));
   const double wider = 1.0 + channels * kUnit, least = std::sqrt(channels) * 4e-23;
   std::vector<float> largest(sized(std::max(1, args.threads)), 0.0f);
   const int64_t count = (args.last_row - args.first_row) * panels;
   parallel_for(count, args.threads, [&](int64_t task, int worker) {
     const int64_t line = args.first_row - rows.row + task / panels, top = task % panels * kPanel;
     float& most = largest[sized(worker)];
+    std::vector<uint32_t>& left = lines[sized(worker)];
+    left.resize(sized(kPanel * rows.words));
     for (int64_t column = 0; column < width; ++column) {
       const int64_t place = line * width + column, base = place * rows.padded + top;
       RowOfPairs row{};
@@ -42,7 +45,7 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
       for (int64_t r = 0; r < kPanel; ++r) {
         const int64_t at = (top + r) * args.grid.places() + rows.row * width + place;
         row.x = rows.x + at * rows.channels;
-        row.out = rows.left + (base + r) * rows.words;
+        row.out = left.data() + r * rows.words;
         if (top + r >= rows.images) {
           std::fill_n(row.out, rows.words, 0u);
           row.norm = row.lost = 0.0f;
@@ -57,8 +60,7 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
         rows.rho[base + r] = upwards(lost + 8.0 * kUnit * norm + least);
         most = std::max(most, upwards(norm + least));
       }
-      kernels.place.interleave(rows.left + base * rows.words, rows.words,
-                               rows.right + base * rows.words);
+      kernels.place.interleave(left.data(), rows.words, rows.right + base * rows.words);
     }
   });
   return *std::max_element(largest.begin(), largest.end());

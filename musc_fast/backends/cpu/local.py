@@ -167,6 +167,7 @@ class LocalSearch:
             reach=self.window.reach,
             images=planning.padded(len(self.z)),
             references=planning.padded(len(others)),
+            words=_C.place_words(self.isa, others.shape[2]),
             threads=threads,
             both_ways=both_ways,
         )

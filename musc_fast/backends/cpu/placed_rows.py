@@ -16,6 +16,7 @@ from ..torch_state import one_thread
 from . import planning, scratch
 
 _SAMPLE = 512  # rows that decide how all are rounded
+_BEYOND = 0.5  # how far all rows may be beyond the longest of these, in its lead over the mean
 _LEAST = 1e-23  # of a radius: above it no step vanishes in float32
 _ROUNDED = 1 << 20  # rows of one C++ call for each thread, after which Python looks up
 
@@ -37,9 +38,14 @@ class PlaceRounding:
         with one_thread():  # torch's other threads would spin where C++ works next
             rows = torch.cat([_some_rows(z.view(-1, z.shape[2])) for z in images])
             mean = rows.mean(0)
-            length, shorter = (float(each.norm(dim=1).max()) for each in (rows, rows - mean))
-        rounding = cls(mean if shorter < length else torch.zeros_like(mean))
-        rounding.reach(min(length, shorter))
+            lengths, centred = (each.norm(dim=1) for each in (rows, rows - mean))
+            if centred.max() < lengths.max():
+                lengths = centred
+            else:
+                mean = torch.zeros_like(mean)
+            longest, usual = float(lengths.max()), float(lengths.mean())
+        rounding = cls(mean)
+        rounding.reach(longest + _BEYOND * (longest - usual))
         return rounding
 
     def reach(self, length: float) -> None:
@@ -61,7 +67,7 @@ def _some_rows(rows: Tensor) -> Tensor:
 def placed_bytes(images: int, places: int, channels: int, isa: str) -> int:
     """Bytes of the rounded rows of some places."""
     words = _C.place_words(isa, channels)
-    return places * planning.padded(images) * (8 * words + 8)
+    return places * planning.padded(images) * (4 * words + 8)
 
 
 class PlacedRows:
@@ -78,7 +84,6 @@ class PlacedRows:
         count, patches, channels = images.shape
         places, padded = (last - first) * grid[1], planning.padded(count)
         words = _C.place_words(isa, channels)
-        self.left = scratch.take(self, places * padded * words, torch.int32)
         self.right = scratch.take(self, places * padded * words, torch.int32)
         self.init = scratch.take(self, places * padded, torch.int32)
         self.rho = scratch.take(self, places * padded, torch.float32)
@@ -91,7 +96,6 @@ class PlacedRows:
             places=places,
             all=patches,
             x=images,
-            left=self.left,
             right=self.right,
             init=self.init,
             rho=self.rho,
