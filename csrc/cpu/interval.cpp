@@ -30,17 +30,10 @@ int64_t count_up_to(const float* x, int64_t count, float threshold) {
   return found;
 }
 
-// The sum of the k smallest values. Bisects on the value for t, the k-th smallest; ties at t need
-// no order: the sum takes all values below t, and t as often as it takes to reach k.
-double sum_of_smallest(const float* x, int64_t count, int64_t k) {
-  if (k == 0) return 0.0;
-  float low_value = x[0], high_value = x[0];
-  for (int64_t i = 1; i < count; ++i) {
-    low_value = x[i] < low_value ? x[i] : low_value;
-    high_value = x[i] > high_value ? x[i] : high_value;
-  }
+// The k-th smallest value, between the smallest and the largest one. Bisects on the value.
+float kth_by_bisection(const float* x, int64_t count, int64_t k, float smallest, float largest) {
   // Invariant: at least k values are <= high. 64-bit, for low + high may exceed 32.
-  int64_t low = ordered(low_value), high = ordered(high_value);
+  int64_t low = ordered(smallest), high = ordered(largest);
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
     if (count_up_to(x, count, from_ordered(static_cast<int32_t>(middle))) >= k) {
@@ -49,7 +42,37 @@ double sum_of_smallest(const float* x, int64_t count, int64_t k) {
       low = middle + 1;
     }
   }
-  const float t = from_ordered(static_cast<int32_t>(high));
+  return from_ordered(static_cast<int32_t>(high));
+}
+
+// The k-th smallest value where at most kBeyond values come after it, found among the largest.
+constexpr int64_t kBeyond = 3;
+float kth_of_largest(const float* x, int64_t count, int64_t k) {
+  float largest[kBeyond + 1];
+  std::fill_n(largest, kBeyond + 1, -std::numeric_limits<float>::infinity());
+  for (int64_t i = 0; i < count; ++i) {
+    float value = x[i];
+    for (float& kept : largest) {
+      const float larger = kept < value ? value : kept;
+      value = kept < value ? kept : value;
+      kept = larger;
+    }
+  }
+  return largest[count - k];
+}
+
+// The sum of the k smallest values. Ties at the k-th, t, need no order: the sum takes all values
+// below t, and t as often as it takes to reach k.
+double sum_of_smallest(const float* x, int64_t count, int64_t k) {
+  if (k == 0) return 0.0;
+  float low_value = x[0], high_value = x[0];
+  for (int64_t i = 1; i < count; ++i) {
+    low_value = x[i] < low_value ? x[i] : low_value;
+    high_value = x[i] > high_value ? x[i] : high_value;
+  }
+  const float t = k == count               ? high_value
+                  : count - k <= kBeyond ? kth_of_largest(x, count, k)
+                                           : kth_by_bisection(x, count, k, low_value, high_value);
   if (!std::isfinite(t)) return t;
   // Sums integers, in units of 2^-40 of the largest value, so that the order of the addends does
   // not matter. A value loses at most 2^-16 of a rounding unit of the largest value.

@@ -16,6 +16,9 @@ namespace {
 constexpr int64_t kTogether = 64;  // rows of a product, where it serves one side alone
 constexpr int64_t kCached = 512 << 10;  // bytes of panels at a time, which fit a core's own cache
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
+// Exact distances are computed when so many are wanted: those of places nearby share rows, which
+// are then used while they are in a cache.
+constexpr int64_t kPairs = 4096;
 constexpr float kFar = std::numeric_limits<float>::infinity();
 
 // Writes the results of one patch of one image: the `count` squared distances to the images of
@@ -74,11 +77,17 @@ class Matcher {
         }
       }
     }
+    compute();
   }
 
   int64_t computed = 0;
 
  private:
+  // A patch whose images are chosen: those in kept_ before `end`, from the end of the one before.
+  struct Chosen {
+    int64_t image, place, end;
+  };
+
   // Where the keys of rows from `row` on, a multiple of kTileRows, begin.
   int64_t block_at(int64_t row) const { return row / kTileRows * panels_ * kBlock; }
   // The keys of all rows at a place of this part for which its turn has not come.
@@ -245,28 +254,35 @@ class Matcher {
       add(row, column, c, best);
       if (others[kPanel] >= near) add(row, column, c, others[kPanel]);
     });
-    ends_.push_back(static_cast<int64_t>(kept_.size()));
   }
 
   void finish(int64_t row, int64_t column, int64_t top) {
     row_ = row;
     column_ = column;
-    pairs_.clear();
-    kept_.clear();
-    ends_.assign(1, 0);
     const int64_t first = std::max(top, args_.begin), last = std::min(top + together_, args_.end);
     const int64_t place = row * args_.grid.width + column;
     const float* rho = q_.rho + (place - q_.row * args_.grid.width) * q_.padded;
     for (int64_t image = first; image < last; ++image) {
       choose(image - top, image, static_cast<double>(rho[image]));
+      chosen_.push_back({image, place, static_cast<int64_t>(kept_.size())});
     }
+    if (static_cast<int64_t>(pairs_.rows.size()) >= kPairs) compute();
+  }
+
+  // Computes the distances of the pairs that were chosen, and writes the results.
+  void compute() {
     nearest_.assign(kept_.size(), kFar);
     pairs_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
     computed += static_cast<int64_t>(pairs_.rows.size());
-    for (int64_t image = first; image < last; ++image) {
-      const int64_t from = ends_[sized(image - first)], to = ends_[sized(image - first + 1)];
-      put_results(args_, image, place, nearest_.data() + from, kept_.data() + from, to - from);
+    int64_t from = 0;
+    for (const Chosen& row : chosen_) {
+      put_results(args_, row.image, row.place, nearest_.data() + from, kept_.data() + from,
+                  row.end - from);
+      from = row.end;
     }
+    pairs_.clear();
+    kept_.clear();
+    chosen_.clear();
   }
 
   const KernelTable& kernels_;
@@ -288,7 +304,7 @@ class Matcher {
   std::vector<uint32_t> left_;       // the rows of a place, BestArgs::left
   std::vector<OtherPlace> others_;   // that a place meets
   std::vector<int32_t> kept_;        // images of the rows at a place that may enter the mean
-  std::vector<int64_t> ends_;        // of each row's, in kept_
+  std::vector<Chosen> chosen_;       // the rows of these images
   std::vector<float> nearest_;       // squared distances to the images in kept_
   Pairs pairs_;
 };
