@@ -266,14 +266,14 @@ class Matcher {
       choose(image - top, image, static_cast<double>(rho[image]));
       chosen_.push_back({image, place, static_cast<int64_t>(kept_.size())});
     }
-    if (static_cast<int64_t>(pairs_.rows.size()) >= kPairs) compute();
+    if (pairs_.count() >= kPairs) compute();
   }
 
   // Computes the distances of the pairs that were chosen, and writes the results.
   void compute() {
     nearest_.assign(kept_.size(), kFar);
     pairs_.compute(kernels_, q_.x, r_.x, r_.channels, nearest_.data());
-    computed += static_cast<int64_t>(pairs_.rows.size());
+    computed += pairs_.count();
     int64_t from = 0;
     for (const Chosen& row : chosen_) {
       put_results(args_, row.image, row.place, nearest_.data() + from, kept_.data() + from,

@@ -186,7 +186,9 @@ class LocalSearch:
                 f"memory_limit: this search needs at least {least / 2**20:.0f} MiB beyond input "
                 f"and output, the limit is {limit / 2**20:.0f} MiB; raise it or score fewer images"
             )
-        rows = max(rows for rows in range(1, height + 1) if self._needed(rows) <= limit)
+        if self._needed(height) <= limit:
+            return height
+        rows = max(rows for rows in range(1, height) if self._needed(rows) <= limit)
         bands = -(-height // rows)
         return -(-height // bands)  # bands of nearly the same height
 
