@@ -31,7 +31,7 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
   const int64_t count = (args.last_row - args.first_row) * panels;
   parallel_for(count, args.threads, [&](int64_t task, int worker) {
     const int64_t line = args.first_row - rows.row + task / panels, top = task % panels * kPanel;
-    float& most = largest[sized(worker)];
+    float most = largest[sized(worker)];
     std::vector<uint32_t>& left = lines[sized(worker)];
     left.resize(sized(kPanel * rows.words));
     for (int64_t column = 0; column < width; ++column) {
@@ -62,6 +62,7 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
       }
       kernels.place.interleave(left.data(), rows.words, rows.right + base * rows.words);
     }
+    largest[sized(worker)] = most;
   });
   return *std::max_element(largest.begin(), largest.end());
 }
