@@ -42,10 +42,11 @@ def with_defaults(
     keep_references: KeepReferences | None = None,
     local_patch_to_image: PatchToImage = local_patch_to_image,
     local_msm_parts: MsmParts | None = None,
+    local_check_values: bool = False,
 ) -> Operators:
     """The operators of a backend; those that it leaves out are made of the others.
 
-    local_patch_to_image, local_msm_parts: those within a window, see `local`.
+    local_patch_to_image, local_msm_parts, local_check_values: see `local.LocalOperators`.
 
     All of them leave autocast, which would round what is compared exactly.
     """
@@ -64,7 +65,9 @@ def with_defaults(
         keep_references=keep,
     )
     return _leaving_autocast(
-        with_windows(whole, LocalOperators(local_patch_to_image, local_msm_parts))
+        with_windows(
+            whole, LocalOperators(local_patch_to_image, local_msm_parts, local_check_values)
+        )
     )
 
 

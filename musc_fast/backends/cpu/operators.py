@@ -222,4 +222,5 @@ OPERATORS = with_defaults(
     keep_references=_keep_references,
     local_patch_to_image=local_patch_to_image,
     local_msm_parts=local_msm_parts,
+    local_check_values=True,
 )
