@@ -32,19 +32,14 @@ def check_kind(name: str, tensor: Tensor) -> None:
         raise InputError(f"{name}: found {describe(tensor)}, wanted a float: {wanted}")
 
 
-def check_token_shape(name: str, tensor: Tensor) -> None:
-    """Raise InputError unless `tensor` is a float [N, P, C] with no empty side."""
-    check_kind(name, tensor)
-    if tensor.ndim != 3 or 0 in tensor.shape:
-        raise InputError(f"{name}: found {describe(tensor)}, wanted a float [N, P, C]")
-
-
 def check_tokens(name: str, tensor: Tensor, largest: float = LARGEST) -> None:
     """Raise InputError unless `tensor` is a finite float [N, P, C] with no empty side.
 
     largest: the largest absolute value allowed.
     """
-    check_token_shape(name, tensor)
+    check_kind(name, tensor)
+    if tensor.ndim != 3 or 0 in tensor.shape:
+        raise InputError(f"{name}: found {describe(tensor)}, wanted a float [N, P, C]")
     check_finite(name, tensor, largest)
 
 

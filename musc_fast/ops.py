@@ -21,15 +21,7 @@ from torch import Tensor
 from . import reference
 from .backends.base import Operators
 from .backends.registry import resolve
-from .checks import (
-    LARGEST,
-    check_finite,
-    check_kind,
-    check_lists,
-    check_token_shape,
-    check_tokens,
-    describe,
-)
+from .checks import LARGEST, check_finite, check_kind, check_lists, check_tokens, describe
 from .errors import InputError
 from .progress import Progress
 from .settings import (
@@ -340,12 +332,8 @@ def _check_window(window: Window | None, z: Tensor, patches: int) -> None:
 def _checked_search(
     z: Tensor, references: Tensor | None, backend: str, window: Window | None = None
 ) -> Operators:
-    """The operators for z [N, P, C] and references [M, Q, C]; InputError where they do not fit.
-
-    A search within a window checks the values itself, see `backends.local`.
-    """
-    check = check_tokens if window is None else check_token_shape
-    check("z", z)
+    """The operators for z [N, P, C] and references [M, Q, C]; InputError where they do not fit."""
+    check_tokens("z", z)
     if references is None:
         if z.shape[0] < 2:
             raise InputError(
@@ -353,7 +341,7 @@ def _checked_search(
                 "references"
             )
     else:
-        check("references", references)
+        check_tokens("references", references)
         if references.shape[2] != z.shape[2]:
             raise InputError(
                 f"references: found {list(references.shape)}, wanted [M, Q, {z.shape[2]}], the "

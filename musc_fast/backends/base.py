@@ -6,10 +6,9 @@ A backend is a module that defines these functions and ends with
 
 (`musc_fast.backends.defaults`). `musc_fast.ops` checks arguments before it calls an operator, so a
 backend need not. Where options name a window, patches are compared with those near their own place
-alone; a backend gives that as `local_patch_to_image` and `local_msm_parts` (their values are
-checked in `musc_fast.backends.local`), and its other operators never see a window. Shapes: N query
-images, M reference images, P and Q patches, C channels; results are float32 on the device of the
-input.
+alone; a backend gives that as `local_patch_to_image` and `local_msm_parts`, and its other operators
+never see a window. Shapes: N query images, M reference images, P and Q patches, C channels; results
+are float32 on the device of the input.
 """
 
 from __future__ import annotations

@@ -42,11 +42,10 @@ def with_defaults(
     keep_references: KeepReferences | None = None,
     local_patch_to_image: PatchToImage = local_patch_to_image,
     local_msm_parts: MsmParts | None = None,
-    local_check_values: bool = False,
 ) -> Operators:
     """The operators of a backend; those that it leaves out are made of the others.
 
-    local_patch_to_image, local_msm_parts, local_check_values: see `local.LocalOperators`.
+    local_patch_to_image, local_msm_parts: those within a window, see `local`.
 
     All of them leave autocast, which would round what is compared exactly.
     """
@@ -65,9 +64,7 @@ def with_defaults(
         keep_references=keep,
     )
     return _leaving_autocast(
-        with_windows(
-            whole, LocalOperators(local_patch_to_image, local_msm_parts, local_check_values)
-        )
+        with_windows(whole, LocalOperators(local_patch_to_image, local_msm_parts))
     )
 
 

@@ -1,7 +1,6 @@
 """Local matching: the operators within a window, and the choice between those and the whole ones.
 
-`local_patch_to_image` and `local_msm_parts` here are what a backend without its own has. The values
-are checked here, too, unless the search within the window finds bad ones on its way.
+`local_patch_to_image` and `local_msm_parts` here are what a backend without its own has.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..checks import LARGEST, check_finite
 from ..errors import InputError
 from ..settings import SearchOptions
 from .base import IntervalMean, KeptReferences, Msm, MsmParts, Operators, PatchToImage
@@ -24,14 +22,10 @@ _SHARE = 0.25  # of the free memory, where no limit is given
 
 @dataclass(frozen=True)
 class LocalOperators:
-    """The operators that see a window.
-
-    check_values: whether they themselves raise `check_finite`'s error for float32 values.
-    """
+    """The operators that see a window."""
 
     patch_to_image: PatchToImage
     msm_parts: MsmParts
-    check_values: bool = False
 
 
 def local_patch_to_image(z: Tensor, references: Tensor | None, options: SearchOptions) -> Tensor:
@@ -162,16 +156,7 @@ class _Windowed:
 def with_windows(whole: Operators, local: LocalOperators) -> Operators:
     """The operators that search whole images, or where options name a window, within that."""
 
-    def check_values(z: Tensor, references: Tensor | None, options: SearchOptions) -> None:
-        if options.window is None:
-            return  # `ops` has checked them
-        for name, images in (("z", z), ("references", references)):
-            later = local.check_values and _is_local(options)
-            if images is not None and not (later and images.dtype == torch.float32):
-                check_finite(name, images, LARGEST)
-
     def patch_to_image(z: Tensor, references: Tensor | None, options: SearchOptions) -> Tensor:
-        check_values(z, references, options)
         if not _is_local(options):
             return whole.patch_to_image(z, references, _whole(options))
         return local.patch_to_image(z, references, options)
@@ -185,7 +170,6 @@ def with_windows(whole: Operators, local: LocalOperators) -> Operators:
         options: SearchOptions,
         lists: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        check_values(z, references, options)
         if not _is_local(options):
             return whole.msm_parts(z, references, k_min, k_max, parts, _whole(options), lists)
         return local.msm_parts(z, references, k_min, k_max, parts, options, lists)
@@ -193,14 +177,12 @@ def with_windows(whole: Operators, local: LocalOperators) -> Operators:
     def msm(
         z: Tensor, references: Tensor | None, k_min: int, k_max: int, options: SearchOptions
     ) -> Tensor:
-        check_values(z, references, options)
         if not _is_local(options):
             return whole.msm(z, references, k_min, k_max, _whole(options))
         parts = [(0, len(z))]
         return next(iter(local.msm_parts(z, references, k_min, k_max, parts, options)))
 
     def between(a: Tensor, b: Tensor, options: SearchOptions) -> tuple[Tensor, Tensor]:
-        check_values(a, b, options)
         if not _is_local(options):
             return whole.between(a, b, _whole(options))
         return local.patch_to_image(a, b, options), local.patch_to_image(b, a, options)

@@ -54,7 +54,7 @@ struct PlaceArgs {
 };
 
 // Rounds rows; returns at least the largest |x - mean|, by which the caller finds whether the scale
-// was too fine: then the result is useless. Infinite where a row is not finite.
+// was too fine: then the result is useless.
 float place_rows(const KernelTable& kernels, const PlaceArgs& args);
 
 // What is asked for: of the images [begin, end), against `columns` images each.

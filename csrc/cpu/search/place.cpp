@@ -10,7 +10,6 @@
 namespace musc {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kUnit = 5.9604644775390625e-08;  // 2^-24, the rounding unit of fp32
 
 float upwards(double value) {
@@ -59,8 +58,7 @@ float place_rows(const KernelTable& kernels, const PlaceArgs& args) {
         const double lost = std::sqrt(static_cast<double>(row.lost)) * wider;
         rows.init[base + r] = -static_cast<int32_t>(row.square / 2);
         rows.rho[base + r] = upwards(lost + 8.0 * kUnit * norm + least);
-        const float length = upwards(norm + least);
-        if (!(length <= most)) most = length == length ? length : kInfinity;
+        most = std::max(most, upwards(norm + least));
       }
       kernels.place.interleave(left.data(), rows.words, rows.right + base * rows.words);
     }

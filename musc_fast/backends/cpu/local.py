@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ... import _C
-from ...checks import LARGEST, check_finite
 from ...errors import InputError
 from ...settings import SearchOptions
 from ..memory import free_memory
@@ -54,7 +53,6 @@ class LocalSearch:
         others = z if references is None else references
         self.columns = len(others) if lists is None else lists.shape[1]
         self.computed = 0  # exact distances, of what was searched by the bound
-        self._checked = False  # whether the values are known to be finite and not too large
         self._rounding: PlaceRounding | None = None
         self._rows, self._forced = 0, rows
         self._band: tuple[PlacedRows, PlacedRows] | None = None
@@ -65,7 +63,6 @@ class LocalSearch:
         others = self.z if self.references is None else self.references
         few = end - begin <= _FEW or self.columns * _SHORT <= len(others)
         if (few and self._forced is None and self.options.exact) or self._slots() > _C.MOST_SLOTS:
-            self._check_values()
             step = self._stride(end - begin, _DIRECT_BATCH)
             for first in range(0, height, step):  # Python notices Ctrl-C between two calls
                 last = min(first + step, height)
@@ -85,8 +82,6 @@ class LocalSearch:
                 scratch.release()  # its memory would come on top of the limit
             images = [self.z] if self.references is None else [self.z, self.references]
             self._rounding = PlaceRounding.of(images)
-            if not self._rounding.largest <= LARGEST:
-                self._check_values()
             self._rows = self._forced or self._rows_of_a_band()
         both_ways = self._both_ways(begin, end)
         for top in range(0, height, self._rows):
@@ -135,15 +130,6 @@ class LocalSearch:
             "means": outputs.means,
             "distances": outputs.distances,
         }
-
-    def _check_values(self) -> None:
-        """InputError where a value is not finite or too large."""
-        if self._checked:
-            return
-        check_finite("z", self.z, LARGEST)
-        if self.references is not None:
-            check_finite("references", self.references, LARGEST)
-        self._checked = True
 
     def _tell(self, rows: int) -> None:
         if self.options.on_progress is not None:
@@ -219,6 +205,6 @@ class LocalSearch:
         if self.references is not None:
             sides.append(PlacedRows(self.z, grid, top, bottom, self.isa))
         while not all(side.fill(self._rounding) for side in sides):
-            self._check_values()  # a row is longer than those of the sample, or not finite
+            pass  # once more with the radius that has grown
         self._band = sides[-1], sides[0]
         return self._band

@@ -222,5 +222,4 @@ OPERATORS = with_defaults(
     keep_references=_keep_references,
     local_patch_to_image=local_patch_to_image,
     local_msm_parts=local_msm_parts,
-    local_check_values=True,
 )

@@ -53,11 +53,6 @@ class PlaceRounding:
         self.radius = max(self.radius, 1.001 * length)
 
     @property
-    def largest(self) -> float:
-        """No value of a row that is not longer than the radius is larger; or NaN."""
-        return self.radius + float(self.mean.abs().max())
-
-    @property
     def scale(self) -> float:
         """The step, a float32."""
         levels = _C.PLACE_LEVELS - 0.5 * math.sqrt(len(self.mean))
@@ -107,9 +102,7 @@ class PlacedRows:
         )
 
     def fill(self, rounding: PlaceRounding) -> bool:
-        """Round the rows; False where one is longer than the radius, which then grows, or is not
-        finite.
-        """
+        """Round the rows; False where one is longer than the radius, which then grows."""
         step = max(1, _ROUNDED * torch.get_num_threads() // (self.grid[1] * len(self.images)))
         for first in range(self.first, self.last, step):  # Python notices Ctrl-C between two calls
             longest = _C.place_rows(
