@@ -117,6 +117,18 @@ def test_more_queries_than_one_product_takes() -> None:
         assert torch.equal(found, torch.cat(direct[11:]))
 
 
+@pytest.mark.parametrize("isa", _C.instruction_sets())
+def test_long_rows_meet_a_window_in_several_calls(isa: str) -> None:
+    """The kernel takes as many places at a time as fit a cache: here 16 of 25."""
+    grid = (5, 5)
+    z, options = rows(18, grid, 1030), SearchOptions(window=Window(grid, 2))
+    for others in (None, rows(7, grid, 1030, seed=1)):
+        truth = reference.interval_mean(plain(z, grid, 2, others), 0, 5)
+        found = torch.full((18, 25), math.nan)
+        LocalSearch(z, others, options, rows=5, isa=isa).run(0, 18, 0, 5, Outputs(means=found))
+        assert error(found, truth) < 1e-5
+
+
 def ties(n: int, grid: tuple[int, int], c: int, seed: int) -> Tensor:
     """Rows that are few different ones, off by less or more than they are rounded by."""
     generator = torch.Generator().manual_seed(seed)

@@ -149,7 +149,7 @@ class Matcher {
     best.panels = panels_;
     best.clear = -(1 << bits_);
     best.best = keys_.data();
-    // The kernel reads a panel of all these places again for the next rows.
+    // A kernel may read a panel of all these places again for the next rows (amx_place.hpp).
     const auto all = static_cast<int64_t>(others_.size());
     const int64_t most = std::max<int64_t>(1, kCached / (4 * kPanel * r_.words));
     for (int64_t n = 0; n < all; n += most) {

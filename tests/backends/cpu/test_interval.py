@@ -18,7 +18,8 @@ def test_equals_the_sorted_mean_for_every_interval(count: int) -> None:
     for distances in (plain, ties, wide, plain - 0.5, torch.full_like(plain, 0.25)):
         ordered = distances.double().sort(-1).values
         for k_min in range(0, count, step):
-            for k_max in {k_min + 1, (k_min + count) // 2 + 1, count}:
+            few_less = [max(k_min + 1, count - left) for left in range(5)]
+            for k_max in {k_min + 1, (k_min + count) // 2 + 1, *few_less}:
                 found = native.interval_mean(distances, k_min, k_max)
                 expected = ordered[..., k_min:k_max].mean(-1)
                 assert torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-7)
