@@ -3,10 +3,10 @@
     python benchmarks/place.py [--json benchmarks/results/place.json]
 
 The features are those of the default recipe's one search, of the images of accuracy.py; both
-searches are exact, run as `score_batch` runs them (the values are checked before) and take turns. The arithmetic: N (N - 1) P (2W + 1)^2 C products near the own
-place, less those beyond the edges, N (N - 1) P^2 C of whole images; by pair symmetry half of either
-is enough on the CPU. Parity first: distances and means near the own place against the reference
-in fp64, for a few images.
+searches are exact, run as `score_batch` runs them (the values are checked before) and take turns.
+The arithmetic: N (N - 1) P (2W + 1)^2 C products near the own place, less those beyond the edges,
+N (N - 1) P^2 C of whole images; by pair symmetry half of either is enough on the CPU. Parity first:
+distances and means near the own place against the reference in fp64, for a few images.
 """
 
 from __future__ import annotations
