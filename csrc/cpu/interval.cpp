@@ -70,9 +70,9 @@ double sum_of_smallest(const float* x, int64_t count, int64_t k) {
     low_value = x[i] < low_value ? x[i] : low_value;
     high_value = x[i] > high_value ? x[i] : high_value;
   }
-  const float t = k == count               ? high_value
+  const float t = k == count             ? high_value
                   : count - k <= kBeyond ? kth_of_largest(x, count, k)
-                                           : kth_by_bisection(x, count, k, low_value, high_value);
+                                         : kth_by_bisection(x, count, k, low_value, high_value);
   if (!std::isfinite(t)) return t;
   // Sums integers, in units of 2^-40 of the largest value, so that the order of the addends does
   // not matter. A value loses at most 2^-16 of a rounding unit of the largest value.
