@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ..bank.own_distances import LeaveOneOut
 from ..threshold import LOOK_SHARE, ReferenceScale, Verdict, find_threshold
+from ..threshold.batch import SMALL
 
 _FEWEST = 10  # images of which some may be held for defects
-_SMALL = 20  # images of which too little is known to call the highest clear
 _CERTAIN = 0.1  # of the false alarms: the p-value of an image that is no good one
 _Floats = NDArray[np.float64]
 
@@ -80,7 +80,8 @@ class Judge:
         elif len(scores) >= _FEWEST:
             # Image scores alone decide, since images that were left out have no maps. Of a large
             # bank, whose scale tells how high good images score, no share is looked at in any case.
-            share = LOOK_SHARE if len(scores) < _SMALL else 0.0
+            # Of few images too little is known to call the highest clear.
+            share = LOOK_SHARE if len(scores) < SMALL else 0.0
             among = find_threshold(scores, look_share=share)
             apart = among.flagged
             self._look_from = float(np.min(scores, where=among.look, initial=np.inf))
