@@ -68,7 +68,7 @@ class PlaceProducts {
         for (int64_t n = 0; n < a_.count; ++n) multiply<ROWS>({top, panel, a_.others + n});
       }
     }
-    store_sums(0, 4);
+    store_sums();
     shift({});
     while (done_ < ROWS) keep();
   }
@@ -80,15 +80,24 @@ class PlaceProducts {
     done_ = 0;
   }
 
-  // Stores the sums of the step before, tiles [first, last), just before they are needed again.
-  MUSC_INLINE void store_sums(int first, int last) {
-    if (first <= 0 && 0 < last) _tile_stored(0, sums_[turn_][0], kTileBytes);
-    if (first <= 1 && 1 < last) _tile_stored(1, sums_[turn_][1], kTileBytes);
-    if (first <= 2 && 2 < last) _tile_stored(2, sums_[turn_][2], kTileBytes);
-    if (first <= 3 && 3 < last) _tile_stored(3, sums_[turn_][3], kTileBytes);
+  // Stores the sums of the step before.
+  MUSC_INLINE void store_sums() {
+    _tile_stored(0, sums_[turn_][0], kTileBytes);
+    _tile_stored(1, sums_[turn_][1], kTileBytes);
+    _tile_stored(2, sums_[turn_][2], kTileBytes);
+    _tile_stored(3, sums_[turn_][3], kTileBytes);
+  }
+  MUSC_INLINE void store_sums_and_clear() {
+    store_sums();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   }
 
   // Tiles 0 to 3 are the sums of h h', h l', l h' and l l'; 4 and 5 are of rows, 6 and 7 of columns.
+  // All four loads come first: where another thread shares the core, loads between the products
+  // take longer.
   template <int ROWS>
   void multiply(const Step& step) {
     const int64_t stride = a_.words * static_cast<int64_t>(sizeof(uint32_t));
@@ -97,27 +106,12 @@ class PlaceProducts {
     const auto next = [&](bool first) __attribute__((always_inline)) {
       _tile_loadd(4, left, stride);
       _tile_loadd(6, right, kTileBytes);
-      if (first) {
-        store_sums(0, 1);
-        _tile_zero(0);
-      }
-      _tile_dpbssd(0, 4, 6);
       _tile_loadd(7, right + kTileWords * kPanel, kTileBytes);
-      if (first) {
-        store_sums(1, 2);
-        _tile_zero(1);
-      }
-      _tile_dpbsud(1, 4, 7);
       _tile_loadd(5, left + kTileWords, stride);
-      if (first) {
-        store_sums(2, 3);
-        _tile_zero(2);
-      }
+      if (first) store_sums_and_clear();
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbsud(1, 4, 7);
       _tile_dpbusd(2, 5, 6);
-      if (first) {
-        store_sums(3, 4);
-        _tile_zero(3);
-      }
       _tile_dpbuud(3, 5, 7);
       left += kSplitWords;
       right += kSplitWords * kPanel;

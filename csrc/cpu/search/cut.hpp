@@ -3,7 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <mutex>
+#include <optional>
+#include <vector>
 
+#include "cpu/parallel.hpp"
 #include "cpu/search/local.hpp"
 
 namespace musc {
@@ -31,6 +35,56 @@ struct Cut {
     height = (all + rows - 1) / rows;
   }
   int64_t parts() const { return rows * columns; }
+};
+
+// The columns that nobody has taken yet. Every part has a thread that takes its columns from the
+// left; one that has finished its own helps another from the right, so that no thread waits long
+// where cores differ in speed.
+class Columns {
+ public:
+  Columns(const Cut& cut, const LocalGrid& grid, int64_t first_row, int64_t last_row) {
+    const int64_t all = last_row - first_row;
+    for (int64_t part = 0; part < cut.parts(); ++part) {
+      const int64_t row = part / cut.columns, column = part % cut.columns;
+      const Part whole{first_row + all * row / cut.rows, first_row + all * (row + 1) / cut.rows,
+                       grid.width * column / cut.columns, grid.width * (column + 1) / cut.columns};
+      parts_.push_back({whole, whole.left, whole.right, false});
+    }
+  }
+
+  const Part& part(int64_t number) const { return parts_[sized(number)].whole; }
+
+  // The part with the most columns left, of those without a helper; -1: none.
+  int64_t to_help() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    int64_t found = -1, most = 0;
+    for (size_t n = 0; n < parts_.size(); ++n) {
+      const int64_t left = parts_[n].right - parts_[n].left;
+      if (parts_[n].helped || left <= most) continue;
+      found = static_cast<int64_t>(n);
+      most = left;
+    }
+    if (found >= 0) parts_[sized(found)].helped = true;
+    return found;
+  }
+
+  // The next column of a part, from its left or its right; none: all are taken.
+  std::optional<int64_t> take(int64_t number, bool from_right) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    State& part = parts_[sized(number)];
+    if (part.left == part.right) return std::nullopt;
+    return from_right ? --part.right : part.left++;
+  }
+
+ private:
+  struct State {
+    Part whole;
+    int64_t left, right;  // columns [left, right) are not taken
+    bool helped;
+  };
+
+  std::mutex lock_;
+  std::vector<State> parts_;
 };
 
 }  // namespace musc

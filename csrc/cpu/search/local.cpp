@@ -62,13 +62,15 @@ class Matcher {
     }
   }
 
-  // One column of the part after another. A place whose turn comes has met all those of its part
-  // before it, and now meets itself, those after it, and those outside.
-  void match(const Part& part) {
-    part_ = part;
+  // One column of a part after another, as long as there are any. A place whose turn comes has met
+  // all those that came before it in this call, and now meets all others.
+  void match(Columns& columns, int64_t part, bool from_right) {
+    part_ = columns.part(part);
+    from_right_ = from_right;
     std::fill(waiting_.begin(), waiting_.end(), kNoKey);
-    for (int64_t column = part.left; column < part.right; ++column) {
-      for (int64_t row = part.top; row < part.bottom; ++row) {
+    while (const auto taken = columns.take(part, from_right)) {
+      const int64_t column = *taken;
+      for (int64_t row = part_.top; row < part_.bottom; ++row) {
         for (int64_t top = args_.begin / kTileRows * kTileRows; top < args_.end; top += together_) {
           begin(row, column);
           separate(row, column, top);
@@ -133,7 +135,7 @@ class Matcher {
     for (int64_t u = grid.first(column); u <= grid.last(column, grid.width); ++u) {
       for (int64_t v = grid.first(row); v <= grid.last(row, grid.height); ++v) {
         const bool mine = scale_.both_ways && part_.holds(v, u);
-        const bool before = u < column || (u == column && v < row);
+        const bool before = u == column ? v < row : (u < column) != from_right_;
         const bool self = u == column && v == row;
         if (mine && before) continue;
         const int64_t first = ((v - r_.row) * grid.width + u) * r_.padded;
@@ -296,6 +298,7 @@ class Matcher {
   const int64_t together_;           // rows of a product
   int bits_ = 0;                     // of a slot
   Part part_{};
+  bool from_right_ = false;          // the order of its columns
   int64_t row_ = 0, column_ = 0;     // of the place to finish
   std::vector<int32_t> offsets_;     // of the places of the slots, from a patch's own
   std::vector<int32_t> best_, listed_;   // keys of a row, by column
@@ -331,13 +334,11 @@ int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
   for (int worker = 0; worker < workers; ++worker) {
     matchers.emplace_back(kernels, queries, references, scale, args, cut.height);
   }
-  parallel_for(cut.parts(), workers, [&](int64_t task, int worker) {
-    const int64_t row = task / cut.columns, rows = args.last_row - args.first_row;
-    const int64_t column = task % cut.columns, width = args.grid.width;
-    matchers[sized(worker)].match({args.first_row + rows * row / cut.rows,
-                                   args.first_row + rows * (row + 1) / cut.rows,
-                                   width * column / cut.columns,
-                                   width * (column + 1) / cut.columns});
+  Columns columns(cut, args.grid, args.first_row, args.last_row);
+  parallel_for(2 * cut.parts(), workers, [&](int64_t task, int worker) {
+    const bool helps = task >= cut.parts();
+    const int64_t part = helps ? columns.to_help() : task;
+    if (part >= 0) matchers[sized(worker)].match(columns, part, helps);
   });
   int64_t computed = 0;
   for (const Matcher& matcher : matchers) computed += matcher.computed;
