@@ -16,10 +16,14 @@ namespace {
 constexpr int64_t kTogether = 64;  // rows of a product, where it serves one side alone
 constexpr int64_t kCached = 512 << 10;  // bytes of panels at a time, which fit a core's own cache
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
-// Exact distances are computed when so many are wanted: those of places nearby share rows, which
-// are then used while they are in a cache.
-constexpr int64_t kPairs = 4096;
 constexpr float kFar = std::numeric_limits<float>::infinity();
+constexpr int64_t kPairBytes = 40;  // of a pair to compute, with the room that vectors grow by
+
+// Exact distances are computed when so many are wanted: those of places nearby share rows, which
+// are then used while they are in a cache. Of small searches a part.
+int64_t pairs_together(const LocalGrid& grid, int64_t images, int64_t references) {
+  return std::min<int64_t>(32768, images * references * grid.places() / 16);
+}
 
 // Writes the results of one patch of one image: the `count` squared distances to the images of
 // `columns` (null: to all), which are all that can enter the mean. Roots are taken in place.
@@ -47,6 +51,7 @@ class Matcher {
         across_(2 * args.grid.reach_of(args.grid.width) + 1), height_(height),
         panels_(references.padded / kPanel),
         together_(scale.both_ways ? queries.padded : std::min(queries.padded, kTogether)),
+        most_pairs_(pairs_together(args.grid, queries.images, references.images)),
         best_(sized(references.padded)), listed_(sized(args.columns)), near_(sized(panels_)),
         keys_(sized(block_at(together_))), left_(sized((together_ + kPanel) * queries.words)) {
     while ((int64_t{1} << bits_) < args.grid.slots()) ++bits_;
@@ -268,7 +273,7 @@ class Matcher {
       choose(image - top, image, static_cast<double>(rho[image]));
       chosen_.push_back({image, place, static_cast<int64_t>(kept_.size())});
     }
-    if (pairs_.count() >= kPairs) compute();
+    if (pairs_.count() >= most_pairs_) compute();
   }
 
   // Computes the distances of the pairs that were chosen, and writes the results.
@@ -296,6 +301,7 @@ class Matcher {
   const int64_t across_;             // slots of a row of the window
   const int64_t height_, panels_;    // of a part; of the references
   const int64_t together_;           // rows of a product
+  const int64_t most_pairs_;         // before they are computed
   int bits_ = 0;                     // of a slot
   Part part_{};
   bool from_right_ = false;          // the order of its columns
@@ -317,12 +323,14 @@ class Matcher {
 int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, int64_t words,
                     int threads, bool both_ways) {
   const int64_t together = both_ways ? images : std::min(images, kTogether);
-  const int64_t each = 4 * kBest * together * references, left = 4 * (together + kPanel) * words;
-  if (!both_ways) return std::max(1, threads) * (each + left);
+  const int64_t each = 4 * kBest * together * references;
+  const int64_t beside = 4 * (together + kPanel) * words +
+                         kPairBytes * pairs_together(grid, images, references);
+  if (!both_ways) return std::max(1, threads) * (each + beside);
   // Of a call for fewer rows of the grid the parts may be higher than of one for all.
   const int64_t height = std::max(Cut(grid, 0, grid.height, threads).height,
                                   std::min(grid.height, 2 * std::max<int64_t>(4, grid.reach)));
-  return std::max(1, threads) * (left + each * (1 + height * (grid.reach_of(grid.width) + 1)));
+  return std::max(1, threads) * (beside + each * (1 + height * (grid.reach_of(grid.width) + 1)));
 }
 
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
