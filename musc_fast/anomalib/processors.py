@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from ..scoring.scores import BatchScores
 from ..threshold import Threshold
 from .judging import at_least, at_sensitivity, check_threshold, flagged, shown
 from .squash import Squash
+
+logger = logging.getLogger(__name__)
 
 
 class MuScPreProcessor(PreProcessor):
@@ -85,6 +88,7 @@ class MuScPostProcessor(PostProcessor):
         # What is shown as 0.5; the threshold, wherever there is one.
         self.register_buffer("middle", torch.tensor(math.nan, dtype=torch.float32, device="cpu"))
         self._smoothed = False  # whether image scores are in 0..1 already, by RsCIN
+        self._said = False  # that scores are raw
         if isinstance(self.threshold, float):
             self.set_level(self.threshold, self.threshold)
 
@@ -160,6 +164,24 @@ class MuScPostProcessor(PostProcessor):
                 threshold.copy_(found)
                 metric.reset()
         self.middle.copy_(self.image_threshold)
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Label and show a batch; say once that raw scores would mislead some of the metrics."""
+        super().on_test_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        found = (outputs.pred_score, outputs.anomaly_map)
+        if self._said or not any(each is not None and bool((each > 1).any()) for each in found):
+            return
+        self._said = True
+        logger.warning(
+            "scores are raw distances, some above 1: anomalib's AUROC and AUPR take a batch with "
+            "such a score for logits, so that their figures depend on the batches; %s",
+            "no threshold was found to show scores by: give `threshold` a number, or give labelled "
+            "validation images"
+            if self.enable_normalization
+            else "keep enable_normalization for these metrics",
+        )
 
     def post_process_batch(self, batch: Any) -> None:
         """Label a batch by its raw scores, then show them in 0..1."""

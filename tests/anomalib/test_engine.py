@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("anomalib", reason="anomalib is not installed: pip install '.[anomalib]'")
 
 from anomalib import LearningType
+from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUROC, Evaluator
 from engine_data import engine_in, folder_of, parts, tiny_model
 
@@ -139,8 +140,6 @@ def test_smoothed_scores_are_shown_as_they_are(root: Path, tmp_path: Path) -> No
 
 
 def test_good_validation_images_alone_flag_none_of_themselves() -> None:
-    from anomalib.data import ImageBatch
-
     post = MuScPostProcessor("f1")
     batch = ImageBatch(
         image=torch.rand(2, 3, 8, 8),
@@ -152,6 +151,26 @@ def test_good_validation_images_alone_flag_none_of_themselves() -> None:
     post.post_process_batch(batch)
     assert batch.pred_label.tolist() == [False, False]
     assert post.image_threshold > 0.4
+
+
+def test_raw_scores_that_metrics_misread_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def test(processor: MuScPostProcessor, *scores: float) -> list[str]:
+        caplog.clear()
+        for score in scores:
+            batch = ImageBatch(
+                image=torch.zeros(2, 3, 8, 8),
+                pred_score=torch.tensor([0.3, score]),
+                anomaly_map=torch.full((2, 8, 8), 0.2),
+            )
+            processor.on_test_batch_end(None, None, batch)
+        return [record.getMessage() for record in caplog.records]
+
+    (message,) = test(MuScPostProcessor(0.5, enable_normalization=False), 0.9, 1.2, 1.3)
+    assert "logits" in message
+    assert "enable_normalization" in message
+    (message,) = test(MuScPostProcessor("f1"), 1.2)  # without validation images
+    assert "validation images" in message
+    assert test(MuScPostProcessor(0.5), 1.2) == []
 
 
 def test_bad_input_gets_a_value_error(root: Path, tmp_path: Path) -> None:
