@@ -177,8 +177,8 @@ class MuScPostProcessor(PostProcessor):
         logger.warning(
             "scores are raw distances, some above 1: anomalib's AUROC and AUPR take a batch with "
             "such a score for logits, so that their figures depend on the batches; %s",
-            "no threshold was found to show scores by: give `threshold` a number, or give labelled "
-            "validation images"
+            "no threshold was found to show scores by: give `threshold` a number, or, with "
+            "enable_thresholding, labelled validation images"
             if self.enable_normalization
             else "keep enable_normalization for these metrics",
         )

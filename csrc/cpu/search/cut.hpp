@@ -7,7 +7,6 @@
 #include <optional>
 #include <vector>
 
-#include "cpu/parallel.hpp"
 #include "cpu/search/local.hpp"
 
 namespace musc {
@@ -27,7 +26,7 @@ struct Cut {
   int64_t rows, columns, height;
 
   Cut(const LocalGrid& grid, int64_t first_row, int64_t last_row, int threads) {
-    const int64_t all = last_row - first_row, least = std::max<int64_t>(4, grid.reach);
+    const int64_t all = last_row - first_row, least = Cut::least_side(grid);
     const auto within = [](int64_t most, int64_t n) { return n < 1 ? 1 : std::min(most, n); };
     rows = within(threads, all / least);
     columns = within((threads + rows - 1) / rows, grid.width / least);
@@ -35,6 +34,12 @@ struct Cut {
     height = (all + rows - 1) / rows;
   }
   int64_t parts() const { return rows * columns; }
+  // The rows and columns of a part, at least, and the most parts of a grid.
+  static int64_t least_side(const LocalGrid& grid) { return std::max<int64_t>(4, grid.reach); }
+  static int64_t most_parts(const LocalGrid& grid) {
+    const auto of = [&](int64_t side) { return std::max<int64_t>(1, side / least_side(grid)); };
+    return of(grid.height) * of(grid.width);
+  }
 };
 
 // The columns that nobody has taken yet. Every part has a thread that takes its columns from the

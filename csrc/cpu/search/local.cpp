@@ -17,7 +17,8 @@ constexpr int64_t kTogether = 64;  // rows of a product, where it serves one sid
 constexpr int64_t kCached = 512 << 10;  // bytes of panels at a time, which fit a core's own cache
 constexpr int64_t kBlock = kTileRows * kBest * kPanel;  // keys of kTileRows rows of a panel
 constexpr float kFar = std::numeric_limits<float>::infinity();
-constexpr int64_t kPairBytes = 40;  // of a pair to compute, with the room that vectors grow by
+// Bytes of a pair to compute, with the room that vectors grow by, where every row has one alone.
+constexpr int64_t kPairBytes = 72;
 
 // Exact distances are computed when so many are wanted: those of places nearby share rows, which
 // are then used while they are in a cache. Of small searches a part.
@@ -67,8 +68,9 @@ class Matcher {
     }
   }
 
-  // One column of a part after another, as long as there are any. A place whose turn comes has met
-  // all those that came before it in this call, and now meets all others.
+  // One column of a part after another, as long as there are any. Where a product serves both of
+  // its places, one whose turn comes has met all those that came before it in this call, and now
+  // meets all others.
   void match(Columns& columns, int64_t part, bool from_right) {
     part_ = columns.part(part);
     from_right_ = from_right;
@@ -272,8 +274,8 @@ class Matcher {
     for (int64_t image = first; image < last; ++image) {
       choose(image - top, image, static_cast<double>(rho[image]));
       chosen_.push_back({image, place, static_cast<int64_t>(kept_.size())});
+      if (pairs_.count() >= most_pairs_) compute();
     }
-    if (pairs_.count() >= most_pairs_) compute();
   }
 
   // Computes the distances of the pairs that were chosen, and writes the results.
@@ -326,11 +328,12 @@ int64_t place_bytes(const LocalGrid& grid, int64_t images, int64_t references, i
   const int64_t each = 4 * kBest * together * references;
   const int64_t beside = 4 * (together + kPanel) * words +
                          kPairBytes * pairs_together(grid, images, references);
-  if (!both_ways) return std::max(1, threads) * (each + beside);
+  const int64_t workers = std::min<int64_t>(std::max(1, threads), Cut::most_parts(grid));
+  if (!both_ways) return workers * (each + beside);
   // Of a call for fewer rows of the grid the parts may be higher than of one for all.
   const int64_t height = std::max(Cut(grid, 0, grid.height, threads).height,
-                                  std::min(grid.height, 2 * std::max<int64_t>(4, grid.reach)));
-  return std::max(1, threads) * (beside + each * (1 + height * (grid.reach_of(grid.width) + 1)));
+                                  std::min(grid.height, 2 * Cut::least_side(grid)));
+  return workers * (beside + each * (1 + height * (grid.reach_of(grid.width) + 1)));
 }
 
 int64_t match_places(const KernelTable& kernels, const PlacedRows& queries,
