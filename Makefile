@@ -95,7 +95,7 @@ sanitize: $(STAMP)
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  PYTHONPATH=tests/helpers OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p sanitized \
 	  -m "not slow" --ignore=tests/backends/cpu/test_memory.py \
-	  tests/backends/cpu tests/fuzz tests/test_local.py tests/test_local_values.py
+	  tests/backends/cpu tests/fuzz tests/test_local*.py
 
 # On a machine whose own Python has what the check needs, and a GPU, nothing is installed.
 gpu-check:
