@@ -75,8 +75,9 @@ def main() -> None:
             for code, found in runs.items():
                 found.append(run(code, name, arguments))
         rows += [summary(code, name, found) for code, found in runs.items()]
+        # After each set: a cut leaves some.
+        write_results(arguments.json, {**settings_of(arguments), "anomalib": version}, rows)
     Console(width=120).print(table_of(rows, f"anomalib {version}"))
-    write_results(arguments.json, {**settings_of(arguments), "anomalib": version}, rows)
 
 
 def run(code: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:

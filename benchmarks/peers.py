@@ -213,8 +213,11 @@ def main() -> None:
     if arguments.case is not None:
         cases = cases[arguments.case : arguments.case + 1]
     console = Console()
-    results = [measure(case, arguments.runs, console) for case in cases]
-    write_results(arguments.json, {"runs": arguments.runs, "queries": QUERIES}, results)
+    results: list[dict[str, Any]] = []
+    for case in cases:
+        results.append(measure(case, arguments.runs, console))
+        # After each case: a cut leaves some.
+        write_results(arguments.json, {"runs": arguments.runs, "queries": QUERIES}, results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -46,19 +47,21 @@ def main() -> None:
     add_json(parser)
     arguments = parser.parse_args()
     require_data(arguments.data)
-    rows = [row for name in arguments.sets for row in measure(arguments, name)]
+    rows: list[dict[str, Any]] = []
+    for name in arguments.sets:
+        for found in measure(arguments, name):
+            rows.append(found)
+            write_results(arguments.json, settings_of(arguments), rows)  # a cut leaves some
     table = Table(title="MSM: whole images, and near the own place")
     for heading in rows[0]:
         table.add_column(heading)
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=160).print(table)
-    write_results(arguments.json, settings_of(arguments), rows)
 
 
-def measure(arguments: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+def measure(arguments: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
     """A row a window, for degree 1 and for the degrees averaged."""
-    rows = []
     for degrees in ((1,), None):
         options: dict[str, Any] = {} if degrees is None else {"degrees": degrees}
         size = arguments.size or SIZES[arguments.backbone]
@@ -80,22 +83,19 @@ def measure(arguments: argparse.Namespace, name: str) -> list[dict[str, Any]]:
                 whole / near
                 for whole, near in zip(taken["whole"].seconds, taken["near"].seconds, strict=True)
             ]
-            rows.append(
-                {
-                    "set": name,
-                    "degrees": "1" if degrees else "averaged",
-                    "images": len(z),
-                    "patches": z.shape[1],
-                    "channels": z.shape[2],
-                    "W": reach,
-                    "whole (s)": taken["whole"].median,
-                    "near (s)": taken["near"].median,
-                    "ratio": statistics.median(ratios),
-                    "lowest": min(ratios),
-                    "highest": max(ratios),
-                }
-            )
-    return rows
+            yield {
+                "set": name,
+                "degrees": "1" if degrees else "averaged",
+                "images": len(z),
+                "patches": z.shape[1],
+                "channels": z.shape[2],
+                "W": reach,
+                "whole (s)": taken["whole"].median,
+                "near (s)": taken["near"].median,
+                "ratio": statistics.median(ratios),
+                "lowest": min(ratios),
+                "highest": max(ratios),
+            }
 
 
 def require_parity(z: Tensor, window: Window) -> None:

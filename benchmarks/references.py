@@ -61,8 +61,8 @@ def main() -> None:
                 cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()]
                 table.add_row(name, backbone, *cells)
                 results.append({"set": name, "backbone": backbone, **row})
+            write_results(arguments.json, settings_of(arguments), results)  # a cut leaves some
     Console(width=160).print(table)
-    write_results(arguments.json, settings_of(arguments), results)
 
 
 def measure(

@@ -98,11 +98,12 @@ def main() -> None:
                     {"set": name, "backbone": backbone, **cell}
                     for cell in measure(found, arguments.draws)
                 ]
+                # After each cell: a cut leaves some.
+                write_results(arguments.json, {"draws": arguments.draws}, results)
                 print(f"{name}, {backbone}: done", flush=True)
     show(results)
     if arguments.markdown:
         print(markdown(results))
-    write_results(arguments.json, {"draws": arguments.draws}, results)
 
 
 def load(arguments: argparse.Namespace, scratch: Path, name: str, backbone: str) -> Distances:
