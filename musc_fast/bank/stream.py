@@ -42,6 +42,14 @@ class StreamScore:
     anomaly_map: Tensor
     references: int
 
+    def __repr__(self) -> str:
+        height, width = self.anomaly_map.shape
+        count = f"{self.references} reference{'' if self.references == 1 else 's'}"
+        return (
+            f"<StreamScore of {self.name!r}, raw score {self.raw_score:.4g} against {count}, map "
+            f"{height} x {width}>"
+        )
+
 
 def source_of(extractor: Extractor, settings: ScoringSettings) -> dict[str, Any]:
     """What decides the tokens and scores: a bank made with anything else is refused.

@@ -61,6 +61,14 @@ class BatchFeatures:
     frames: Frames | None = None
     valid: Tensor | None = None
 
+    def __repr__(self) -> str:
+        layers, count = len(self.tokens), len(self.names)
+        height, width = self.grid
+        return (
+            f"<BatchFeatures of {count} image{'' if count == 1 else 's'}, {layers} "
+            f"layer{'' if layers == 1 else 's'} of {height} x {width} patches>"
+        )
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patches of an image."""

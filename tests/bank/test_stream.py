@@ -37,6 +37,9 @@ def test_each_image_against_those_before(musc: MuSc, tmp_path: Path) -> None:
     assert [score.number for score in found] == list(range(9))
     assert [score.references for score in found] == [3, 3, 3, 3, 4, 5, 6, 6, 6]
     assert bank.ids == [str(path) for path in paths[3:]]
+    height, width = musc.backbone.image_size
+    told = f"raw score {found[8].raw_score:.4g} against 6 references, map {height} x {width}>"
+    assert repr(found[8]) == f"<StreamScore of {str(paths[8])!r}, {told}"
     each = [musc.extract([path]).tokens for path in paths]
     how = {
         "grid": musc.backbone.grid,

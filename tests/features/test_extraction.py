@@ -52,6 +52,10 @@ def test_images_keep_their_order_and_names(extractor: Extractor, tmp_path: Path)
     names = (str(paths[5]), "image 1", str(paths[3]), "image 3", str(paths[0]), "image 5")
     assert features.names == names
     assert features.sources == tuple(range(6))
+    height, width = features.grid
+    layers = f"{len(features.tokens)} layer{'s' * (len(features.tokens) > 1)}"
+    told = f"6 images, {layers} of {height} x {width} patches"
+    assert repr(features) == f"<BatchFeatures of {told}>"
     for place, image in enumerate(images):
         alone = extractor.extract([image])
         for one, many in zip(alone.tokens, features.tokens, strict=True):

@@ -27,9 +27,9 @@ DRAWN: dict[str, Any] = {
 
 
 def near(limit: Tensor, spread: float, generator: torch.Generator) -> Tensor:
-    """Integers about `limit` (float64): as large, a little less or more, or far off."""
+    """Squares about `limit` (float64): as large, a little less or more, or far off."""
     factor = 1 + spread * torch.randn(limit.shape, generator=generator, dtype=torch.float64)
-    return (limit * factor).round()
+    return (limit * factor).round().clamp_min(0)
 
 
 def within(found: list[int], inside: Tensor, beyond: Tensor) -> bool:
@@ -57,7 +57,7 @@ def test_choose(
     rho = torch.rand(panels, generator=generator) * sizes[1] * scale
     limit = ((reach + rho.double()) * inverse).square() / 2 + 1
     limit = limit.repeat_interleave(16)
-    scores = -near(limit, spread, generator).clamp(0, 2**31 - 1)
+    scores = -near(limit, spread, generator).clamp(max=2**31 - 1)
     scores = scores.to(torch.int32)
     masks = torch.full((panels + 1,), 77, dtype=torch.uint16)
     bench.choose(
@@ -214,7 +214,7 @@ def test_keep_fine(
     it = Candidates(seed, count, sizes[0] * scale, sizes[1] * scale)
     inverse = float(torch.tensor(1 / scale, dtype=torch.float32))
     limit = ((it.reach[it.picks[0, :count].long()].double() + it.of(1)) * inverse).square()
-    it.squares[:count] = near(limit, spread, it.generator).clamp(0, 2**31 - 1).to(torch.int32)
+    it.squares[:count] = near(limit, spread, it.generator).clamp(max=2**31 - 1).to(torch.int32)
     square = it.squares[:count].double()
     found = it.keep(bench, isa, False, inverse)
     assert within(found, square <= limit, square > limit * (1 + 1e-5))
