@@ -1,10 +1,11 @@
-"""Shared by all tests: a folder for converted models, and fp32 unless a test asks for another."""
+"""Shared by all tests: a folder for converted models, fp32 unless one asks for another, threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from musc_fast.features import precision
 from musc_fast.features.engines import model_cache
@@ -24,3 +25,11 @@ def _fp32_on_every_processor() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "native_bf16", lambda: False)
         yield
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Restores torch's number of threads after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

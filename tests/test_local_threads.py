@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,13 +11,7 @@ from musc_fast.settings import Window
 pytest.importorskip("musc_fast._C", reason="the C++ extension is not built")
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("reach", [1, 2, 4])
 @pytest.mark.parametrize(("grid", "count"), [((9, 40), 2), ((14, 33), 3), ((9, 9), 4)])
 def test_helping_changes_no_bit(grid: tuple[int, int], count: int, reach: int) -> None:

@@ -89,8 +89,8 @@ def test_settings_are_those_of_before_however_threads_overlap() -> None:
     assert values() == ["tf32", "tf32"]
 
 
+@pytest.mark.usefixtures("threads")
 def test_number_of_threads_is_that_of_before_however_threads_overlap() -> None:
-    before = torch.get_num_threads()
     torch.set_num_threads(3)
     ended: list[int] = []
 
@@ -99,19 +99,16 @@ def test_number_of_threads_is_that_of_before_however_threads_overlap() -> None:
             pass
         ended.append(torch.get_num_threads())
 
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-            thread = threading.Thread(target=born_within)
-            thread.start()
-            thread.join()
-        assert torch.get_num_threads() == 3
-        later = threading.Thread(target=lambda: ended.append(torch.get_num_threads()))
-        later.start()
-        later.join()
-        assert ended == [3, 3]
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        thread = threading.Thread(target=born_within)
+        thread.start()
+        thread.join()
+    assert torch.get_num_threads() == 3
+    later = threading.Thread(target=lambda: ended.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert ended == [3, 3]
 
 
 def test_products_leave_autocast() -> None:

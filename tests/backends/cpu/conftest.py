@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-import torch
 
 from lib.bench_extension import bench_extension
 
@@ -22,11 +20,3 @@ except ImportError:
 def bench() -> ModuleType:
     """The extension module _C_bench: parts of the search by themselves; built here where needed."""
     return bench_extension()
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Restores torch's number of threads after the test."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)

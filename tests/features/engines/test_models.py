@@ -122,22 +122,19 @@ def test_tokens_are_written_where_they_are_wanted(make: Make, engine: str) -> No
         assert target[4].isnan().all()
 
 
+@pytest.mark.usefixtures("threads")
 def test_openvino_gives_the_same_bits_for_every_batch_and_number_of_threads(make: Make) -> None:
     """A bank is filled image by image, a batch is not; both must have the same features."""
     needs("openvino")
     backbone = make("clip", "openvino", "fp32")
     images = noise(8, backbone)
     together = backbone.extract(images)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            for count in (1, 3, 8):
-                found = backbone.extract(images[:count])
-                for one, many in zip(found.tokens, together.tokens, strict=True):
-                    assert torch.equal(one, many[:count])
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for count in (1, 3, 8):
+            found = backbone.extract(images[:count])
+            for one, many in zip(found.tokens, together.tokens, strict=True):
+                assert torch.equal(one, many[:count])
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
@@ -180,22 +177,19 @@ signal.raise_signal(signal.SIGALRM)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
+@pytest.mark.usefixtures("threads")
 def test_openvino_has_as_many_threads_as_torch(make: Make) -> None:
     needs("openvino")
     backbone = make("clip", "openvino", "fp32")
-    before = torch.get_num_threads()
     model: Any = backbone._model
-    try:
-        for threads in (2, 1):
-            torch.set_num_threads(threads)
-            backbone.extract(noise(1, backbone))
-            (request,) = model._requests.values()
-            compiled = request.get_compiled_model()
-            assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
-            assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
-            assert compiled.get_property("ENABLE_CPU_PINNING") is False
-    finally:
-        torch.set_num_threads(before)
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        backbone.extract(noise(1, backbone))
+        (request,) = model._requests.values()
+        compiled = request.get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
 def test_a_missing_package_is_said_once_and_torch_serves(
