@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import check_finite, check_kind, check_tokens, describe
-from ..errors import InputError
+from ..errors import InputError, MuscFastWarning
 from ..scratch import require_memory
 from ..settings import whole_number
 from .token_files import open_layer
+
+_IMAGES = "images are scored by MuSc().score(images)"
+_COLOURS, _SIDE = (1, 3, 4), 32  # channels of a picture; pixels of its height or width, at least
 
 Path = str | os.PathLike[str]
 Tokens = Tensor | NDArray[Any] | Path | Sequence[Tensor] | Sequence[NDArray[Any]] | Sequence[Path]
@@ -30,7 +34,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
             raise InputError(
                 f"{name}: found one array {list(tokens.shape)}, wanted [N, prefix + P, C] or a "
                 f"sequence of them, one a layer; if the layers lie along the first axis, pass "
-                f"list({name})"
+                f"list({name}); {_IMAGES}"
             )
         arrays: list[Any] = [tokens]
     elif isinstance(tokens, Iterable) and not isinstance(tokens, Mapping | bytes):
@@ -38,7 +42,7 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
     else:
         raise InputError(
             f"{name}: found {type(tokens).__name__}, wanted a tensor, an array, a path, or a "
-            "sequence of them, one a layer"
+            f"sequence of them, one a layer; {_IMAGES}"
         )
     if not arrays:
         raise InputError(f"{name}: found no layer, wanted at least one [N, prefix + P, C]")
@@ -48,12 +52,14 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         if isinstance(array, str | os.PathLike):
             array = open_layer(where, array)
         if not isinstance(array, Tensor | np.ndarray):
-            raise InputError(f"{where}: found {type(array).__name__}, wanted a tensor or array")
+            raise InputError(
+                f"{where}: found {type(array).__name__}, wanted a tensor or array; {_IMAGES}"
+            )
         tensor = _tensor(where, array)
         check_kind(where, tensor)
         if tensor.ndim != 3:
             raise InputError(
-                f"{where}: found {describe(tensor)}, wanted a float [N, prefix + P, C]"
+                f"{where}: found {describe(tensor)}, wanted a float [N, prefix + P, C]; {_IMAGES}"
             )
         if tensor.shape[1] <= prefix_tokens:
             raise InputError(
@@ -63,7 +69,22 @@ def token_layers(name: str, tokens: Tokens, prefix_tokens: int) -> list[Tensor]:
         tensor = tensor[:, prefix_tokens:]
         check_tokens(where, tensor)
         layers.append(tensor)
+    if not in_files(tokens) and any(_like_a_picture(layer) for layer in layers):
+        warnings.warn(
+            f"{name}: {list(layers[0].shape)} has the form of a picture, and is scored as tokens, "
+            f"[N, P, C]; {_IMAGES}",
+            MuscFastWarning,
+            stacklevel=3,
+        )
     return layers
+
+
+def _like_a_picture(layer: Tensor) -> bool:
+    """Whether [N, P, C] may be [height, width, colours], or [3, height, width] in 0..1."""
+    if layer.shape[2] in _COLOURS:
+        return min(layer.shape[:2]) >= _SIDE
+    of_planes = len(layer) == 3 and min(layer.shape[1:]) >= _SIDE
+    return of_planes and bool(layer.min() >= 0) and bool(layer.max() <= 1)
 
 
 def in_files(tokens: Tokens) -> bool:

@@ -27,7 +27,10 @@ def open_layer(where: str, path: str | os.PathLike[str]) -> Tensor:
     """
     file = Path(path)
     if file.suffix not in (".npy", ".safetensors"):
-        raise InputError(f"{where}: {file} is neither .npy nor .safetensors")
+        raise InputError(
+            f"{where}: {file} is neither .npy nor .safetensors; images are scored by "
+            "MuSc().score(images)"
+        )
     # safetensors is imported here, so that scoring tensors needs PyTorch alone.
     from safetensors import safe_open
 

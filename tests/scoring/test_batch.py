@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musc_fast import score_batch
-from musc_fast.errors import InputError
+from musc_fast.errors import InputError, MuscFastWarning
 from musc_fast.scoring import BatchScores
 
 
@@ -161,7 +161,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokens": broken(1, 3, -1e16)}, r"tokens \(layer 1\): image 3 holds 1e\+16; no value may be"),
     ({"tokens": []}, "tokens: found no layer"),
     ({"tokens": torch.rand(2, 5, 9, 3)}, r"found one array \[2, 5, 9, 3\].*pass list\(tokens\)"),
-    ({"tokens": [3]}, r"tokens \(layer 0\): found int"),
+    ({"tokens": [3]}, r"tokens \(layer 0\): found int.*images are scored by MuSc\(\)"),
+    ({"tokens": ["part.png"]}, r"part.png is neither .*images are scored by MuSc\(\)"),
+    ({"tokens": [torch.rand(3, 8, 8)[None]]}, r"\[1, 3, 8, 8\].*images are scored by MuSc\(\)"),
     ({"tokens": torch.ones(3, 4, 5, dtype=torch.long)}, "found int64"),
     ({"tokens": torch.rand(5, 17, 3)}, r"17 patches are no square.*prefix_tokens=1 .* 4 x 4"),
     ({"tokens": torch.rand(5, 21, 3)}, r"21 patches are no square.*prefix_tokens=5 .* 4 x 4"),
@@ -203,3 +205,16 @@ def test_tensors_are_scored_without_the_packages_for_files_and_images() -> None:
         "assert found.patch_scores.isfinite().all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 3), (40, 36, 1), (3, 36, 40)])
+def test_pictures_that_are_scored_as_tokens_are_said(shape: tuple[int, int, int]) -> None:
+    pictures = [torch.rand(shape, generator=torch.Generator().manual_seed(k)) for k in range(4)]
+    with pytest.warns(MuscFastWarning, match=r"form of a picture.*images are scored by MuSc\(\)"):
+        score_batch(pictures)
+
+
+def test_tokens_are_no_pictures(recwarn: pytest.WarningsRecorder) -> None:
+    score_batch(batch(n=3, p=36, c=40))
+    score_batch(batch(n=40, p=1, c=3, layers=1))  # one vector an image
+    assert not recwarn.list
