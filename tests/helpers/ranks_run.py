@@ -62,7 +62,9 @@ def score(rank: int, counts: list[int], out: Path, layers: list[torch.Tensor], h
         found = score_shard(tokens, **options)
         assert (found is None) == (rank > 0)
         if found is not None:
-            torch.save(vars(found), out)
+            temporary = out.with_name(f"{out.name}.tmp")
+            torch.save(vars(found), temporary)
+            temporary.rename(out)  # whole or not at all: a test kills this process
     except Exception as error:
         out.with_suffix(f".error{rank}").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()
