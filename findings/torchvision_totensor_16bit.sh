@@ -5,8 +5,8 @@
 # neither is said. `v2.ToImage()` with `v2.ToDtype(torch.float32, scale=True)` is right, and so is
 # torchvision's own decode_image.
 #
-# Why it matters here: X-ray, thermal and depth pictures have such files, and timm's and most published
-# transforms of this field begin with ToTensor. The brightest parts turn into the darkest with a
+# Why it matters here: X-ray, thermal and depth pictures may have such files, and a pipeline for them
+# often has ToTensor where it turns pictures into tensors. The brightest parts turn into the darkest with a
 # sharp edge, a feature that no two pictures share, and detectors fire along it.
 set -euo pipefail
 folder=$(mktemp -d)
