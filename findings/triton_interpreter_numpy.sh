@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# triton 3.6.0's interpreter (TRITON_INTERPRET=1) does not run with NumPy 2.4: every kernel with a
+# triton 3.6.0's interpreter (TRITON_INTERPRET=1) does not run with NumPy 2.4: a kernel with a
 # loop over an argument, `for i in range(0, n, BLOCK)`, ends in "InterpreterError: TypeError('only
 # 0-dimensional arrays can be converted to Python scalars')". It keeps scalars as arrays of one
 # element, which NumPy turned into numbers up to 2.3. triton asks for no NumPy at all, so a new
 # environment may get the pair. The kernels themselves are fine on a GPU.
 #
 # Why it matters here: kernels are tested on machines without a GPU by the interpreter. There
-# tests fail with a message that does not name NumPy, while nothing is wrong with the kernel; NumPy 2.3.5, or triton 3.8.0, is the way out.
+# tests fail with a message that does not name NumPy, while nothing is wrong with the kernel; NumPy
+# 2.3.5, or triton 3.8.0, is the way out.
 #
 #   PYTHON=python findings/triton_interpreter_numpy.sh   # takes an environment that has torch
 set -euo pipefail
